@@ -1,0 +1,177 @@
+"""The one plotting style. Small functions that take data and an `ax`, return the `ax`, and compute nothing."""
+
+import platform
+
+import diffusers
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+
+PALETTE = sns.color_palette("colorblind", 10).as_hex()
+GREY = "#666666"
+
+# One colour, marker and line for a method, everywhere.
+METHOD_STYLE = {
+    "uncached": (GREY, "none", "-"),
+    "reference": (GREY, "none", "-"),
+    "random": (GREY, "x", ":"),
+    "oracle": ("#000000", "*", "-."),
+    "AdaCache": (PALETTE[0], "o", "-"),
+    "MoReg": (PALETTE[9], "D", "-"),
+    "fewer steps": (PALETTE[1], "s", "--"),
+    "uniform caching": (PALETTE[2], "^", "--"),
+    "best fixed schedule": (PALETTE[3], "v", "-."),
+    "FirstBlockCache": (PALETTE[4], "P", ":"),
+    "PAB": (PALETTE[5], "X", ":"),
+    "TaylorSeer": (PALETTE[6], "h", ":"),
+    "MarDini": (PALETTE[0], "p", "-"),
+    "DIFT": (PALETTE[1], "o", "-"),
+    "MagicMix": (PALETTE[4], "o", "-"),
+    "SDEdit": (PALETTE[7], "s", "--"),
+    "k-NN": (PALETTE[2], "o", "-"),
+    "linear": (GREY, "s", "--"),
+    "fine-tuning": ("#000000", "^", "--"),
+    "CAN": (PALETTE[3], "o", "-"),
+    "VisE": (PALETTE[5], "o", "-"),
+    "VPT": (PALETTE[0], "^", "-"),
+    "SSF": (PALETTE[1], "v", "-"),
+    "PromptFusion": (PALETTE[6], "o", "-"),
+    "MA-LMM": (PALETTE[8], "o", "-"),
+    "MagicVideo": (PALETTE[9], "o", "-"),
+    "SAF": (PALETTE[2], "D", "-"),
+    "FAN": (PALETTE[3], "D", "-"),
+    "Shunted Transformer": (PALETTE[4], "D", "-"),
+    "Refiner": (PALETTE[5], "D", "-"),
+    "token labeling": (PALETTE[6], "D", "-"),
+    "AutoSpace": (PALETTE[7], "D", "-"),
+    "M2BEV": (PALETTE[8], "D", "-"),
+}
+
+
+def use_style() -> None:
+    """Set the style for the page, keep torch to one thread, and print the versions on one line."""
+    sns.set_theme(style="ticks", palette="colorblind", font_scale=0.9)
+    plt.rcParams.update({
+        "figure.dpi": 80, "savefig.dpi": 80, "figure.figsize": (7.0, 3.2), "figure.constrained_layout.use": True, "image.cmap": "viridis",
+        "image.interpolation": "nearest", "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "legend.frameon": False,
+    })  # fmt: skip
+    torch.set_num_threads(1)
+    print(f"python {platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}, numpy {np.__version__}")
+
+
+def method_style(name: str) -> dict:
+    """Colour, marker and linestyle of a method, as keywords for `plot`. Raises ValueError for an unknown name."""
+    if name not in METHOD_STYLE:
+        raise ValueError(f"method {name!r} has no style in METHOD_STYLE; known: {', '.join(METHOD_STYLE)}")
+    color, marker, linestyle = METHOD_STYLE[name]
+    return {"color": color, "marker": marker, "linestyle": linestyle, "label": name}
+
+
+def as_pictures(pictures) -> np.ndarray:
+    """Arrays or tensors (..., C, H, W) or (..., H, W, C) with C 1 or 3, uint8 or in [0, 1], as float (..., H, W, 3).
+
+    The last axis is the channels when it has 1 or 3 entries, otherwise the third from the end must. Raises ValueError for other shapes and ranges.
+    """
+    x = pictures.detach().cpu().float().numpy() if isinstance(pictures, torch.Tensor) and pictures.is_floating_point() else np.asarray(pictures)
+    if x.dtype == np.uint8:
+        x = x / 255
+    if x.ndim >= 3 and x.shape[-1] not in (1, 3):
+        x = np.moveaxis(x, -3, -1)
+    if x.ndim < 3 or x.shape[-1] not in (1, 3):
+        raise ValueError(f"pictures must be (..., C, H, W) or (..., H, W, C) with 1 or 3 channels, got shape {tuple(np.shape(pictures))}")
+    if not np.isfinite(x).all() or x.min() < -1e-3 or x.max() > 1 + 1e-3:
+        raise ValueError(f"pictures must be uint8 or lie in [0, 1], got values from {x.min():.3g} to {x.max():.3g}")
+    return np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
+
+
+def image_grid(pictures, titles=None, *, ax: Axes, columns: int | None = None) -> Axes:
+    """Draw pictures (N, C, H, W) or (N, H, W, C) side by side in one `ax`, each below its title; `columns` breaks the row."""
+    x = as_pictures(pictures)
+    if x.ndim != 4:
+        raise ValueError(f"pictures must have one batch axis, got shape {tuple(np.shape(pictures))}")
+    count, height, width = x.shape[:3]
+    _check_titles(titles, count)
+    columns = columns or count
+    gap = max(1, width // 16)
+    step_x, step_y = width + gap, height + (max(gap, height // 4) if titles is not None else gap)
+    rows = -(-count // columns)
+    for i, picture in enumerate(x):
+        left, top = (i % columns) * step_x, (i // columns) * step_y
+        ax.imshow(picture.clip(0, 1), extent=(left, left + width, top + height, top))
+        if titles is not None:
+            ax.text(left + width / 2, top - 0.03 * height, str(titles[i]), ha="center", va="bottom", fontsize="small")
+    ax.set(xlim=(0, columns * step_x - gap), ylim=(rows * step_y, -height // 5 if titles is not None else 0), xticks=[], yticks=[])
+    ax.set_aspect("equal")
+    sns.despine(ax=ax, left=True, bottom=True)
+    return ax
+
+
+def clip_strip(clips, titles=None, *, ax: Axes) -> Axes:
+    """Draw clips (N, T, C, H, W) or (N, T, H, W, C) as rows of frames; titles name the rows."""
+    x = as_pictures(clips)
+    if x.ndim != 5:
+        raise ValueError(f"clips must be (N, T, C, H, W) or (N, T, H, W, C), got shape {tuple(np.shape(clips))}")
+    count, frames, height, width = x.shape[:4]
+    _check_titles(titles, count)
+    gap = max(1, width // 16)
+    for row, clip in enumerate(x):
+        for t, frame in enumerate(clip):
+            left, top = t * (width + gap), row * (height + gap)
+            ax.imshow(frame.clip(0, 1), extent=(left, left + width, top + height, top))
+    ax.set(xlim=(0, frames * (width + gap) - gap), ylim=(count * (height + gap) - gap, 0), xlabel="frame (number)")
+    ax.set_xticks([t * (width + gap) + width / 2 for t in range(frames)], [str(t + 1) for t in range(frames)])
+    ax.set_yticks([row * (height + gap) + height / 2 for row in range(count)], titles if titles is not None else [str(row + 1) for row in range(count)])
+    ax.tick_params(length=0)
+    ax.set_aspect("equal")
+    sns.despine(ax=ax, left=True, bottom=True)
+    return ax
+
+
+def raster(schedules, labels=None, *, ax: Axes) -> Axes:
+    """Draw schedules (runs, calls), boolean: one row a run, one column a call, dark where the call is computed."""
+    x = np.asarray(schedules)
+    if x.ndim != 2 or not np.isin(x, (0, 1)).all():
+        raise ValueError(f"schedules must be a (runs, calls) array of booleans, got shape {x.shape}, dtype {x.dtype}")
+    _check_titles(labels, len(x))
+    ax.imshow(x, cmap="Greys", vmin=-0.15, vmax=1.25, aspect="auto", extent=(0.5, x.shape[1] + 0.5, len(x) - 0.5, -0.5))
+    ax.set_xticks(np.arange(0.5, x.shape[1] + 1), minor=True)
+    ax.set_yticks(np.arange(-0.5, len(x)), minor=True)
+    ax.grid(which="minor", color="white", linewidth=1)
+    ax.tick_params(which="minor", length=0)
+    ax.set_yticks(range(len(x)), labels if labels is not None else [str(i + 1) for i in range(len(x))])
+    ax.set(xlabel="denoiser call (number), dark = computed")
+    return ax
+
+
+def curves_with_band(x, ys, *, ax: Axes, label: str, **style) -> Axes:
+    """Draw the mean of ys (runs, points) over x with a band of one standard deviation; the label says over how many runs.
+
+    Colour and marker are those of the method `label` when it has a style; keywords override them.
+    """
+    x, ys = np.asarray(x), np.asarray(ys, dtype=float)
+    if ys.ndim != 2 or ys.shape[1] != x.size:
+        raise ValueError(f"ys must be (runs, points) with {x.size} points, got shape {ys.shape}")
+    style = (method_style(label) if label in METHOD_STYLE else {}) | style | {"label": f"{label} (n = {len(ys)})"}
+    mean, spread = ys.mean(0), ys.std(0)
+    (line,) = ax.plot(x, mean, **style)
+    ax.fill_between(x, mean - spread, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0)
+    return ax
+
+
+def bars(names, values, *, ax: Axes, spread=None, colors=None) -> Axes:
+    """Draw horizontal bars, the first name on top, with an error bar where `spread` is given. Methods keep their colour."""
+    values = np.asarray(values, dtype=float)
+    if len(names) != len(values) or (spread is not None and len(spread) != len(values)):
+        raise ValueError(f"names, values and spread must have one length, got {len(names)}, {len(values)}, {None if spread is None else len(spread)}")
+    colors = colors or [METHOD_STYLE.get(name, (PALETTE[0],))[0] for name in names]
+    ax.barh(range(len(values)), values, xerr=spread, color=colors, height=0.7, error_kw={"ecolor": GREY, "elinewidth": 1.5, "capsize": 3})
+    ax.set_yticks(range(len(values)), names)
+    ax.invert_yaxis()
+    return ax
+
+
+def _check_titles(titles, count):
+    if titles is not None and len(titles) != count:
+        raise ValueError(f"there must be one title for each of {count} rows or pictures, got {len(titles)}")

@@ -1,0 +1,82 @@
+"""Execute notebooks in place, so that what is committed can be compared: `python -m helpers.pages execute notebooks/01_x.ipynb ...`."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode, from_dict
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def execute(path: Path, *, timeout: int = 1800) -> float:
+    """Run a notebook from top to bottom in a fresh kernel, write it back tidied, and return the seconds it took.
+
+    The kernel is this environment's and has one thread. Raises nbclient's CellExecutionError for an error in a cell without the tag
+    `raises-exception`; nothing is written then.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ.update(threads)
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(Path(path).parent)}},
+        store_widget_state=False,
+        record_timing=False,
+    )
+    client.create_kernel_manager()
+    client.km.kernel_spec.argv[0] = sys.executable
+    started = time.perf_counter()
+    client.execute()
+    nbformat.write(tidy(notebook), path)
+    return time.perf_counter() - started
+
+
+def tidy(notebook: NotebookNode) -> NotebookNode:
+    """Drop what changes from run to run: timestamps, widget state and model ids; join neighbouring stream outputs; name the plain kernel.
+
+    A control keeps its picture: a stored page has no kernel, and a widget without one shows an error in place of the picture.
+    """
+    notebook.metadata = from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python"}})
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:03d}"
+        cell.metadata = NotebookNode({key: value for key, value in cell.metadata.items() if key in ("tags", "jupyter", "slideshow")})
+        if cell.cell_type != "code":
+            cell.pop("attachments", None)
+            continue
+        outputs = []
+        for output in cell.outputs:
+            output.get("data", {}).pop(WIDGET_VIEW, None)
+            last = outputs[-1] if outputs else None
+            if last is not None and output.output_type == last.output_type == "stream" and output.name == last.name:
+                last.text += output.text
+            else:
+                outputs.append(output)
+        cell.outputs = outputs
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    nbformat.validate(notebook)
+    return notebook
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m helpers.pages", description=__doc__)
+    parser.add_argument("command", choices=["execute", "tidy"])
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    arguments = parser.parse_args()
+    for path in arguments.notebooks:
+        if arguments.command == "tidy":
+            nbformat.write(tidy(nbformat.read(path, as_version=4)), path)
+        else:
+            seconds = execute(path)
+            print(f"{path}: {seconds:.0f} s, {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

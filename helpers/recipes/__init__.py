@@ -1,0 +1,1 @@
+"""One script a trained model: each makes data/models/<model> from nothing, and goes on where it was interrupted."""

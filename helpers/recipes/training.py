@@ -1,0 +1,163 @@
+"""What every recipe shares: a resumable loop, a moving average of the weights, seeds by step.
+
+Everything random in step n is looked up from (seed, n), never drawn from a running generator. A run that was killed and continued
+therefore sees the same batches and the same noise, and ends with the same weights, as one that was left alone.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm.auto import tqdm
+
+CHECKPOINT_SECONDS = 240
+
+
+def join_processes() -> tuple[int, int]:
+    """(rank, number of processes): joins the group that torchrun has announced; (0, 1) when started plainly."""
+    if "RANK" not in os.environ:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Mean of every process's gradients: each has seen its own equal part of the batch."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(piece.view_as(gradient))
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """A generator for one step, the same whenever and wherever the step is run."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step * 7_919 + 12_345) % 2**63)
+
+
+def warmup_linear(step: int, steps: int, warmup: int) -> float:
+    """Learning-rate factor: up over `warmup` steps, then down in a line to 0 at `steps`."""
+    return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+
+
+def save_atomically(state, path: Path) -> None:
+    """Write beside the target, then rename: a kill leaves the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+class Average:
+    """Exponential moving average of a module's weights; the decay grows from 0 to `decay` in the first steps."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        new = list(module.parameters())
+        old = list(self.module.parameters())
+        torch._foreach_mul_(old, decay)
+        torch._foreach_add_(old, [p.detach() for p in new], alpha=1 - decay)
+
+
+def train(
+    module: nn.Module, loss_of: Callable[[nn.Module, int], torch.Tensor], *, steps: int, checkpoint: Path, learning_rate: float, warmup: int,
+    decay: float, weight_decay: float = 0.01, clip: float = 1.0, label: str = "training", stop_at: int | None = None,
+) -> nn.Module:  # fmt: skip
+    """Minimise loss_of(module, step) with AdamW over `steps` steps; returns the averaged module.
+
+    Under torchrun every process computes the loss of its own part of the batch, gradients are averaged, and rank 0 writes. Goes on from
+    `checkpoint` when it exists, writes it at least every CHECKPOINT_SECONDS and at the end. `stop_at` ends early (to be continued by a
+    later call). Raises FloatingPointError when the loss is not finite; the checkpoint then keeps the last good state.
+    """
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+    average, start, seconds = Average(module, decay), 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        module.load_state_dict(state["module"])
+        average.module.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, seconds = state["step"], state["seconds"]
+
+    rank, world_size = join_processes()
+
+    def write(step: int) -> None:
+        if rank > 0:
+            return
+        save_atomically({"module": module.state_dict(), "average": average.module.state_dict(), "optimizer": optimizer.state_dict(),
+                         "step": step, "seconds": seconds}, checkpoint)  # fmt: skip
+
+    end = steps if stop_at is None else min(stop_at, steps)
+    saved = clock = time.monotonic()
+    running = None
+    with tqdm(total=steps, initial=start, desc=label, unit="step", mininterval=5, disable=rank > 0) as bar:
+        for step in range(start, end):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * warmup_linear(step, steps, warmup)
+            loss = loss_of(module, step)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"{label}: the loss is {loss.item()} at step {step}; {checkpoint} keeps the last good state")
+            loss.backward()
+            if world_size > 1:
+                average_gradients(module)
+            nn.utils.clip_grad_norm_(module.parameters(), clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            average.update(module, step)
+            now = time.monotonic()
+            seconds, clock = seconds + now - clock, now
+            running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+            bar.update()
+            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+            if now - saved > CHECKPOINT_SECONDS:
+                write(step + 1)
+                saved = now
+    if end > start:
+        write(end)
+    average.module.seconds = seconds
+    return average.module
+
+
+# ------------------------------------------------------------------------------------------------------------ what a recipe leaves
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+
+
+def machine_kind(device: torch.device) -> str:
+    """What a model card says of the machine: kind and number, never a name."""
+    if device.type == "cuda":
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    return f"{processes} {platform.machine()} CPU core{'s' if processes > 1 else ''}, bfloat16 autocast"
+
+
+def manifest_of(data: Path) -> dict[str, dict]:
+    """Size and SHA-256 of every file under data/models."""
+    files = sorted(p for p in (data / "models").rglob("*") if p.is_file() and ".partial" not in p.name)
+    return {str(p.relative_to(data)): {"bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in files}
+
+
+def write_manifest(data: Path = DATA) -> None:
+    """Bring data/manifest.json in step with the files."""
+    partial = data / "manifest.partial"
+    partial.write_text(json.dumps(manifest_of(data), indent=1) + "\n")
+    os.replace(partial, data / "manifest.json")

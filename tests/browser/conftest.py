@@ -1,0 +1,63 @@
+"""One JupyterLab and one Chromium for all browser tests, on a copy of the notebooks."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.browser import jupyter
+from tests.browser.sample import write_samples
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOTS = []  # where the screenshots of this run are
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory):
+    folder = Path(os.environ.get("STEPWISE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    SHOTS.append(folder)
+    return folder
+
+
+def pytest_terminal_summary(terminalreporter):
+    for folder in SHOTS:
+        terminalreporter.write_line(f"screenshots in {folder}")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """Address and token of a JupyterLab whose folder holds `notebooks/` (a copy), the package, the data and two sample pages."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    for name in ("data", "helpers"):
+        (folder / name).symlink_to(ROOT / name)
+    write_samples(folder / "samples")
+    with jupyter.lab_server(folder, tmp_path_factory.mktemp("home")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=jupyter.chromium_path(), headless=True, args=jupyter.CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(lab, browser):
+    """open_page("notebooks/01_x.ipynb") -> the page in its own browser context."""
+    contexts = []
+
+    def open_one(name):
+        context = browser.new_context(viewport={"width": 1300, "height": 1000})
+        contexts.append(context)
+        return jupyter.Page(context.new_page(), *lab, name)
+
+    yield open_one
+    for context in contexts:
+        context.close()

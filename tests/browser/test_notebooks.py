@@ -1,0 +1,50 @@
+"""Every notebook runs to its end in a real JupyterLab, and every control answers a move by changing its picture."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.browser.jupyter import picture, wait_for_change
+
+pytestmark = pytest.mark.browser
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+
+
+def move(box) -> None:
+    """Move a slider, menu or checkbox one step by keyboard, back where it stands at its end."""
+    if (handle := box.locator(".noUi-handle")).count():
+        now, last = (float(handle.first.get_attribute(name)) for name in ("aria-valuenow", "aria-valuemax"))
+        handle.first.press("ArrowLeft" if now >= last else "ArrowRight")
+    elif (menu := box.locator("select")).count():
+        at_end = menu.evaluate("m => m.selectedIndex === m.options.length - 1")
+        menu.select_option(index=menu.evaluate("m => m.selectedIndex") + (-1 if at_end else 1))
+    else:
+        box.locator("input[type=checkbox]").press("Space")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_and_its_controls_answer(path, open_page, screenshots):
+    page = open_page(f"notebooks/{path.name}")
+    assert page.run_all() == []
+    page.page.screenshot(path=screenshots / f"{path.stem}.png")
+    for cell in page.control_cells():
+        control = page.control(cell)
+        control.screenshot(path=screenshots / f"{path.stem}_control_{cell}_start.png")
+        boxes = control.locator(".stepwise-input:not(.widget-text)")
+        live = control.locator(".stepwise-picture").first.is_visible()
+        for i in range(boxes.count() if live else 0):
+            before = picture(control)
+            move(boxes.nth(i))
+            wait_for_change(control, before)
+        buttons = control.locator(".stepwise-button")
+        for i in range(buttons.count()):
+            buttons.nth(i).click()
+            control.locator(".stepwise-result:visible").first.wait_for(timeout=120_000)
+            page.page.wait_for_timeout(300)
+            buttons.nth(i).and_(page.page.locator(":enabled")).wait_for(timeout=120_000)
+            assert control.locator(".stepwise-message").inner_text().strip() == ""
+        control.screenshot(path=screenshots / f"{path.stem}_control_{cell}_moved.png")
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS

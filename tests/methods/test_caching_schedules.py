@@ -1,0 +1,1151 @@
+"""The worked numbers, limits and refusals of adaptive caching, and its hooks on six small random transformers."""
+
+import copy
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.methods import caching_schedules as cs
+from helpers.methods.caching_schedules import (
+    FAST_30,
+    FAST_100,
+    SLOW_30,
+    CachingClock,
+    Codebook,
+    FixedClock,
+    apply_adacache,
+    best_fixed_calls,
+    calibrate,
+    distance,
+    oracle_calls,
+    pairwise_distances,
+    predict_calls,
+    uniform_calls,
+)
+
+torch.set_num_threads(1)
+
+N = 12
+RATE_1 = Codebook((), (1,))
+RATE_3 = Codebook((), (3,))
+EVERY_3RD = [1, 2, 5, 8, 11, 12]  # what RATE_3 computes of 12 calls
+
+
+def run_clock(clock, residual):
+    """Drive a clock with residual(n); return the computed calls and all distances."""
+    for n in range(1, clock.num_calls + 1):
+        if clock.tick():
+            clock.observe(torch.as_tensor(residual(n), dtype=torch.float64))
+    calls = [n for n, call in enumerate(clock.trace, 1) if call.computed]
+    return calls, [call.distance for call in clock.trace]
+
+
+def schedule(codebook, num_calls, residual, **options):
+    return run_clock(CachingClock(codebook, num_calls, **options), residual)[0]
+
+
+# -- codebook and distance ---------------------------------------------------------------------------------------------
+
+
+def test_codebook_takes_the_first_threshold_above_the_distance():
+    book = Codebook.from_pairs({0.125: 6, 0.25: 5, 0.5: 4, 1.0: 1})
+    assert [book.rate(d) for d in (-1.0, 0.0, 0.1249, 0.125, 0.25, 0.4, 0.5, 0.99, 1.0, 7.0)] == [6, 6, 6, 5, 4, 4, 1, 1, 1, 1]
+    assert book.rate(math.nan) == book.rate(math.inf) == 1
+    assert book == Codebook((0.125, 0.25, 0.5), (6, 5, 4, 1)) == Codebook.from_pairs([(0.125, 6), (0.25, 5), (0.5, 4), (9, 1)])
+    assert book.scaled(2).thresholds == (0.25, 0.5, 1.0) and book.scaled(2).rates == book.rates
+    assert Codebook.from_pairs({1.0: 2}).rate(0.0) == 2
+    assert "0.125" in str(book) and "always 3" in str(RATE_3)
+
+
+def test_reach_of_the_published_codebooks():
+    assert FAST_30.reach(30) == (8, 30)
+    assert SLOW_30.reach(30) == (12, 30)
+    assert FAST_100.reach(100) == (12, 36)
+    assert Codebook((1, 2, 3, 4), (8, 6, 4, 2, 1)).reach(100) == (16, 100)
+    assert Codebook((0.1,), (2, 1)).reach(100) == (52, 100)
+    assert Codebook((0.1,), (2, 1)).reach(9, first=3, last=0) == (6, 9)  # 1, 2, 3, 5, 7, 9
+
+
+def test_reach_bounds_every_schedule():
+    generator = np.random.default_rng(0)
+    for book, n in ((FAST_30, 30), (SLOW_30, 30), (FAST_100, 100)):
+        low, high = book.reach(n)
+        for _ in range(40):
+            scale = generator.choice([0.3, 1.0, 3.0]) * book.thresholds[2]
+            calls = predict_calls(generator.exponential(scale, n), book)
+            assert low <= len(calls) <= high
+            assert {1, 2, n - 1, n} <= set(calls)
+
+
+@pytest.mark.parametrize(
+    "thresholds, rates, message",
+    [
+        ((), (), "empty"),
+        ((0.2, 0.1), (3, 2, 1), "rise"),
+        ((0.1, 0.1), (3, 2, 1), "rise"),
+        ((math.nan,), (2, 1), "finite"),
+        ((math.inf,), (2, 1), "finite"),
+        ((0.1,), (1, 2), "never rise"),
+        ((0.1,), (2, 0), "rates"),
+        ((0.1,), (2, 1.5), "rates"),
+        ((0.1,), (2, True), "rates"),
+        ((0.1, 0.2), (2, 1), "from_pairs"),
+        (("0.1",), (2, 1), "thresholds"),
+    ],
+)
+def test_codebook_refusals(thresholds, rates, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        Codebook(thresholds, rates)
+
+
+def test_pairs_and_scale_refusals():
+    with pytest.raises(ValueError, match="empty"):
+        Codebook.from_pairs({})
+    with pytest.raises(ValueError, match="rise"):
+        Codebook.from_pairs([(0.1, 3), (0.2, 2), (0.15, 1)])
+    with pytest.raises(ValueError, match="finite"):
+        Codebook.from_pairs({0.1: 3, math.inf: 1})
+    for multiplier in (0, -1, math.nan):
+        with pytest.raises(ValueError, match="multiplier"):
+            FAST_30.scaled(multiplier)
+
+
+def test_distance_by_hand():
+    old, new = torch.tensor([[3.0, -4.0, 0.0]]), torch.tensor([[3.0, 0.0, 3.0]])
+    assert distance(old, new) == pytest.approx(7 / 7)
+    assert distance(old, new, rate=2) == pytest.approx(0.5)
+    assert distance(old, new, metric="l2") == pytest.approx(5 / 5)
+    assert distance(old, new, metric="l2", rate=4, form="paper") == pytest.approx(5 / 4)
+    assert distance(old, new, form="paper", rate=7) == pytest.approx(1)
+    assert distance(old, new, metric="cosine") == pytest.approx(1 - 9 / (5 * 18**0.5))
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2", "cosine"])
+def test_distance_properties(metric):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        old, new = torch.randn(2, 2, 5, 3, generator=generator, dtype=torch.float64)
+        d = distance(old, new, metric=metric)
+        assert d > 0
+        for alpha in (-2.5, 1e-3, 40.0):
+            assert distance(alpha * old, alpha * new, metric=metric) == pytest.approx(d)
+        assert distance(old, old, metric=metric) == pytest.approx(0, abs=1e-12)
+        assert distance(old, new, metric=metric, rate=6) == pytest.approx(d / 6)
+    assert distance(old, 3 * old, metric="cosine") == pytest.approx(0, abs=1e-12)
+
+
+def test_distance_works_in_float32_for_half_precision():
+    old = torch.full((1000,), 300.0, dtype=torch.float16)  # the sum does not fit float16
+    assert distance(old, old * 1.5) == pytest.approx(0.5)
+
+
+def test_distance_refusals():
+    a = torch.ones(2, 3)
+    for options in ({"metric": "l3"}, {"form": "both"}, {"rate": 0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            distance(a, a, **options)
+    with pytest.raises(ValueError, match="same shape"):
+        distance(a, torch.ones(3, 2))
+    with pytest.raises(TypeError, match="tensors"):
+        distance([1.0], [2.0])
+
+
+# -- clocks ------------------------------------------------------------------------------------------------------------
+
+
+def test_constant_residuals():
+    assert schedule(FAST_30, 30, lambda n: [1.0]) == [1, 2, 8, 14, 20, 26, 29, 30]
+    assert schedule(FAST_100, 100, lambda n: [1.0]) == [1, 2, 14, 26, 38, 50, 62, 74, 86, 98, 99, 100]
+    assert schedule(SLOW_30, 30, lambda n: [1.0]) == [1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 30]
+
+
+def test_growing_residuals():
+    assert schedule(FAST_30, 30, lambda n: [2.0**n]) == list(range(1, 31))
+    calls = schedule(FAST_100, 100, lambda n: [1.5**n])
+    assert calls == [1, *range(2, 99, 3), 99, 100] and len(calls) == 36
+
+
+def test_a_residual_that_drifts():
+    def drift(n):
+        return [1 + 0.2 * (n - 1)]
+
+    calls, distances = run_clock(CachingClock(FAST_30, 30), drift)
+    assert calls == [1, 2, 6, 10, 15, 21, 27, 29, 30]
+    measured = [distances[n - 1] for n in calls[1:]]
+    assert measured == pytest.approx([0.2, 0.8 / 1.2 / 4, 0.8 / 2 / 4, 1 / 2.8 / 5, 1.2 / 3.8 / 6, 0.04, 0.4 / 6.2 / 6, 0.2 / 6.6 / 6])
+    assert schedule(SLOW_30, 30, drift) == [1, 2, 3, 4, 6, 8, 10, 12, 15, 18, 21, 24, 27, 29, 30]
+    # the paper divides by the true gap: 2 and 1 calls at the forced end, and not by the size of the residual
+    clock = CachingClock(FAST_30, 30, form="paper")
+    assert run_clock(clock, drift)[1][-1] == pytest.approx(0.2 / 1)
+    assert [call.distance for call in clock.trace if call.distance is not None] == pytest.approx([0.2] * 9)
+
+
+def test_few_calls_and_forced_calls():
+    for n, expected in ((1, [1]), (2, [1, 2]), (3, [1, 2, 3])):
+        assert schedule(FAST_30, n, lambda n: [1.0]) == expected
+    assert schedule(RATE_3, 12, lambda n: [1.0]) == EVERY_3RD
+    assert schedule(RATE_3, 12, lambda n: [1.0], first=4, last=0) == [1, 2, 3, 4, 7, 10]
+    assert schedule(RATE_3, 6, lambda n: [1.0], first=9, last=9) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_tie_takes_the_next_entry():
+    clock = CachingClock(Codebook.from_pairs({0.125: 6, 0.25: 5, 0.5: 4, 1.0: 1}), 9)
+    assert clock.tick() and clock.rate == 1
+    clock.observe(torch.tensor([4.0]))
+    assert clock.tick()
+    clock.observe(torch.tensor([5.0]))
+    assert clock.trace[-1].distance == 0.25 and clock.rate == 4
+
+
+def test_the_new_rate_holds_from_the_next_call():
+    clock = CachingClock(RATE_3, 9)
+    rates = []
+    for n in range(1, 7):
+        if clock.tick():
+            clock.observe(torch.ones(2))
+        rates.append(clock.rate)
+        assert clock.call == n and clock.trace[-1].rate == clock.rate
+    assert rates == [1, 3, 3, 3, 3, 3]
+
+
+def test_more_reuse_for_constant_distances_only():
+    """With one constant distance, lower thresholds never compute less. (With varying distances they may.)"""
+    generator = np.random.default_rng(1)
+    for _ in range(50):
+        thresholds = np.sort(generator.uniform(0.01, 1, 4))
+        rates = np.sort(generator.integers(1, 9, 5))[::-1]
+        book = Codebook(tuple(thresholds), tuple(rates))
+        matrix = np.full((30, 30), 0.0)
+        d = generator.uniform(0, 1)
+        gap = np.arange(30)[None] - np.arange(30)[:, None]
+        matrix = d * gap  # constant distance per call
+        n = len(predict_calls(matrix, book))
+        assert len(predict_calls(matrix, book.scaled(0.5))) >= n
+        assert len(predict_calls(matrix, Codebook(tuple(thresholds), tuple(np.maximum(rates - 1, 1))))) >= n
+
+
+def test_distances_that_are_not_finite_warn_once_and_take_the_last_entry():
+    clock = CachingClock(Codebook((0.5,), (4, 2)), 10)
+    with pytest.warns(UserWarning, match="not finite") as caught:
+        calls, distances = run_clock(clock, lambda n: [0.0, 0.0])  # 0/0
+    assert calls == [1, 2, 4, 6, 8, 9, 10] and math.isnan(distances[1])
+    assert len(caught) == 1
+    clock.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_clock(clock, lambda n: [0.0, 0.0])  # once per clock
+    with pytest.warns(UserWarning, match="not finite"):  # x/0
+        assert schedule(Codebook((0.5,), (4, 1)), 4, lambda n: [float(n > 1)]) == [1, 2, 3, 4]
+
+
+def test_reset_repeats_the_run():
+    clock = CachingClock(FAST_30, 30)
+    first = run_clock(clock, lambda n: [n**0.7, 1.0])
+    trace = list(clock.trace)
+    with pytest.raises(ValueError, match="num_calls=30"):
+        clock.tick()
+    clock.reset()
+    assert (clock.call, clock.rate, clock.trace) == (0, 1, [])
+    assert run_clock(clock, lambda n: [n**0.7, 1.0]) == first and clock.trace == trace
+
+
+def test_clock_refusals():
+    for options, kind in (
+        ({"num_calls": 0}, ValueError),
+        ({"num_calls": 3.0}, TypeError),
+        ({"first": 0}, ValueError),
+        ({"last": -1}, ValueError),
+        ({"metric": "l0"}, ValueError),
+        ({"form": "other"}, ValueError),
+        ({"regulariser": 3}, TypeError),
+    ):
+        with pytest.raises(kind, match=next(iter(options))):
+            CachingClock(**{"codebook": FAST_30, "num_calls": 9, **options})
+    with pytest.raises(TypeError, match="codebook"):
+        CachingClock({0.1: 2}, 9)
+    clock = CachingClock(RATE_3, 9)
+    with pytest.raises(ValueError, match="not waiting"):
+        clock.observe(torch.ones(1))
+    clock.tick()
+    clock.observe(torch.ones(2))
+    with pytest.raises(ValueError, match="not waiting"):
+        clock.observe(torch.ones(2))
+    clock.tick()
+    with pytest.raises(TypeError, match="probe"):
+        clock.observe(None)
+    with pytest.raises(ValueError, match=r"\(2,\).*\(3,\)"):
+        clock.observe(torch.ones(3))
+    with pytest.raises(ValueError, match="float64"):
+        clock.observe(torch.ones(2, dtype=torch.float64))
+
+
+class Factor:
+    """A regulariser that notes how it was called."""
+
+    def __init__(self, answer=lambda call: 1.0):
+        self.answer, self.seen, self.resets = answer, [], 0
+
+    def factor(self, probe, call, rate):
+        self.seen.append((call, rate, tuple(probe.shape)))
+        return self.answer(call)
+
+    def reset(self):
+        self.resets += 1
+        self.seen = []
+
+
+def test_the_regulariser_multiplies_the_distance():
+    regulariser = Factor(lambda call: 100.0 if call >= 10 else 1.0)
+    clock = CachingClock(FAST_30, 30, regulariser=regulariser)
+    calls, distances = run_clock(clock, lambda n: [1 + 0.2 * (n - 1)])
+    assert calls == [1, 2, 6, *range(10, 31)]  # from call 10 on every distance is large
+    assert regulariser.seen[:3] == [(2, 1, (1,)), (6, 4, (1,)), (10, 4, (1,))]  # not at call 1; the rate in force
+    assert distances[9] == pytest.approx(0.1) and clock.trace[9].factor == 100
+    on_device = CachingClock(FAST_30, 30, regulariser=Factor(lambda call: torch.tensor(100.0 if call >= 10 else 1.0)))
+    assert run_clock(on_device, lambda n: [1 + 0.2 * (n - 1)])[0] == calls
+    before = regulariser.resets
+    clock.reset()
+    assert regulariser.resets == before + 1
+    ignored = CachingClock(FAST_30, 30, regulariser=Factor())
+    assert run_clock(ignored, lambda n: [1 + 0.2 * (n - 1)])[0] == [1, 2, 6, 10, 15, 21, 27, 29, 30]
+    paper = Factor()
+    run_clock(CachingClock(RATE_3, 9, form="paper", regulariser=paper), lambda n: [1.0])
+    assert [(call, rate) for call, rate, _ in paper.seen] == [(2, 1), (5, 3), (8, 3), (9, 1)]
+
+
+def test_one_read_per_computed_call(monkeypatch):
+    reads = []
+    for name in ("item", "tolist", "__bool__", "__float__"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, *a, _f=original: reads.append(1) or _f(self, *a))
+    for regulariser in (None, Factor(lambda call: torch.tensor(1.0))):
+        reads.clear()
+        calls = schedule(FAST_30, 30, lambda n: [1 + 0.2 * (n - 1)], regulariser=regulariser)
+        assert len(reads) == len(calls) - 1  # nothing to compare at call 1
+
+
+def test_fixed_clock_and_uniform_calls():
+    clock = FixedClock([5, 1, 2], 7)
+    computed = [clock.tick() for _ in range(7)]
+    assert computed == [True, True, False, False, True, False, False]
+    assert [call.rate for call in clock.trace] == [1, 3, 3, 3, 3, 3, 3]
+    with pytest.raises(ValueError, match="num_calls=7"):
+        clock.tick()
+    with pytest.raises(ValueError, match="not waiting"):
+        clock.observe(torch.ones(1))
+    clock.reset()
+    assert clock.call == 0 and clock.tick()
+    for calls in ([], [2, 3], [1, 8], [0, 1]):
+        with pytest.raises(ValueError, match="computed_calls"):
+            FixedClock(calls, 7)
+    assert uniform_calls(10, every=3) == [1, 4, 7, 10]
+    assert uniform_calls(10, every=4, last=2) == [1, 5, 9, 10]
+    assert uniform_calls(10, budget=5) == [1, 3, 5, 7, 9]
+    for n, last in itertools.product((1, 2, 7, 30), (0, 2)):
+        for budget in range(1 + min(last, n - 1), n + 1):
+            calls = uniform_calls(n, budget=budget, last=last)
+            assert len(calls) == budget and calls[0] == 1 and set(range(n - last + 1, n + 1)) & {*range(2, n + 1)} <= set(calls)
+    for options in ({}, {"every": 2, "budget": 3}, {"every": 0}, {"budget": 0}, {"budget": 11}):
+        with pytest.raises(ValueError, match="every|budget"):
+            uniform_calls(10, **options)
+
+
+# -- schedules from recorded runs --------------------------------------------------------------------------------------
+
+
+def recorded(seed, n=30, dim=40):
+    """A random residual curve, busy at both ends, with its matrix of distances."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.linspace(-1, 1, n, dtype=torch.float64)
+    speed = (0.02 + 0.15 * x**2) * (0.5 + torch.rand(1, generator=generator, dtype=torch.float64))
+    steps = speed[:, None] * (torch.randn(n, dim, generator=generator, dtype=torch.float64) + 0.5)
+    return 1 + steps.cumsum(0)
+
+
+def test_prediction_from_the_matrix_is_what_the_clock_does():
+    for seed in range(8):
+        curve = recorded(seed)
+        for metric, book in (("l1", FAST_30), ("l2", SLOW_30), ("l1", FAST_30.scaled(0.3))):
+            live = schedule(book, 30, lambda n: curve[n - 1], metric=metric)  # noqa: B023
+            assert predict_calls(pairwise_distances(curve, metric=metric), book, 30) == live
+    drift = [None] + [0.2] * 29
+    assert predict_calls(drift, FAST_30, 30) == schedule(FAST_30, 30, lambda n: [0.2 * n], form="paper")
+    assert predict_calls(drift, FAST_30, first=5, last=1)[:6] == [1, 2, 3, 4, 5, 11]  # 0.2 / 4, the rate in force
+
+
+def test_pairwise_distances():
+    d = pairwise_distances([torch.tensor([1.0, 1.0]), torch.tensor([1.0, 3.0])])
+    assert d == pytest.approx(np.array([[0, 1], [0.5, 0]]))
+    parts = [(torch.tensor([[1.0]]), torch.tensor([1.0, 0.0])), (torch.tensor([[4.0]]), torch.tensor([1.0, 4.0]))]
+    assert pairwise_distances(parts, metric="l2", relative=False) == pytest.approx(np.array([[0, 5], [5, 0]]))
+    with pytest.raises(ValueError, match=r"\[2\]"):
+        pairwise_distances([torch.ones(1), None])
+    with pytest.raises(ValueError, match="distances"):
+        predict_calls(np.ones((3, 4)), FAST_30)
+    with pytest.raises(ValueError, match="num_calls=5"):
+        predict_calls(np.ones(4), FAST_30, 5)
+
+
+@pytest.mark.parametrize("matrices", [True, False])
+def test_calibration_meets_its_target(matrices):
+    runs = [pairwise_distances(recorded(seed)) for seed in range(12)]
+    if not matrices:
+        runs = [np.concatenate([[np.nan], np.diagonal(d, 1)]) for d in runs]
+    for target, rates in ((15, (6, 5, 4, 3, 2, 1)), (10, (6, 5, 4, 3, 2, 1)), (20, (3, 1)), (12.5, (6, 4, 2, 1))):
+        book = calibrate(runs, 30, target, rates=rates)
+        assert book.rates == rates
+        mean = np.mean([len(predict_calls(d, book)) for d in runs])
+        assert mean == pytest.approx(target, abs=0.5)
+    assert calibrate(runs, 30, 8, rates=(6,)) == Codebook((), (6,))
+
+
+def test_calibration_refusals():
+    runs = [pairwise_distances(recorded(seed)) for seed in range(3)]
+    for target in (7, 31):
+        with pytest.raises(ValueError, match="between 8 and 30"):
+            calibrate(runs, 30, target)
+    with pytest.raises(ValueError, match="num_calls=29"):
+        calibrate(runs, 29, 15)
+    with pytest.raises(ValueError, match="alike"):
+        calibrate([np.full(30, 0.1)], 30, 15)
+    with pytest.raises(ValueError, match="trim"):
+        calibrate(runs, 30, 15, trim=0.5)
+    with pytest.raises(ValueError, match="never rise"):
+        calibrate(runs, 30, 15, rates=(1, 2))
+    with pytest.raises(ValueError, match="empty"):
+        calibrate([], 30, 15)
+
+
+def cost(errors, calls):
+    total, source = 0.0, None
+    for n in range(1, len(errors) + 1):
+        if n in calls:
+            source = n
+        else:
+            total += errors[source - 1, n - 1]
+    return total
+
+
+def test_oracle_against_brute_force():
+    generator = np.random.default_rng(2)
+    for n, first, last in itertools.product((1, 2, 5, 9), (1, 2), (0, 2)):
+        errors = generator.random((n, n)) * (1 + np.arange(n))
+        errors[np.tril_indices(n)] = np.nan  # never looked at
+        forced = {*range(1, min(first, n) + 1), *range(max(n - last, 0) + 1, n + 1)}
+        for num in range(len(forced), n + 1):
+            options = [forced | set(c) for c in itertools.combinations(sorted({*range(1, n + 1)} - forced), num - len(forced))]
+            calls = oracle_calls(errors, num, first=first, last=last)
+            assert len(calls) == num and forced <= set(calls) and calls == sorted(calls)
+            assert cost(errors, calls) == pytest.approx(min(cost(errors, o) for o in options))
+
+
+def test_oracle_by_hand_and_mean():
+    # reuse costs nothing except across the jump between calls 4 and 5: compute call 5
+    errors = np.zeros((8, 8))
+    errors[:4, 4:] = 1
+    assert oracle_calls(errors, 4) == [1, 5, 7, 8]
+    other = np.zeros((8, 8))
+    other[:2, 2:] = 10
+    assert best_fixed_calls([errors, other], 4) == [1, 3, 7, 8]
+    assert best_fixed_calls([errors, other], 5) == [1, 3, 5, 7, 8]
+    for num in (2, 9):
+        with pytest.raises(ValueError, match="3..8"):
+            oracle_calls(errors, num)
+    with pytest.raises(ValueError, match="N, N"):
+        oracle_calls(np.ones((3, 4)), 3)
+    with pytest.raises(ValueError, match="finite"):
+        oracle_calls(np.full((4, 4), np.nan), 3)
+    with pytest.raises(ValueError, match="one shape"):
+        best_fixed_calls([errors, errors[:7, :7]], 4)
+
+
+# -- hooks on six architectures ----------------------------------------------------------------------------------------
+
+B, T, TEXT = 2, 3, 5
+
+
+def latte():
+    from diffusers import LatteTransformer3DModel
+
+    model = LatteTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=3, cross_attention_dim=16,
+        attention_bias=True, sample_size=4, patch_size=2, activation_fn="gelu-approximate", num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6, caption_channels=6, video_length=T,
+    )  # fmt: skip
+    return model, (B, 4, T, 4, 6), lambda text: dict(encoder_hidden_states=text), 6
+
+
+def cogvideox():
+    from diffusers import CogVideoXTransformer3DModel
+
+    model = CogVideoXTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=8, text_embed_dim=6,
+        num_layers=3, sample_width=6, sample_height=4, sample_frames=9, patch_size=2, max_text_seq_length=TEXT,
+    )  # fmt: skip
+    return model, (B, T, 4, 4, 6), lambda text: dict(encoder_hidden_states=text), 6
+
+
+def wan():
+    from diffusers import WanTransformer3DModel
+
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=6,
+        freq_dim=16, ffn_dim=32, num_layers=3, rope_max_seq_len=32,
+    )  # fmt: skip
+    return model, (B, 4, T, 4, 6), lambda text: dict(encoder_hidden_states=text), 6
+
+
+def ltx():
+    from diffusers import LTXVideoTransformer3DModel
+
+    model = LTXVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, num_layers=3,
+        caption_channels=6,
+    )  # fmt: skip
+    mask = torch.ones(B, TEXT, dtype=torch.long)
+    sizes = dict(num_frames=T, height=2, width=3)
+    return model, (B, T * 6, 4), lambda text: dict(encoder_hidden_states=text, encoder_attention_mask=mask, **sizes), 6
+
+
+def mochi():
+    from diffusers import MochiTransformer3DModel
+
+    model = MochiTransformer3DModel(
+        patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=3, pooled_projection_dim=16, in_channels=4,
+        text_embed_dim=8, time_embed_dim=4, max_sequence_length=TEXT,
+    )  # fmt: skip
+    mask = torch.ones(B, TEXT, dtype=torch.bool)
+    return model, (B, 4, T, 4, 6), lambda text: dict(encoder_hidden_states=text, encoder_attention_mask=mask), 8
+
+
+def hunyuan():
+    from diffusers import HunyuanVideoTransformer3DModel
+
+    model = HunyuanVideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=3, num_single_layers=2,
+        num_refiner_layers=1, patch_size=2, patch_size_t=1, guidance_embeds=True, text_embed_dim=6,
+        pooled_projection_dim=7, rope_axes_dim=(2, 4, 4),
+    )  # fmt: skip
+    mask = torch.ones(B, TEXT, dtype=torch.long)
+    pooled = torch.linspace(-1, 1, B * 7).reshape(B, 7)
+    extra = dict(encoder_attention_mask=mask, pooled_projections=pooled, guidance=torch.full((B,), 6000.0))
+    return model, (B, 4, T, 4, 6), lambda text: dict(encoder_hidden_states=text, **extra), 6
+
+
+BUILDERS = {"latte": latte, "cogvideox": cogvideox, "wan": wan, "ltx": ltx, "mochi": mochi, "hunyuan": hunyuan}
+BLOCKS = {
+    "latte": {"transformer_blocks": 3, "temporal_transformer_blocks": 3},
+    "cogvideox": {"transformer_blocks": 3},
+    "wan": {"blocks": 3},
+    "ltx": {"transformer_blocks": 3},
+    "mochi": {"transformer_blocks": 3},
+    "hunyuan": {"transformer_blocks": 3, "single_transformer_blocks": 2},
+}
+PROBES = {
+    "latte": "temporal_transformer_blocks.1.attn1",
+    "cogvideox": "transformer_blocks.1.attn1",
+    "wan": "blocks.1.attn1",
+    "ltx": "transformer_blocks.1.attn1",
+    "mochi": "transformer_blocks.1.attn1",
+    "hunyuan": "transformer_blocks.1.attn",
+}
+TEXT_STREAM = ("cogvideox", "mochi", "hunyuan")
+
+
+class Net:
+    """A small random model, its inputs, and a 12-call sampling loop."""
+
+    def __init__(self, name):
+        torch.manual_seed(0)
+        self.model, self.shape, self.inputs, width = BUILDERS[name]()
+        self.model.eval()
+        for parameter in self.model.parameters():  # zero-initialised gates and tables would hide errors
+            if parameter.abs().max() == 0:
+                torch.nn.init.normal_(parameter, std=0.3)
+        generator = torch.Generator().manual_seed(1)
+        self.start = torch.randn(self.shape, generator=generator)
+        self.text = torch.randn(B, TEXT, width, generator=generator)
+        times = torch.linspace(980, 20, N).round()
+        self.times = 1000 - times if name == "mochi" else times  # Mochi's rise
+
+    def call(self, x, n, text=None):
+        """Call number n, 1-based."""
+        t = self.times[n - 1].expand(B)
+        return self.model(hidden_states=x, timestep=t, return_dict=False, **self.inputs(self.text if text is None else text))[0]
+
+    @torch.no_grad()
+    def sample(self, calls=N, text=None, context=None):
+        x = self.start
+        for n in range(1, calls + 1):
+            if context is None:
+                v = self.call(x, n, text)
+            else:
+                with self.model.cache_context(context):
+                    v = self.call(x, n, text)
+            v = v.chunk(2, dim=1)[0] if v.shape != x.shape else v
+            x = x - 0.1 * v
+        return x
+
+
+@pytest.fixture(scope="module")
+def nets():
+    built = {}
+
+    def get(name):
+        if name not in built:
+            net = Net(name)
+            built[name] = net, net.sample()
+        return built[name]
+
+    return get
+
+
+architectures = pytest.mark.parametrize("name", BUILDERS)
+
+
+@architectures
+def test_rate_1_is_the_uncached_model(nets, name):
+    net, plain = nets(name)
+    handle = apply_adacache(net.model, RATE_1, N)
+    try:
+        assert torch.equal(net.sample(), plain)
+        assert (handle.groups, handle.probe) == (BLOCKS[name], PROBES[name])
+        assert handle.last.computed == tuple(range(1, N + 1)) and handle.last.complete and handle.last.context == "inference"
+        assert handle.last.distances[0] is None and all(d > 0 for d in handle.last.distances[1:])
+    finally:
+        handle.remove()
+    assert torch.equal(net.sample(), plain)
+    assert len(handle.report) == 1
+
+
+@architectures
+def test_storages_agree_runs_repeat_and_remove_restores(nets, name):
+    net, plain = nets(name)
+    outputs = {}
+    for storage in ("group", "block"):
+        with apply_adacache(net.model, RATE_3, N, storage=storage) as handle:
+            outputs[storage] = net.sample()
+            again = net.sample()
+        assert torch.equal(outputs[storage], again)
+        assert [report.computed for report in handle.report] == [tuple(EVERY_3RD)] * 2
+        assert handle.report[0] == handle.report[1]
+        assert torch.equal(net.sample(), plain)
+    torch.testing.assert_close(outputs["group"], outputs["block"], rtol=0, atol=1e-5)
+    assert (outputs["group"] - plain).abs().max() > 1e-4
+
+
+@architectures
+def test_blocks_run_at_computed_calls_only(nets, name):
+    net, _ = nets(name)
+    counts = []
+    blocks = [block for group in BLOCKS[name] for block in getattr(net.model, group)]
+    attentions = [getattr(block, "attn1", None) or block.attn for block in blocks]
+    removers = [a.register_forward_hook(lambda *_: counts.append(1)) for a in attentions]
+    try:
+        with apply_adacache(net.model, RATE_3, N) as handle:
+            net.sample()
+        assert len(counts) == len(handle.last.computed) * len(blocks)
+    finally:
+        for remover in removers:
+            remover.remove()
+
+
+def stack_ends(model, blocks):
+    """Record, call by call, the (hidden, text) that enters the first block that is run and leaves the last one."""
+    calls = []
+
+    def enter(module, args, kwargs):
+        names = ("hidden_states", "encoder_hidden_states")
+        given = tuple(kwargs[n] if n in kwargs else args[i] if i < len(args) else None for i, n in enumerate(names))
+        calls[-1].setdefault("in", given)
+
+    def leave(module, args, output):
+        calls[-1]["out"] = output if isinstance(output, tuple) else (output, None)
+
+    removers = [model.register_forward_pre_hook(lambda m, a: calls.append({}))]
+    removers += [block.register_forward_pre_hook(enter, with_kwargs=True) for block in blocks]
+    removers += [block.register_forward_hook(leave) for block in blocks]
+    return calls, removers
+
+
+@pytest.mark.parametrize("name", [n for n in BUILDERS if n != "latte"])
+@pytest.mark.parametrize("storage", ["group", "block"])
+def test_a_skipped_call_adds_the_last_total_residual_to_both_streams(nets, name, storage):
+    net, _ = nets(name)
+    calls, removers = stack_ends(net.model, getattr(net.model, next(iter(BLOCKS[name]))))
+    try:
+        with apply_adacache(net.model, RATE_3, N, storage=storage):
+            net.sample()
+    finally:
+        for remover in removers:
+            remover.remove()
+    for stream in (0, 1) if name in TEXT_STREAM else (0,):
+        residual = [call["out"][stream] - call["in"][stream] for call in calls]
+        assert residual[1].abs().max() > 1e-3
+        for n in range(2, N + 1):
+            if n not in EVERY_3RD:
+                torch.testing.assert_close(residual[n - 1], residual[n - 2], rtol=0, atol=2e-6)
+        assert (residual[4] - residual[1]).abs().max() > 1e-5  # computed anew at call 5
+
+
+def test_latte_hidden_state_after_a_skipped_call(nets):
+    """Spatial and temporal blocks alternate and reshape: the total difference across the whole stack must still repeat."""
+    net, _ = nets("latte")
+    calls, removers = stack_ends(net.model, net.model.transformer_blocks)
+    removers.append(net.model.norm_out.register_forward_pre_hook(lambda m, a: calls[-1].update(out=a)))
+    try:
+        with apply_adacache(net.model, RATE_3, N):
+            net.sample()
+    finally:
+        for remover in removers:
+            remover.remove()
+    total = [call["out"][0] - call["in"][0] for call in calls]
+    torch.testing.assert_close(total[2], total[1], rtol=0, atol=2e-6)
+    torch.testing.assert_close(total[3], total[1], rtol=0, atol=2e-6)
+    assert (total[4] - total[1]).abs().max() > 1e-4
+
+
+@architectures
+@pytest.mark.parametrize("decide", ["shared", "each"])
+def test_contexts_never_share_residuals(nets, name, decide):
+    net, _ = nets(name)
+    other = -net.text.flip(1)
+
+    @torch.no_grad()
+    def both(contexts):
+        x, y = net.start, net.start
+        for n in range(1, N + 1):
+            for context in contexts:
+                with net.model.cache_context(context):
+                    z, text = (x, net.text) if context == "cond" else (y, other)
+                    v = net.call(z, n, text)
+                v = v.chunk(2, dim=1)[0] if v.shape != z.shape else v
+                if context == "cond":
+                    x = x - 0.1 * v
+                else:
+                    y = y - 0.1 * v
+        return x, y
+
+    with apply_adacache(net.model, RATE_3, N, decide=decide) as handle:
+        x, y = both(["cond", "uncond"])
+        if decide == "shared":
+            assert [(r.context, r.computed) for r in handle.report] == [("cond", tuple(EVERY_3RD))]
+        else:
+            assert [(r.context, r.computed) for r in handle.report] == [(c, tuple(EVERY_3RD)) for c in ("cond", "uncond")]
+        net.model._reset_stateful_cache()
+        alone, _ = both(["cond"])
+        net.model._reset_stateful_cache()
+        _, alone_too = both(["uncond"])
+    assert torch.equal(x, alone) and torch.equal(y, alone_too)
+
+
+def test_each_context_has_its_own_clock_and_the_first_decides_when_shared(nets):
+    net, _ = nets("wan")
+    low = Codebook((0.5,), (4, 1))
+
+    @torch.no_grad()
+    def run():
+        for n in range(1, N + 1):
+            for context in ("cond", "uncond"):
+                with net.model.cache_context(context):
+                    # the unconditional branch sees an input that changes wildly, the other one a constant
+                    x = net.start if context == "cond" else net.start * (-1) ** n * n
+                    net.model(x, torch.full((B,), 1000.0 - n), net.text * (1 if context == "cond" else n), return_dict=False)
+
+    regulariser = Factor()
+    with apply_adacache(net.model, low, N, decide="each", regulariser=regulariser) as handle:
+        run()
+        cond, uncond = handle.report
+    assert (cond.context, uncond.context) == ("cond", "uncond")
+    assert cond.computed == (1, 2, 6, 10, 11, 12) and len(uncond.computed) > len(cond.computed)
+    assert [call for call, *_ in regulariser.seen] == []  # handed back reset; the second context worked on a copy
+    with apply_adacache(net.model, low, N) as handle:
+        run()
+        assert [(r.context, r.computed) for r in handle.report] == [("cond", (1, 2, 6, 10, 11, 12))]
+
+
+def test_a_follower_that_starts_late_computes_first(nets):
+    """Guidance that begins in the middle of the run: nothing is stored for that context yet."""
+    net, _ = nets("wan")
+    counts = []
+    remover = net.model.blocks[0].attn1.register_forward_hook(lambda *_: counts.append(1))
+    try:
+        with torch.no_grad(), apply_adacache(net.model, RATE_3, N):
+            for n in range(1, N + 1):
+                for context in ("cond", "uncond")[: 1 + (n >= 3)]:
+                    with net.model.cache_context(context):
+                        net.call(net.start, n)
+    finally:
+        remover.remove()
+    assert len(counts) == len(EVERY_3RD) + 1 + len([n for n in EVERY_3RD if n > 3])
+
+
+# -- options of the hooks ----------------------------------------------------------------------------------------------
+
+
+def test_the_probe_of_latte_is_gated(nets):
+    net, _ = nets("latte")
+    block = net.model.temporal_transformer_blocks[1]
+    seen = []
+
+    def gated(module, args, output):  # what the block really adds: everything before cross-attention and MLP
+        gate = (block.scale_shift_table[None] + timesteps[-1].reshape(len(output), 6, -1)).chunk(6, dim=1)[2]
+        seen.append(gate * output)
+
+    timesteps = []
+    removers = [
+        block.register_forward_pre_hook(lambda m, a: timesteps.append(a[4])),
+        block.attn1.register_forward_hook(gated),
+    ]
+    try:
+        with apply_adacache(net.model, RATE_3, N, record=True) as handle:
+            net.sample()
+    finally:
+        for remover in removers:
+            remover.remove()
+    report = handle.last
+    kept = [p for p in report.probes if p is not None]
+    assert [n for n, p in enumerate(report.probes, 1) if p is not None] == EVERY_3RD
+    assert all(torch.equal(a, b) for a, b in zip(kept, seen, strict=True))
+    assert kept[0].shape == (B * 6, T, 16)
+    assert report.distances[1] == pytest.approx(distance(kept[0], kept[1]))
+    assert report.distances[4] == pytest.approx(distance(kept[1], kept[2], rate=3))
+    assert report.distances[11] == pytest.approx(distance(kept[4], kept[5], rate=3))  # the planned rate, not the gap of 1
+
+
+@architectures
+@pytest.mark.parametrize("storage", ["group", "block"])
+def test_recording_a_run(nets, name, storage):
+    net, plain = nets(name)
+    with apply_adacache(net.model, RATE_1, N, record=True, storage=storage) as handle:
+        assert torch.equal(net.sample(), plain)
+    report = handle.last
+    matrix = pairwise_distances(report.probes)
+    assert np.diagonal(matrix, 1) == pytest.approx(np.array(report.distances[1:]), rel=1e-4)
+    assert pairwise_distances(report.residuals).shape == (N, N)
+    assert len(report.residuals[0]) == len(BLOCKS[name])
+    assert predict_calls(matrix, RATE_3) == EVERY_3RD
+
+
+def test_block_and_named_probes(nets):
+    net, _ = nets("latte")
+    with apply_adacache(net.model, RATE_3, N, probe="block", record=True) as handle:
+        net.sample()
+        assert handle.probe == "temporal_transformer_blocks.1" and handle.last.probes[0].shape == (B * 6, T, 16)
+    for probe, shape in (
+        ("transformer_blocks.0.attn2", (B * T, 6, 16)),
+        ("transformer_blocks.2.ff", (B * T, 6, 16)),
+        ("temporal_transformer_blocks.0.attn1", (B * 6, T, 16)),
+        ("transformer_blocks.1", (B * T, 6, 16)),
+    ):
+        with apply_adacache(net.model, RATE_3, N, probe=probe, record=True) as handle:
+            net.sample()
+        assert handle.last.probes[0].shape == shape and handle.last.distances[1] > 0
+    for probe in ("nothing", "", "transformer_blocks", "transformer_blocks.9", "proj_out", 3):
+        with pytest.raises(ValueError, match="probe"):
+            apply_adacache(net.model, RATE_3, N, probe=probe)
+
+
+def test_a_fixed_clock_and_positional_inputs(nets):
+    net, plain = nets("latte")
+    with apply_adacache(net.model, clock=FixedClock(range(1, N + 1), N)) as handle:
+        assert torch.equal(net.sample(), plain)
+    with apply_adacache(net.model, clock=FixedClock([1, 4, 9], N)) as handle, torch.no_grad():
+        for n in range(1, N + 1):
+            net.model(net.start, net.times[n - 1].expand(B), net.text)
+    assert handle.last.computed == (1, 4, 9) and handle.last.distances == (None,) * N
+    assert "3 of 12" in str(handle.last)
+
+
+def test_a_regulariser_on_a_model(nets):
+    net, _ = nets("latte")
+    regulariser = Factor(lambda call: 1000.0)
+    with apply_adacache(net.model, Codebook((1.0,), (4, 1)), N, regulariser=regulariser) as handle:
+        net.sample()
+        assert handle.last.computed == tuple(range(1, N + 1)) and handle.last.factors == (1.0, *[1000.0] * (N - 1))
+
+
+# -- runs that end early, late or wrongly ------------------------------------------------------------------------------
+
+
+@architectures
+@pytest.mark.parametrize("stopped_after", [1, 2, 3, 7])
+def test_an_interrupted_run_leaves_nothing_behind(nets, name, stopped_after):
+    net, _ = nets(name)
+    with apply_adacache(net.model, RATE_3, N) as handle:
+        full = net.sample()
+        net.sample(calls=stopped_after, text=net.text.clone())
+        assert torch.equal(net.sample(text=net.text.clone()), full)  # a pipeline brings a new embedding tensor
+    assert [r.complete for r in handle.report] == [True, False, True]
+    assert handle.report[1].computed == tuple(n for n in EVERY_3RD if n <= stopped_after)
+    assert len(handle.report[1].distances) == stopped_after
+
+
+def test_an_interruption_is_seen_by_the_timesteps_alone(nets):
+    net, _ = nets("mochi")
+    with apply_adacache(net.model, RATE_3, N) as handle:
+        full = net.sample()
+        net.sample(calls=6)
+        assert torch.equal(net.sample(), full)
+        assert [r.complete for r in handle.report] == [True, False, True]
+
+
+def test_an_exception_inside_a_call_ends_the_run(nets):
+    net, _ = nets("latte")
+    with apply_adacache(net.model, RATE_3, N) as handle:
+        full = net.sample()
+        net.sample(calls=4)
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        remover = net.model.temporal_transformer_blocks[0].attn1.register_forward_hook(stop)
+        with pytest.raises(KeyboardInterrupt), torch.no_grad():
+            net.call(net.start, 5)
+        remover.remove()
+        assert torch.equal(net.sample(), full)
+    assert [len(r.rates) for r in handle.report] == [N, 5, N]
+
+
+def test_more_calls_than_planned_are_refused_in_pipelines_direction(nets):
+    net, _ = nets("ltx")
+    with torch.no_grad(), apply_adacache(net.model, RATE_3, N - 2) as handle:
+        with pytest.raises(ValueError, match="call 11 .*num_calls=10"):
+            net.sample()
+        handle.reset()
+        net.sample(calls=N - 2)
+        assert [r.complete for r in handle.report] == [True, True]
+
+
+def test_changed_inputs_are_refused_until_reset(nets):
+    net, _ = nets("latte")
+    bigger = torch.cat([net.start] * 2, dim=-1)
+    with torch.no_grad(), apply_adacache(net.model, RATE_3, N) as handle:
+        for changed in (bigger, net.start.double(), net.start[:1]):
+            net.sample(calls=3)
+            with pytest.raises(ValueError, match="inputs changed inside a run"):
+                net.call(changed, 4)
+            handle.reset()
+        net.sample(calls=3)
+        with pytest.raises(ValueError, match="inputs changed"):
+            net.call(net.start, 4, net.text[:, :3])
+        net.call(net.start, 4)  # the refused call did not happen
+        assert handle.clock.call == 4
+        net.call(bigger, 1)  # timesteps turn back: a new run may have another size
+        assert handle.clock.call == 1
+
+
+def test_gradients_are_refused(nets):
+    net, _ = nets("latte")
+    with apply_adacache(net.model, RATE_3, N) as handle:
+        with pytest.raises(RuntimeError, match="no_grad"):
+            net.call(net.start, 1)
+        assert handle.clock.call == 0
+        with torch.inference_mode():
+            net.call(net.start, 1)
+    x = net.start.clone().requires_grad_()
+    net.call(x, 1).sum().backward()  # works again without the cache
+    assert x.grad is not None
+    net.model.zero_grad()
+
+
+def test_a_probe_that_never_runs(nets):
+    net, _ = nets("latte")
+    with torch.no_grad(), apply_adacache(net.model, RATE_3, N):
+        with pytest.raises(ValueError, match="probe never ran"):
+            net.model(net.start, net.times[0].expand(B), net.text, enable_temporal_attentions=False)
+    with torch.no_grad(), apply_adacache(net.model, RATE_3, N, probe="transformer_blocks.0.attn1"):
+        for n in (1, 2):
+            net.model(net.start, net.times[n].expand(B), net.text, enable_temporal_attentions=False)
+        with pytest.raises(ValueError, match="hold nothing"):
+            net.call(net.start, 4)
+
+
+def test_apply_refusals(nets):
+    net, plain = nets("cogvideox")
+    model = net.model
+    for options, kind, message in (
+        ({}, ValueError, "codebook and num_calls"),
+        ({"codebook": FAST_30}, ValueError, "num_calls"),
+        ({"codebook": FAST_30, "num_calls": 0}, ValueError, "num_calls"),
+        ({"codebook": FAST_30, "num_calls": 9, "storage": "disk"}, ValueError, "storage"),
+        ({"codebook": FAST_30, "num_calls": 9, "decide": "none"}, ValueError, "decide"),
+        ({"codebook": FAST_30, "num_calls": 9, "regulariser": object()}, TypeError, "regulariser"),
+        ({"clock": FixedClock([1], 9), "num_calls": 9}, ValueError, "clock already"),
+        ({"clock": FixedClock([1], 9), "metric": "l2"}, ValueError, "clock already"),
+        ({"clock": object()}, TypeError, "clock must be"),
+    ):
+        with pytest.raises(kind, match=message):
+            apply_adacache(model, **options)
+    with pytest.raises(TypeError, match="transformer"):
+        apply_adacache("model", FAST_30, 9)
+    with pytest.raises(ValueError, match="Linear has no list of transformer blocks"):
+        apply_adacache(torch.nn.Linear(2, 2), FAST_30, 9)
+    with apply_adacache(model, RATE_3, N) as handle, pytest.raises(ValueError, match="already has AdaCache"):
+        apply_adacache(model, RATE_3, N)
+    handle.remove()  # a second time is harmless
+
+    from diffusers import FirstBlockCacheConfig
+
+    model.enable_cache(FirstBlockCacheConfig())
+    with pytest.raises(ValueError, match="disable_cache"):
+        apply_adacache(model, RATE_3, N)
+    model.disable_cache()
+    assert torch.equal(net.sample(), plain)
+
+
+def test_an_unknown_block_class_works_once_registered():
+    from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 3)
+
+        def forward(self, hidden_states):
+            return hidden_states + self.linear(hidden_states).tanh()
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList([Block(), Block()])
+
+        def forward(self, hidden_states, timestep):
+            for layer in self.layers:
+                hidden_states = layer(hidden_states)
+            return hidden_states
+
+    model = Model()
+    with pytest.raises(ValueError, match="'layers': 'Block'"):
+        apply_adacache(model, RATE_3, 4, probe="block")
+    TransformerBlockRegistry.register(Block, TransformerBlockMetadata(return_hidden_states_index=0))
+    try:
+        with pytest.raises(ValueError, match='use "block"'):
+            apply_adacache(model, RATE_3, 4)
+        x = torch.randn(2, 5, 3)
+        with torch.no_grad(), apply_adacache(model, RATE_3, 6, probe="block", last=0) as handle:
+            outputs = [model(x * n, 10 - n) for n in range(1, 7)]
+        assert handle.last.computed == (1, 2, 5)
+        with torch.no_grad():
+            torch.testing.assert_close(outputs[3] - 4 * x, model(2 * x, 0) - 2 * x)
+    finally:
+        TransformerBlockRegistry._registry.pop(Block)
+
+
+class OnDevice(torch.Tensor):
+    """A CPU tensor that claims to live on an accelerator and refuses to be read by the host."""
+
+    device = torch.device("cuda")
+
+    def __float__(self):
+        raise AssertionError("the host waited for the device")
+
+    item = tolist = __float__
+
+
+def test_timesteps_on_an_accelerator_are_not_read_while_the_embedding_stays():
+    cache = cs._Cache(torch.nn.Identity(), FixedClock([1], 9), True, True, False)
+    state = cs._State()
+    text = torch.ones(2)
+    for _ in range(3):
+        t = torch.tensor([5.0, 5.0]).as_subclass(OnDevice)
+        assert not cache._is_new_run(state, t, text)
+        state.timesteps = [*state.timesteps[:1], t.max()]
+        state.text = cs.weakref.ref(text)
+        state.calls += 1
+    with pytest.raises(AssertionError, match="waited"):
+        cache._is_new_run(state, t, text.clone())
+
+
+def test_the_names_taken_from_diffusers_are_where_they_were():
+    """diffusers promises none of these; a release that moves one must fail here and not in a reader's notebook."""
+    from diffusers.hooks import _helpers, hooks
+
+    for owner, names in (
+        (hooks.HookRegistry, ("register_hook", "remove_hook", "get_hook", "invalidate_child_registries_cache")),
+        (hooks.HookRegistry, ("check_if_exists_or_initialize", "reset_stateful_hooks")),
+        (hooks.ModelHook, ("initialize_hook", "post_forward", "reset_state", "_is_stateful")),
+        (hooks.StateManager, ("get_state", "set_context", "reset", "context")),
+        (hooks.BaseState, ("reset",)),
+        (_helpers.TransformerBlockRegistry, ("get", "register")),
+        (_helpers.TransformerBlockMetadata, ("_get_parameter_from_args_kwargs",)),
+    ):
+        assert [n for n in names if not hasattr(owner, n)] == []
+    assert {"_state_cache", "_context"} <= set(vars(hooks.StateManager(hooks.BaseState)))
+    assert hooks.CacheContext("cond").name == "cond"
+    fields = {"return_hidden_states_index", "return_encoder_hidden_states_index"}
+    fields |= {"hidden_states_argument_name", "encoder_hidden_states_argument_name"}
+    assert fields <= set(_helpers.TransformerBlockMetadata.__dataclass_fields__)
+
+
+# -- a whole pipeline --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    words = {w: i for i, w in enumerate("<pad> </s> <unk> a red ring moves up".split())}
+    tokens = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    text_encoder = T5EncoderModel(T5Config(vocab_size=8, d_model=6, d_kv=3, d_ff=8, num_layers=1, num_heads=2)).eval()
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 8), norm_num_groups=4
+    ).eval()
+    pipe = LattePipeline(tokenizer, text_encoder, vae, copy.deepcopy(Net("latte").model), DDIMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+
+    def sample(**options):
+        generator = torch.Generator().manual_seed(3)
+        settings = dict(num_inference_steps=N, video_length=T, height=8, width=16, output_type="latent", generator=generator)
+        return pipe("a red ring moves up", mask_feature=False, clean_caption=False, **{**settings, **options}).frames
+
+    return pipe, sample
+
+
+def test_latte_pipeline_end_to_end(pipeline):
+    pipe, sample = pipeline
+    plain = sample()
+    with apply_adacache(pipe.transformer, RATE_1, N) as handle:
+        assert torch.equal(sample(), plain)
+        assert handle.last.computed == tuple(range(1, N + 1))  # survives the pipeline's own reset
+    with apply_adacache(pipe.transformer, RATE_3, N) as handle:
+        cached = sample()
+        assert torch.equal(sample(), cached)
+        video = sample(output_type="pt")
+    assert not torch.equal(cached, plain) and video.shape[1] == T
+    assert [r.computed for r in handle.report] == [tuple(EVERY_3RD)] * 3
+    assert torch.equal(sample(), plain)
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_latte_pipeline_stopped_half_way(pipeline, step):
+    pipe, sample = pipeline
+
+    def stop(pipe, i, t, values):
+        if i == step:
+            raise KeyboardInterrupt
+        return values
+
+    with apply_adacache(pipe.transformer, RATE_3, N) as handle:
+        cached = sample()
+        with pytest.raises(KeyboardInterrupt):
+            sample(callback_on_step_end=stop)
+        assert torch.equal(sample(), cached)
+    assert [len(r.rates) for r in handle.report] == [N, step + 1, N]
+
+
+def test_a_pipeline_with_fewer_steps_reports_an_incomplete_run(pipeline):
+    pipe, sample = pipeline
+    with apply_adacache(pipe.transformer, RATE_3, N) as handle:
+        sample(num_inference_steps=5)
+        assert not handle.last.complete and handle.last.computed == (1, 2, 5)
+        assert handle.clock.call == 0

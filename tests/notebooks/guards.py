@@ -1,0 +1,134 @@
+"""What must hold for a committed page and a re-run cannot see. Each guard yields one sentence per fault."""
+
+import re
+from collections.abc import Iterator
+
+from nbformat import NotebookNode
+
+from helpers.ledger import Claim
+
+MAX_BYTES = 1_000_000
+MAX_LINES = 25
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+ABSOLUTE_PATH = re.compile(r"""["'](?:/(?:home|root|tmp|work|usr|mnt|data|Users|opt|var)\b|[A-Za-z]:\\\\?|~/)""")
+
+
+def tags(cell) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def code_cells(page) -> list:
+    return [cell for cell in page.cells if cell.cell_type == "code"]
+
+
+def bundles(cell) -> list[dict]:
+    """The mimebundles among a cell's outputs."""
+    return [output["data"] for output in cell.outputs if "data" in output]
+
+
+def printed(cell) -> str:
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
+
+
+def name(cell) -> str:
+    first = (cell.source.strip().splitlines() or ["(empty)"])[0]
+    return f"cell [{cell.get('execution_count')}] {first[:60]!r}"
+
+
+def counts(page: NotebookNode) -> Iterator[str]:
+    found = [cell.execution_count for cell in code_cells(page)]
+    if found != list(range(1, len(found) + 1)):
+        yield f"execution counts are {found}, expected 1 to {len(found)} in order (run all in a fresh kernel)"
+
+
+def errors(page: NotebookNode) -> Iterator[str]:
+    for cell in code_cells(page):
+        failed = any(output.output_type == "error" for output in cell.outputs)
+        if failed and "raises-exception" not in tags(cell):
+            yield f"{name(cell)} ends in an error without the tag raises-exception"
+        if any(output.output_type == "stream" and output.name == "stderr" for output in cell.outputs) and "nbval-ignore-output" not in tags(cell):
+            yield f"{name(cell)} prints to stderr (a warning?); cure it at its source"
+
+
+def figures(page: NotebookNode) -> Iterator[str]:
+    for cell in code_cells(page):
+        has_png = any("image/png" in bundle for bundle in bundles(cell))
+        if "figure" in tags(cell):
+            if not has_png:
+                yield f"{name(cell)} is tagged figure and holds no PNG"
+            if not (printed(cell).strip().splitlines() or [""])[-1].startswith("digest:"):
+                yield f"{name(cell)} is tagged figure and its print does not end with a line beginning 'digest:'"
+        elif has_png and "control" not in tags(cell):
+            yield f"{name(cell)} holds a PNG and is tagged neither figure nor control"
+        if "control" in tags(cell) and not any({"image/png", "text/html"} & set(bundle) for bundle in bundles(cell)):
+            yield f"{name(cell)} is tagged control and holds no film strip"
+
+
+def images(page: NotebookNode) -> Iterator[str]:
+    for cell in code_cells(page):
+        for bundle in bundles(cell):
+            for kind in bundle:
+                if kind.startswith(("image/", "video/", "audio/")) and kind != "image/png":
+                    yield f"{name(cell)} holds {kind}, expected PNG only"
+            html = "".join(bundle.get("text/html", ""))
+            if re.search(r"<(svg|video|iframe|script)\b|data:image/(?!png)|data:video", html):
+                yield f"{name(cell)} holds a picture other than PNG, a video or a script in its HTML"
+
+
+def widgets(page: NotebookNode) -> Iterator[str]:
+    if "widgets" in page.metadata:
+        yield "the page stores widget state in metadata.widgets; write it with python -m helpers.pages execute"
+    for cell in code_cells(page):
+        if any(WIDGET_VIEW in bundle for bundle in bundles(cell)):
+            yield f"{name(cell)} stores a live widget, which shows an error without a kernel; write it with python -m helpers.pages execute"
+
+
+def claims(page: NotebookNode, *, stem: str, known: dict[str, Claim]) -> Iterator[str]:
+    wanted = sorted(item.id for item in known.values() if item.notebook == stem)
+    found = sorted(output.metadata["stepwise"]["id"] for cell in code_cells(page) for output in cell.outputs if "stepwise" in output.get("metadata", {}))
+    if found != wanted:
+        yield f"ledger entries are {found}, expected exactly {wanted}"
+
+
+def exercises(page: NotebookNode) -> Iterator[str]:
+    cells = code_cells(page)
+    for i, cell in enumerate(cells):
+        if "exercise" not in tags(cell):
+            continue
+        rest = cells[i + 1 :]
+        end = next((k for k, other in enumerate(rest) if "exercise" in tags(other)), len(rest))
+        following = rest[:end]
+        solution = next((other for other in following if "solution" in tags(other)), None)
+        if not any("check" in tags(other) for other in following):
+            yield f"exercise {name(cell)} has no cell tagged check after it"
+        if solution is None:
+            yield f"exercise {name(cell)} has no cell tagged solution after it"
+        elif "hide-cell" not in tags(solution) or not solution.metadata.get("jupyter", {}).get("source_hidden"):
+            yield f"solution {name(solution)} needs the tag hide-cell and jupyter.source_hidden"
+        elif not solution.execution_count:
+            yield f"solution {name(solution)} was not executed"
+
+
+def parameters(page: NotebookNode) -> Iterator[str]:
+    found = [cell for cell in code_cells(page) if "parameters" in tags(cell)]
+    if len(found) != 1 or not re.search(r'^SCALE = "desk"', found[0].source, re.M):
+        yield 'there must be one cell tagged parameters with SCALE = "desk"'
+
+
+def source(page: NotebookNode) -> Iterator[str]:
+    for cell in code_cells(page):
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        if len(lines) > MAX_LINES:
+            yield f"{name(cell)} has {len(lines)} lines, expected at most {MAX_LINES}"
+        if re.search(r"^\s*[!%]\s*(pip|conda)\b", cell.source, re.M):
+            yield f"{name(cell)} installs something"
+        if ABSOLUTE_PATH.search(cell.source):
+            yield f"{name(cell)} names an absolute path"
+
+
+def size(data: bytes) -> Iterator[str]:
+    if len(data) > MAX_BYTES:
+        yield f"the file has {len(data):,} bytes, expected at most {MAX_BYTES:,}"
+
+
+PAGE_GUARDS = (counts, errors, figures, images, widgets, exercises, parameters, source)

@@ -1,0 +1,101 @@
+"""The plotting helpers: what they draw is read back from the axes."""
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from helpers import figures
+
+
+@pytest.fixture
+def ax():
+    figure, ax = plt.subplots()
+    yield ax
+    plt.close(figure)
+
+
+def test_use_style_prints_versions_on_one_line(capsys):
+    threads = torch.get_num_threads()
+    with matplotlib.rc_context():
+        figures.use_style()
+        assert plt.rcParams["savefig.dpi"] <= 100
+    torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and np.__version__ in lines[0] and torch.__version__ in lines[0]
+
+
+def test_methods_differ_in_more_than_colour():
+    styles = [value for name, value in figures.METHOD_STYLE.items() if name not in ("uncached", "reference")]
+    assert len(set(styles)) == len(styles)
+    assert figures.method_style("AdaCache")["marker"] == "o"
+    with pytest.raises(ValueError, match="NoSuch"):
+        figures.method_style("NoSuch")
+
+
+def test_as_pictures_moves_the_channels():
+    x = torch.rand(2, 3, 4, 5)
+    assert np.array_equal(figures.as_pictures(x), x.permute(0, 2, 3, 1).numpy())
+    assert figures.as_pictures(np.zeros((4, 5, 1))).shape == (4, 5, 3)
+    assert figures.as_pictures(np.full((4, 5, 3), 255, np.uint8)).max() == 1.0
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 4, 5)), np.full((3, 4, 5), 1.5), np.full((3, 4, 5), -0.5), np.full((3, 4, 5), np.nan), np.zeros(3)])
+def test_as_pictures_refuses_shapes_and_ranges(bad):
+    with pytest.raises(ValueError, match="pictures"):
+        figures.as_pictures(bad)
+
+
+def test_image_grid_puts_every_picture_in_its_place(ax):
+    pictures = np.arange(5)[:, None, None, None] / 5 * np.ones((5, 3, 6, 8))
+    assert figures.image_grid(pictures, list("abcde"), ax=ax, columns=3) is ax
+    assert [image.get_array()[0, 0, 0] for image in ax.images] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert [text.get_text() for text in ax.texts] == list("abcde")
+    assert ax.images[3].get_extent()[0] == ax.images[0].get_extent()[0] and ax.images[3].get_extent()[3] > ax.images[0].get_extent()[3]
+    with pytest.raises(ValueError, match="one title"):
+        figures.image_grid(pictures, ["a"], ax=ax)
+
+
+def test_clip_strip_draws_rows_of_frames(ax):
+    clips = torch.rand(2, 4, 3, 6, 8)
+    assert figures.clip_strip(clips, ["first", "second"], ax=ax) is ax
+    assert len(ax.images) == 8
+    assert np.allclose(ax.images[5].get_array(), clips[1, 1].permute(1, 2, 0).numpy())
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["first", "second"]
+    with pytest.raises(ValueError, match="clips"):
+        figures.clip_strip(clips[0], ax=ax)
+
+
+def test_raster_is_dark_where_computed(ax):
+    schedules = np.array([[1, 0, 1, 0], [1, 1, 0, 0]], bool)
+    assert figures.raster(schedules, ["a", "b"], ax=ax) is ax
+    image = ax.images[0]
+    shade = image.cmap(image.norm(image.get_array()))[..., :3].mean(-1)
+    assert (shade[schedules] < 0.4).all() and (shade[~schedules] > 0.9).all()
+    assert image.get_extent()[0] == 0.5
+    for bad in (np.zeros(3), np.full((2, 3), 0.5)):
+        with pytest.raises(ValueError, match="schedules"):
+            figures.raster(bad, ax=ax)
+
+
+def test_curves_show_mean_and_one_standard_deviation(ax):
+    ys = np.array([[0.0, 2.0, 4.0], [2.0, 2.0, 8.0]])
+    assert figures.curves_with_band([1, 2, 3], ys, ax=ax, label="AdaCache") is ax
+    assert ax.lines[0].get_ydata() == pytest.approx([1, 2, 6])
+    corners = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert corners.min() == pytest.approx(0) and corners.max() == pytest.approx(8)
+    assert "n = 2" in ax.lines[0].get_label() and ax.lines[0].get_color() == figures.METHOD_STYLE["AdaCache"][0]
+    with pytest.raises(ValueError, match="ys"):
+        figures.curves_with_band([1, 2], ys, ax=ax, label="x")
+
+
+def test_bars_have_the_lengths_of_the_values(ax):
+    assert figures.bars(["AdaCache", "other"], [3.0, 1.0], ax=ax, spread=[0.5, 0.1]) is ax
+    assert [patch.get_width() for patch in ax.patches] == [3.0, 1.0]
+    assert ax.yaxis_inverted()
+    with pytest.raises(ValueError, match="one length"):
+        figures.bars(["a"], [1.0, 2.0], ax=ax)
