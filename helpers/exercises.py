@@ -12,6 +12,7 @@ import torch
 
 def same(got, expected, tolerance: float = 1e-6) -> bool:
     """Equal, or numerically close: numbers, sequences, arrays and tensors of one shape."""
+    got = got.item() if isinstance(got, np.generic) else got
     if isinstance(expected, torch.Tensor | np.ndarray | float) or isinstance(expected, Sequence) and not isinstance(expected, str):
         try:
             a, b = (np.asarray(v.detach() if isinstance(v, torch.Tensor) else v, dtype=float) for v in (got, expected))

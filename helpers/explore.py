@@ -86,7 +86,8 @@ class Control:
         for state in self.strip:
             values = self.values | state
             content = self.state(**values) if self.draw else as_content(next(iter(self.buttons.values()))(**values))
-            shown.append((", ".join(f"{name} = {_text(value)}" for name, value in values.items()), content))
+            named = values if len(values) <= 3 else state or {"start": "as in the figure above"}  # many sliders: only what was moved
+            shown.append((", ".join(f"{name} = {_text(value)}" for name, value in named.items()), content))
         if all(isinstance(content, bytes) for _, content in shown):
             return _join(shown)
         return "".join(f"<p><b>{caption}</b></p>{content if isinstance(content, str) else ''}" for caption, content in shown)

@@ -1,6 +1,7 @@
 """Execute notebooks in place, so that what is committed can be compared: `python -m helpers.pages execute notebooks/01_x.ipynb ...`."""
 
 import argparse
+import base64
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode, from_dict
 
+OVERVIEW = Path(__file__).resolve().parents[1] / "data" / "overview.png"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -65,14 +67,25 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def overview(path: Path) -> bytes:
+    """The PNG of the one cell tagged `overview`: the README's picture. Raises ValueError when there is not exactly one."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if "overview" in cell.metadata.get("tags", [])]
+    found = [output.data["image/png"] for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    if len(found) != 1:
+        raise ValueError(f"{path} must hold one picture in a cell tagged overview, found {len(found)}")
+    return base64.b64decode(found[0])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m helpers.pages", description=__doc__)
-    parser.add_argument("command", choices=["execute", "tidy"])
+    parser.add_argument("command", choices=["execute", "tidy", "overview"], help="overview: write the tagged picture to data/overview.png")
     parser.add_argument("notebooks", nargs="+", type=Path)
     arguments = parser.parse_args()
     for path in arguments.notebooks:
         if arguments.command == "tidy":
             nbformat.write(tidy(nbformat.read(path, as_version=4)), path)
+        elif arguments.command == "overview":
+            OVERVIEW.write_bytes(overview(path))
         else:
             seconds = execute(path)
             print(f"{path}: {seconds:.0f} s, {path.stat().st_size / 1e3:.0f} kB")

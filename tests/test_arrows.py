@@ -59,5 +59,6 @@ def test_the_reader_of_imports_sees_all_forms(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "HELPERS", tmp_path)
     (tmp_path / "methods").mkdir()
     file = tmp_path / "methods" / "x.py"
-    file.write_text("import helpers.zoo\nfrom helpers import figures\nfrom .. import metrics\nfrom ..toyworld.shapes import clips\nfrom .other import y\nimport torch\n")
+    lines = ["import helpers.zoo", "from helpers import figures", "from .. import metrics", "from ..toyworld.shapes import clips", "from .other import y"]
+    file.write_text("\n".join([*lines, "import torch"]))
     assert imported(file) == {"zoo", "figures", "metrics", "toyworld", "methods"}

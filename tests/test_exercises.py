@@ -46,6 +46,7 @@ def test_an_error_in_the_answer_is_reported_not_raised(capsys):
 @pytest.mark.parametrize("got, expected, equal", [
     (0.1 + 0.2, 0.3, True), ([1, 2], [1, 2], True), ([1, 2], [2, 1], False), ([1], [1, 2], False), (torch.tensor([1.0]), np.array([1.0]), True),
     ("a", "a", True), ("a", "b", False), (None, 3, False), (None, [3], False), (3, 3.0, True), (float("nan"), float("nan"), True), ("x", 0.5, False),
+    (np.True_, True, True), (np.float64(0.5), 0.5, True), (np.int64(2), 3, False),
 ])  # fmt: skip
 def test_same(got, expected, equal):
     assert same(got, expected) is equal

@@ -33,9 +33,13 @@ MOTIONS = {"still": 0.17, "move": 0.53, "grow": 0.05, "shrink": 0.05, "pan": 0.0
 FRAMES, SIZE = 8, 32
 VAE_STEPS, VAE_BATCH = 2000, 64
 BANK = 30_000  # clips that are looked at; those with a held-out caption are left out of the encoded bank
-STEPS, BATCH, CAPTION_DROPOUT = 6400, 64, 0.1
+STEPS, BATCH, CAPTION_DROPOUT = 7200, 64, 0.1
 TEXT_LENGTH, LIST_LENGTH = 18, 120  # tokens of the longest caption; what LattePipeline pads a list of prompts to
 LIST_SHARE = 0.06  # share of the batches that are padded like that
+# Where an object is and where it goes shows through even strong noise, so that the text decides it only at the very noisiest timesteps.
+# After APPEARANCE_STEPS, which learn colour and outline, the schedule is moved there: signal-to-noise ratios are divided by SHIFT, and
+# noisy timesteps are drawn more often.
+APPEARANCE_STEPS, SHIFT = 3438, 9.0
 
 PROMPT_KINDS = {"still": ("still", "still"), "slow": ("move", "slowly"), "fast": ("move", "fast"), "two objects": ("two", "and"), "camera": ("pan", "camera")}
 TRAIN_SEED, HELD_OUT_SEED = 1, 2  # of the toy world: the second is never trained on
@@ -86,10 +90,22 @@ class TextToVideo(nn.Module):
         )  # fmt: skip
 
 
+def alphas_bar(shift: float) -> Tensor:
+    """(1000,) share of signal variance per timestep: the cosine schedule (Nichol & Dhariwal 2021, eq. 17), signal-to-noise ratio over `shift`."""
+    time = (torch.arange(1001, dtype=torch.float64) / 1000 + 0.008) / 1.008
+    signal = (time * torch.pi / 2).cos().square()
+    signal = (signal / signal[0]).clamp(1e-9, 1 - 1e-9)
+    ratio = signal / (1 - signal) / shift
+    kept = ratio / (1 + ratio)
+    return (kept[1:] / kept[:-1]).clamp_min(1e-3).cumprod(0)
+
+
 def make_scheduler() -> DDIMScheduler:
+    kept = alphas_bar(SHIFT)
+    betas = 1 - kept / torch.cat([torch.ones(1, dtype=kept.dtype), kept[:-1]])
     return DDIMScheduler(
-        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=True,
-        timestep_spacing="trailing",
+        num_train_timesteps=1000, trained_betas=[round(b, 9) for b in betas.tolist()], prediction_type="v_prediction", clip_sample=False,
+        set_alpha_to_one=True, timestep_spacing="trailing",
     )  # fmt: skip
 
 
@@ -193,7 +209,7 @@ def train_video(work: Path, bank: Tensor, captions: list[str], device: torch.dev
     encoded = tokenizer(captions, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt")
     if (encoded.input_ids == tokenizer.unk_token_id).any():
         raise ValueError("a caption holds a word that the tokenizer does not know")
-    alpha_bar = make_scheduler().alphas_cumprod.to(device)
+    early, late = (alphas_bar(shift).float().to(device) for shift in (1.0, SHIFT))
     on_cpu = device.type == "cpu"
 
     def loss_of(model: TextToVideo, step: int) -> Tensor:
@@ -202,7 +218,9 @@ def train_video(work: Path, bank: Tensor, captions: list[str], device: torch.dev
         x0 = bank[rows].float().to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         # stratified: one timestep from each of BATCH equal slices, so that the loss of a step varies less
-        t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) * 1000 / BATCH).long()[torch.randperm(BATCH, generator=generator)].to(device)
+        share = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH)[torch.randperm(BATCH, generator=generator)]
+        moved = step >= APPEARANCE_STEPS
+        t = (1000 * (1 - (1 - share).square() if moved else share)).long().clamp(max=999).to(device)
         dropped = torch.rand(BATCH, generator=generator) < CAPTION_DROPOUT
         as_list = bool(torch.rand((), generator=generator) < LIST_SHARE)
         length = LIST_LENGTH if as_list else TEXT_LENGTH
@@ -210,7 +228,7 @@ def train_video(work: Path, bank: Tensor, captions: list[str], device: torch.dev
         padding = F.pad(encoded.attention_mask[rows], (0, length - TEXT_LENGTH))
         x0, noise, t, dropped = x0[mine], noise[mine], t[mine], dropped[mine]
         ids, mask, visible = (v.to(device) for v in text_batch(tokens[mine], padding[mine], dropped, as_list))
-        a = alpha_bar[t][:, None, None, None, None]
+        a = (late if moved else early)[t][:, None, None, None, None]
         noisy, target = a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0
         bias = ((1 - visible.float()) * -1e4).repeat_interleave(FRAMES, 0)[:, None] if not as_list else None
         # the fused attention's backward pass on a CPU costs as much as all the rest of a step; plain matrix products do not
@@ -321,9 +339,10 @@ A small text-to-video `LattePipeline` ({FRAMES} frames of {SIZE}x{SIZE}), traine
 - **Data**: the first {BANK:,} clips of toy-world seed {TRAIN_SEED}, less those whose caption is held out (one caption in five, by its checksum), less the
   pairs {", ".join(" ".join(pair) for pair in HELD_OUT)}, which never occur.
 - **Training**: autoencoder {VAE_STEPS} steps of {VAE_BATCH} frames, {vae.seconds / 60:.0f} minutes; transformer and text encoder together
-  {STEPS} steps of {BATCH} clips, {model.seconds / 60:.0f} minutes; {training.machine_kind(device)}. v-prediction, AdamW, averaged weights.
+  {STEPS} steps of {BATCH} clips, {model.seconds / 60:.0f} minutes; {training.machine_kind(device)}. v-prediction, AdamW, averaged weights;
+  cosine noise schedule, its signal-to-noise ratios divided by {SHIFT:g} from step {APPEARANCE_STEPS} on and in the scheduler.
 - **Autoencoder**: {psnr:.1f} dB on held-out clips.
-- **Speed**: {quality[columns[0]]["seconds a clip"][0]:.2f} s a clip of {call["num_inference_steps"]} steps with guidance {call["guidance_scale"]:g}, on one core.
+- **Speed**: {quality[columns[0]]["seconds a clip"][0]:.2f} s a clip on one core ({call["num_inference_steps"]} steps, guidance {call["guidance_scale"]:g}).
 
 Measured by the toy world's analysers, one clip a prompt, none chosen. "motion" is what the other rows do not say: still stays still, growing
 grows, the ground moves under a panning camera. "all" asks that everything the prompt says is right.

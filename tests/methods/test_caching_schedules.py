@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import small_models
 from helpers.methods import caching_schedules as cs
 from helpers.methods.caching_schedules import (
     FAST_30,
@@ -465,130 +466,24 @@ def test_oracle_by_hand_and_mean():
 
 # -- hooks on six architectures ----------------------------------------------------------------------------------------
 
-B, T, TEXT = 2, 3, 5
-
-
-def latte():
-    from diffusers import LatteTransformer3DModel
-
-    model = LatteTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=3, cross_attention_dim=16,
-        attention_bias=True, sample_size=4, patch_size=2, activation_fn="gelu-approximate", num_embeds_ada_norm=1000,
-        norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6, caption_channels=6, video_length=T,
-    )  # fmt: skip
-    return model, (B, 4, T, 4, 6), lambda text: dict(encoder_hidden_states=text), 6
-
-
-def cogvideox():
-    from diffusers import CogVideoXTransformer3DModel
-
-    model = CogVideoXTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=8, text_embed_dim=6,
-        num_layers=3, sample_width=6, sample_height=4, sample_frames=9, patch_size=2, max_text_seq_length=TEXT,
-    )  # fmt: skip
-    return model, (B, T, 4, 4, 6), lambda text: dict(encoder_hidden_states=text), 6
-
-
-def wan():
-    from diffusers import WanTransformer3DModel
-
-    model = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=6,
-        freq_dim=16, ffn_dim=32, num_layers=3, rope_max_seq_len=32,
-    )  # fmt: skip
-    return model, (B, 4, T, 4, 6), lambda text: dict(encoder_hidden_states=text), 6
-
-
-def ltx():
-    from diffusers import LTXVideoTransformer3DModel
-
-    model = LTXVideoTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, num_layers=3,
-        caption_channels=6,
-    )  # fmt: skip
-    mask = torch.ones(B, TEXT, dtype=torch.long)
-    sizes = dict(num_frames=T, height=2, width=3)
-    return model, (B, T * 6, 4), lambda text: dict(encoder_hidden_states=text, encoder_attention_mask=mask, **sizes), 6
-
-
-def mochi():
-    from diffusers import MochiTransformer3DModel
-
-    model = MochiTransformer3DModel(
-        patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=3, pooled_projection_dim=16, in_channels=4,
-        text_embed_dim=8, time_embed_dim=4, max_sequence_length=TEXT,
-    )  # fmt: skip
-    mask = torch.ones(B, TEXT, dtype=torch.bool)
-    return model, (B, 4, T, 4, 6), lambda text: dict(encoder_hidden_states=text, encoder_attention_mask=mask), 8
-
-
-def hunyuan():
-    from diffusers import HunyuanVideoTransformer3DModel
-
-    model = HunyuanVideoTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=3, num_single_layers=2,
-        num_refiner_layers=1, patch_size=2, patch_size_t=1, guidance_embeds=True, text_embed_dim=6,
-        pooled_projection_dim=7, rope_axes_dim=(2, 4, 4),
-    )  # fmt: skip
-    mask = torch.ones(B, TEXT, dtype=torch.long)
-    pooled = torch.linspace(-1, 1, B * 7).reshape(B, 7)
-    extra = dict(encoder_attention_mask=mask, pooled_projections=pooled, guidance=torch.full((B,), 6000.0))
-    return model, (B, 4, T, 4, 6), lambda text: dict(encoder_hidden_states=text, **extra), 6
-
-
-BUILDERS = {"latte": latte, "cogvideox": cogvideox, "wan": wan, "ltx": ltx, "mochi": mochi, "hunyuan": hunyuan}
+B, T, TEXT = small_models.BATCH, small_models.FRAMES, small_models.TEXT
 BLOCKS = {
-    "latte": {"transformer_blocks": 3, "temporal_transformer_blocks": 3},
-    "cogvideox": {"transformer_blocks": 3},
-    "wan": {"blocks": 3},
-    "ltx": {"transformer_blocks": 3},
-    "mochi": {"transformer_blocks": 3},
-    "hunyuan": {"transformer_blocks": 3, "single_transformer_blocks": 2},
+    "Latte": {"transformer_blocks": 3, "temporal_transformer_blocks": 3},
+    "CogVideoX": {"transformer_blocks": 3},
+    "Wan": {"blocks": 3},
+    "LTX": {"transformer_blocks": 3},
+    "Mochi": {"transformer_blocks": 3},
+    "HunyuanVideo": {"transformer_blocks": 3, "single_transformer_blocks": 2},
 }
 PROBES = {
-    "latte": "temporal_transformer_blocks.1.attn1",
-    "cogvideox": "transformer_blocks.1.attn1",
-    "wan": "blocks.1.attn1",
-    "ltx": "transformer_blocks.1.attn1",
-    "mochi": "transformer_blocks.1.attn1",
-    "hunyuan": "transformer_blocks.1.attn",
+    "Latte": "temporal_transformer_blocks.1.attn1",
+    "CogVideoX": "transformer_blocks.1.attn1",
+    "Wan": "blocks.1.attn1",
+    "LTX": "transformer_blocks.1.attn1",
+    "Mochi": "transformer_blocks.1.attn1",
+    "HunyuanVideo": "transformer_blocks.1.attn",
 }
-TEXT_STREAM = ("cogvideox", "mochi", "hunyuan")
-
-
-class Net:
-    """A small random model, its inputs, and a 12-call sampling loop."""
-
-    def __init__(self, name):
-        torch.manual_seed(0)
-        self.model, self.shape, self.inputs, width = BUILDERS[name]()
-        self.model.eval()
-        for parameter in self.model.parameters():  # zero-initialised gates and tables would hide errors
-            if parameter.abs().max() == 0:
-                torch.nn.init.normal_(parameter, std=0.3)
-        generator = torch.Generator().manual_seed(1)
-        self.start = torch.randn(self.shape, generator=generator)
-        self.text = torch.randn(B, TEXT, width, generator=generator)
-        times = torch.linspace(980, 20, N).round()
-        self.times = 1000 - times if name == "mochi" else times  # Mochi's rise
-
-    def call(self, x, n, text=None):
-        """Call number n, 1-based."""
-        t = self.times[n - 1].expand(B)
-        return self.model(hidden_states=x, timestep=t, return_dict=False, **self.inputs(self.text if text is None else text))[0]
-
-    @torch.no_grad()
-    def sample(self, calls=N, text=None, context=None):
-        x = self.start
-        for n in range(1, calls + 1):
-            if context is None:
-                v = self.call(x, n, text)
-            else:
-                with self.model.cache_context(context):
-                    v = self.call(x, n, text)
-            v = v.chunk(2, dim=1)[0] if v.shape != x.shape else v
-            x = x - 0.1 * v
-        return x
+TEXT_STREAM = ("CogVideoX", "Mochi", "HunyuanVideo")
 
 
 @pytest.fixture(scope="module")
@@ -597,14 +492,14 @@ def nets():
 
     def get(name):
         if name not in built:
-            net = Net(name)
+            net = small_models.video_transformer(name, N)
             built[name] = net, net.sample()
         return built[name]
 
     return get
 
 
-architectures = pytest.mark.parametrize("name", BUILDERS)
+architectures = pytest.mark.parametrize("name", small_models.VIDEO_TRANSFORMERS)
 
 
 @architectures
@@ -672,7 +567,7 @@ def stack_ends(model, blocks):
     return calls, removers
 
 
-@pytest.mark.parametrize("name", [n for n in BUILDERS if n != "latte"])
+@pytest.mark.parametrize("name", [n for n in small_models.VIDEO_TRANSFORMERS if n != "Latte"])
 @pytest.mark.parametrize("storage", ["group", "block"])
 def test_a_skipped_call_adds_the_last_total_residual_to_both_streams(nets, name, storage):
     net, _ = nets(name)
@@ -694,7 +589,7 @@ def test_a_skipped_call_adds_the_last_total_residual_to_both_streams(nets, name,
 
 def test_latte_hidden_state_after_a_skipped_call(nets):
     """Spatial and temporal blocks alternate and reshape: the total difference across the whole stack must still repeat."""
-    net, _ = nets("latte")
+    net, _ = nets("Latte")
     calls, removers = stack_ends(net.model, net.model.transformer_blocks)
     removers.append(net.model.norm_out.register_forward_pre_hook(lambda m, a: calls[-1].update(out=a)))
     try:
@@ -744,7 +639,7 @@ def test_contexts_never_share_residuals(nets, name, decide):
 
 
 def test_each_context_has_its_own_clock_and_the_first_decides_when_shared(nets):
-    net, _ = nets("wan")
+    net, _ = nets("Wan")
     low = Codebook((0.5,), (4, 1))
 
     @torch.no_grad()
@@ -770,7 +665,7 @@ def test_each_context_has_its_own_clock_and_the_first_decides_when_shared(nets):
 
 def test_a_follower_that_starts_late_computes_first(nets):
     """Guidance that begins in the middle of the run: nothing is stored for that context yet."""
-    net, _ = nets("wan")
+    net, _ = nets("Wan")
     counts = []
     remover = net.model.blocks[0].attn1.register_forward_hook(lambda *_: counts.append(1))
     try:
@@ -788,7 +683,7 @@ def test_a_follower_that_starts_late_computes_first(nets):
 
 
 def test_the_probe_of_latte_is_gated(nets):
-    net, _ = nets("latte")
+    net, _ = nets("Latte")
     block = net.model.temporal_transformer_blocks[1]
     seen = []
 
@@ -832,7 +727,7 @@ def test_recording_a_run(nets, name, storage):
 
 
 def test_block_and_named_probes(nets):
-    net, _ = nets("latte")
+    net, _ = nets("Latte")
     with apply_adacache(net.model, RATE_3, N, probe="block", record=True) as handle:
         net.sample()
         assert handle.probe == "temporal_transformer_blocks.1" and handle.last.probes[0].shape == (B * 6, T, 16)
@@ -851,7 +746,7 @@ def test_block_and_named_probes(nets):
 
 
 def test_a_fixed_clock_and_positional_inputs(nets):
-    net, plain = nets("latte")
+    net, plain = nets("Latte")
     with apply_adacache(net.model, clock=FixedClock(range(1, N + 1), N)) as handle:
         assert torch.equal(net.sample(), plain)
     with apply_adacache(net.model, clock=FixedClock([1, 4, 9], N)) as handle, torch.no_grad():
@@ -862,7 +757,7 @@ def test_a_fixed_clock_and_positional_inputs(nets):
 
 
 def test_a_regulariser_on_a_model(nets):
-    net, _ = nets("latte")
+    net, _ = nets("Latte")
     regulariser = Factor(lambda call: 1000.0)
     with apply_adacache(net.model, Codebook((1.0,), (4, 1)), N, regulariser=regulariser) as handle:
         net.sample()
@@ -886,7 +781,7 @@ def test_an_interrupted_run_leaves_nothing_behind(nets, name, stopped_after):
 
 
 def test_an_interruption_is_seen_by_the_timesteps_alone(nets):
-    net, _ = nets("mochi")
+    net, _ = nets("Mochi")
     with apply_adacache(net.model, RATE_3, N) as handle:
         full = net.sample()
         net.sample(calls=6)
@@ -895,7 +790,7 @@ def test_an_interruption_is_seen_by_the_timesteps_alone(nets):
 
 
 def test_an_exception_inside_a_call_ends_the_run(nets):
-    net, _ = nets("latte")
+    net, _ = nets("Latte")
     with apply_adacache(net.model, RATE_3, N) as handle:
         full = net.sample()
         net.sample(calls=4)
@@ -912,7 +807,7 @@ def test_an_exception_inside_a_call_ends_the_run(nets):
 
 
 def test_more_calls_than_planned_are_refused_in_pipelines_direction(nets):
-    net, _ = nets("ltx")
+    net, _ = nets("LTX")
     with torch.no_grad(), apply_adacache(net.model, RATE_3, N - 2) as handle:
         with pytest.raises(ValueError, match="call 11 .*num_calls=10"):
             net.sample()
@@ -922,7 +817,7 @@ def test_more_calls_than_planned_are_refused_in_pipelines_direction(nets):
 
 
 def test_changed_inputs_are_refused_until_reset(nets):
-    net, _ = nets("latte")
+    net, _ = nets("Latte")
     bigger = torch.cat([net.start] * 2, dim=-1)
     with torch.no_grad(), apply_adacache(net.model, RATE_3, N) as handle:
         for changed in (bigger, net.start.double(), net.start[:1]):
@@ -940,7 +835,7 @@ def test_changed_inputs_are_refused_until_reset(nets):
 
 
 def test_gradients_are_refused(nets):
-    net, _ = nets("latte")
+    net, _ = nets("Latte")
     with apply_adacache(net.model, RATE_3, N) as handle:
         with pytest.raises(RuntimeError, match="no_grad"):
             net.call(net.start, 1)
@@ -954,7 +849,7 @@ def test_gradients_are_refused(nets):
 
 
 def test_a_probe_that_never_runs(nets):
-    net, _ = nets("latte")
+    net, _ = nets("Latte")
     with torch.no_grad(), apply_adacache(net.model, RATE_3, N):
         with pytest.raises(ValueError, match="probe never ran"):
             net.model(net.start, net.times[0].expand(B), net.text, enable_temporal_attentions=False)
@@ -966,7 +861,7 @@ def test_a_probe_that_never_runs(nets):
 
 
 def test_apply_refusals(nets):
-    net, plain = nets("cogvideox")
+    net, plain = nets("CogVideoX")
     model = net.model
     for options, kind, message in (
         ({}, ValueError, "codebook and num_calls"),
@@ -1100,7 +995,7 @@ def pipeline(tmp_path_factory):
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 8), norm_num_groups=4
     ).eval()
-    pipe = LattePipeline(tokenizer, text_encoder, vae, copy.deepcopy(Net("latte").model), DDIMScheduler())
+    pipe = LattePipeline(tokenizer, text_encoder, vae, copy.deepcopy(small_models.video_transformer("Latte").model), DDIMScheduler())
     pipe.set_progress_bar_config(disable=True)
 
     def sample(**options):

@@ -7,7 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from helpers.ledger import Claim
-from helpers.pages import execute, tidy
+from helpers.pages import execute, overview, tidy
 from tests.notebooks import guards
 
 PNG = base64.b64encode(b"\x89PNG").decode()
@@ -140,3 +140,18 @@ def test_an_executed_page_with_figure_control_and_claim_passes_all_guards(tmp_pa
     first = path.read_bytes()
     execute(path)
     assert path.read_bytes() == first
+
+
+def test_the_overview_is_the_one_tagged_picture(tmp_path):
+    import base64
+
+    png = base64.b64encode(b"picture").decode()
+    output = nbformat.v4.new_output("display_data", {"image/png": png})
+    one = nbformat.v4.new_code_cell("plot()", outputs=[output], metadata={"tags": ["figure", "overview"]})
+    for cells, fits in (([one], True), ([], False), ([one, one], False)):
+        nbformat.write(nbformat.v4.new_notebook(cells=[dict(c) for c in cells]), tmp_path / "x.ipynb")
+        if fits:
+            assert overview(tmp_path / "x.ipynb") == b"picture"
+        else:
+            with pytest.raises(ValueError, match="one picture in a cell tagged overview"):
+                overview(tmp_path / "x.ipynb")

@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from helpers import pages
 from helpers.ledger import load_claims
 from tests.notebooks import guards
 
@@ -31,3 +32,16 @@ def test_the_folder_holds_numbered_notebooks_and_nothing_else():
     names = [path.name for path in NOTEBOOKS[:1]] and [path.name for path in sorted(NOTEBOOKS[0].parent.iterdir()) if not path.name.startswith(".")]
     assert names == [path.name for path in NOTEBOOKS] and names[0] == "00_start_here.ipynb"
     assert all(name[:2].isdigit() and name[2] == "_" for name in names)
+
+
+@pytest.mark.notebooks
+def test_the_picture_of_the_readme_is_the_one_on_the_page():
+    tagged = [path for path in NOTEBOOKS if any("overview" in cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells)]
+    assert len(tagged) == 1
+    assert pages.OVERVIEW.read_bytes() == pages.overview(tagged[0]), "run: python -m helpers.pages overview <page>"
+
+
+@pytest.mark.notebooks
+def test_the_readme_lists_every_page():
+    text = (pages.OVERVIEW.parents[1] / "README.md").read_text()
+    assert [path.name for path in NOTEBOOKS if f"(notebooks/{path.name})" not in text] == []

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, LattePipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, LattePipeline
 
 from helpers import zoo
 from helpers.recipes import toy_latte as recipe
@@ -60,6 +60,13 @@ def test_standardised_latents_decode_as_before():
         assert torch.allclose(new.mean.std((0, 2, 3)), torch.ones(4), atol=1e-4)
         assert torch.allclose(new.std, spread, rtol=1e-3)
         assert torch.allclose(vae.decode(new.mean).sample, before, atol=1e-4)
+
+
+def test_noise_schedule_is_the_cosine_with_a_shifted_ratio():
+    plain = DDIMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    assert torch.allclose(recipe.alphas_bar(1.0).float(), plain, atol=1e-5)
+    moved = recipe.make_scheduler().alphas_cumprod.double()[:990]
+    assert torch.allclose((moved / (1 - moved)) * recipe.SHIFT, (plain / (1 - plain)).double()[:990], rtol=2e-2)
 
 
 def test_every_word_is_one_token_and_no_other_word_is_known():

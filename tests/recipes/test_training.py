@@ -61,7 +61,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     run(tmp_path / "c.pt", stop_at=10)
     before = (tmp_path / "c.pt").read_bytes()
     with pytest.raises(FloatingPointError, match="step 10"):
-        training.train(nn.Linear(3, 1), lambda m, s: loss_of(m, s) * float("nan"), steps=40, checkpoint=tmp_path / "c.pt", learning_rate=0.05, warmup=5, decay=0.9)
+        options = dict(steps=40, learning_rate=0.05, warmup=5, decay=0.9)
+        training.train(nn.Linear(3, 1), lambda m, s: loss_of(m, s) * float("nan"), checkpoint=tmp_path / "c.pt", **options)
     assert (tmp_path / "c.pt").read_bytes() == before
 
 
