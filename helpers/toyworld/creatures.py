@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .draws import Draws
 from .render import PRIMITIVES, TEXTURES, Parts, plain_background, render, waved_background
-from .shapes import COLOUR_TABLE, COLOURS, DIRECTIONS, MOTIONS, SPEED_RANGES, SPEEDS, check_names, check_size, mask_boxes, with_article
+from .shapes import COLOUR_TABLE, COLOURS, MOTIONS, SPEED_RANGES, Captioned, check_names, check_size, mask_boxes, with_article
 from .skeletons import ANCHORS, CATEGORIES, KEYPOINTS, PART_INDEX, POINTS, SKELETONS, SLOTS, TRAITS, Piece, Pose
 
 STYLES = ("photo", "sketch")
@@ -378,13 +378,12 @@ def parse_creature_caption(caption: str) -> dict:
 
 # ------------------------------------------------------------------------------------------------------------------------------- clips
 
-_ADVERB = {"slow": "slowly", "fast": "fast"}
 _UNIT = torch.tensor([[np.cos(k * np.pi / 4), np.sin(k * np.pi / 4)] for k in range(8)], dtype=torch.float64)
 _LAYOUTS = 6  # placements tried for two creatures; the one that keeps them farthest apart is taken
 
 
 @dataclass
-class CreatureClips:
+class CreatureClips(Captioned):
     """What B clips of T frames show: two slots (the second empty, category -1, but for `two`) and a camera.
 
     category, colour, texture (B, 2) indices; style (B,); facing (B, 2); position (B, T, 2, 2): x, y in px of the middle of each creature at rest;
@@ -417,34 +416,9 @@ class CreatureClips:
     period: Tensor
     size: int
 
-    def __len__(self) -> int:
-        return len(self.category)
-
-    @property
-    def frames(self) -> int:
-        return self.position.shape[1]
-
-    @property
-    def captions(self) -> list[str]:
-        return [self._caption(i) for i in range(len(self))]
-
     def _name(self, i: int, slot: int) -> str:
         texture = "" if self.texture[i, slot] == 0 else TEXTURES[self.texture[i, slot]] + " "
         return with_article(f"{texture}{list(COLOURS)[self.colour[i, slot]]} {CATEGORIES[self.category[i, slot]]}")
-
-    def _moves(self, i: int, slot: int) -> str:
-        if self.speed[i, slot] == 0:
-            return "stays still"
-        return f"moves {DIRECTIONS[self.direction[i, slot]]} {_ADVERB[SPEEDS[self.speed[i, slot]]]}"
-
-    def _caption(self, i: int) -> str:
-        motion = MOTIONS[self.motion[i]]
-        if motion in ("turn", "grow", "shrink"):
-            return f"{self._name(i, 0)} {motion}s"
-        if motion == "pan":
-            return f"the camera pans {DIRECTIONS[self.direction[i, 0]]} {_ADVERB[SPEEDS[self.speed[i, 0]]]} over {self._name(i, 0)}"
-        first = f"{self._name(i, 0)} {self._moves(i, 0)}"
-        return first if motion != "two" else f"{first} and {self._name(i, 1)} {self._moves(i, 1)}"
 
     def _cast(self, slot: int) -> _Cast:
         """The creatures of one slot in all frames, (B * T) of them."""

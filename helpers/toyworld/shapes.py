@@ -159,8 +159,40 @@ def shapes(seed: int, indices, *, size: int = 32, shapes=SHAPES, colours=tuple(C
 # ---------------------------------------------------------------------------------------------------------------- clips
 
 
+_ADVERB = {"slow": "slowly", "fast": "fast"}
+
+
+class Captioned:
+    """What clips of every family say of themselves: fields position, motion, direction, speed, and a method _name(clip, slot)."""
+
+    def __len__(self) -> int:
+        return len(self.motion)
+
+    @property
+    def frames(self) -> int:
+        return self.position.shape[1]
+
+    @property
+    def captions(self) -> list[str]:
+        return [self._caption(i) for i in range(len(self))]
+
+    def _moves(self, i: int, slot: int) -> str:
+        if self.speed[i, slot] == 0:
+            return "stays still"
+        return f"moves {DIRECTIONS[self.direction[i, slot]]} {_ADVERB[SPEEDS[self.speed[i, slot]]]}"
+
+    def _caption(self, i: int) -> str:
+        motion = MOTIONS[self.motion[i]]
+        if motion in ("turn", "grow", "shrink"):
+            return f"{self._name(i, 0)} {motion}s"
+        if motion == "pan":
+            return f"the camera pans {DIRECTIONS[self.direction[i, 0]]} {_ADVERB[SPEEDS[self.speed[i, 0]]]} over {self._name(i, 0)}"
+        first = f"{self._name(i, 0)} {self._moves(i, 0)}"
+        return first if motion != "two" else f"{first} and {self._name(i, 1)} {self._moves(i, 1)}"
+
+
 @dataclass
-class Clips:
+class Clips(Captioned):
     """What B clips of T frames show: two object slots (the second empty, shape -1, but for `two`) and a camera.
 
     shape, colour (B, 2) indices; position (B, T, 2, 2): x, y in px of each slot; radius, angle (B, T, 2); camera (B, T, 2): window position in px;
@@ -181,33 +213,8 @@ class Clips:
     waves: Tensor
     size: int
 
-    def __len__(self) -> int:
-        return len(self.shape)
-
-    @property
-    def frames(self) -> int:
-        return self.position.shape[1]
-
-    @property
-    def captions(self) -> list[str]:
-        return [self._caption(i) for i in range(len(self))]
-
     def _name(self, i: int, slot: int) -> str:
         return with_article(f"{list(COLOURS)[self.colour[i, slot]]} {SHAPES[self.shape[i, slot]]}")
-
-    def _moves(self, i: int, slot: int) -> str:
-        if self.speed[i, slot] == 0:
-            return "stays still"
-        return f"moves {DIRECTIONS[self.direction[i, slot]]} {_ADVERB[SPEEDS[self.speed[i, slot]]]}"
-
-    def _caption(self, i: int) -> str:
-        motion = MOTIONS[self.motion[i]]
-        if motion in ("turn", "grow", "shrink"):
-            return f"{self._name(i, 0)} {motion}s"
-        if motion == "pan":
-            return f"the camera pans {DIRECTIONS[self.direction[i, 0]]} {_ADVERB[SPEEDS[self.speed[i, 0]]]} over {self._name(i, 0)}"
-        first = f"{self._name(i, 0)} {self._moves(i, 0)}"
-        return first if motion != "two" else f"{first} and {self._name(i, 1)} {self._moves(i, 1)}"
 
     def render(self) -> "ClipRendering":
         """Paint the frames; exact masks and forward flow come with them."""
@@ -253,7 +260,6 @@ class ClipRendering:
     flow: Tensor
 
 
-_ADVERB = {"slow": "slowly", "fast": "fast"}
 _UNIT = torch.tensor([[np.cos(k * np.pi / 4), np.sin(k * np.pi / 4)] for k in range(8)], dtype=torch.float64)
 DEFAULT_SHARES = {"still": 0.15, "move": 0.45, "turn": 0.04, "grow": 0.04, "shrink": 0.04, "pan": 0.10, "two": 0.18}
 LAYOUTS = 6  # placements tried for two objects; the one that keeps them farthest apart is taken

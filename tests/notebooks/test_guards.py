@@ -143,15 +143,10 @@ def test_an_executed_page_with_figure_control_and_claim_passes_all_guards(tmp_pa
 
 
 def test_the_overview_is_the_one_tagged_picture(tmp_path):
-    import base64
-
-    png = base64.b64encode(b"picture").decode()
-    output = nbformat.v4.new_output("display_data", {"image/png": png})
-    one = nbformat.v4.new_code_cell("plot()", outputs=[output], metadata={"tags": ["figure", "overview"]})
-    for cells, fits in (([one], True), ([], False), ([one, one], False)):
-        nbformat.write(nbformat.v4.new_notebook(cells=[dict(c) for c in cells]), tmp_path / "x.ipynb")
-        if fits:
-            assert overview(tmp_path / "x.ipynb") == b"picture"
-        else:
-            with pytest.raises(ValueError, match="one picture in a cell tagged overview"):
-                overview(tmp_path / "x.ipynb")
+    tagged = code("plot()", ["figure", "overview"], [picture()])
+    nbformat.write(new_notebook(cells=[code("1"), tagged]), tmp_path / "one.ipynb")
+    assert overview(tmp_path / "one.ipynb") == base64.b64decode(PNG)
+    for cells in ([], [tagged, tagged], [code("plot()", ["figure", "overview"])]):
+        nbformat.write(new_notebook(cells=cells), tmp_path / "other.ipynb")
+        with pytest.raises(ValueError, match="one picture in a cell tagged overview"):
+            overview(tmp_path / "other.ipynb")

@@ -98,7 +98,8 @@ def test_text_is_masked_as_the_pipeline_masks_it():
 
 def test_held_out_prompts_and_pairs():
     prompts = recipe.held_out_prompts(120)
-    assert len(prompts) == 120 and all(map(recipe.held_out, prompts))
+    assert len(prompts) == 120 and all(map(recipe.held_out, prompts)) and not any(" and " in p for p in prompts)
+    assert all(" and " in p and recipe.held_out(p) for p in recipe.held_out_prompts(20, objects=2))
     assert not any(f" {c} {s} " in f" {p} " for p in prompts for c, s in recipe.HELD_OUT)
     unseen = recipe.unseen_pairs(30)
     assert len(unseen) == 30 and all(any(f"{c} {s}" in p for c, s in recipe.HELD_OUT) for p in unseen)
