@@ -38,7 +38,7 @@ class Entry:
 _ENTRIES = (
     Entry(
         "toy-latte", "LattePipeline",
-        call={"num_inference_steps": 30, "guidance_scale": 4.0, "video_length": 8, "height": 32, "width": 32, "clean_caption": False},
+        call={"num_inference_steps": 30, "guidance_scale": 3.0, "video_length": 8, "height": 32, "width": 32, "clean_caption": False},
     ),
     Entry(
         "maxin-cn/Latte-1", "LattePipeline", gpu_gb=12.0,
