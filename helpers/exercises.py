@@ -27,10 +27,10 @@ def _short(value) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def check(function: Callable, cases: Sequence[tuple], *, tolerance: float = 1e-6) -> bool:
+def check(function: Callable, cases: Sequence[tuple], *, tolerance: float = 1e-6) -> None:
     """Try `function` on cases (arguments, expected, lesson); print what is wrong with the first that fails, and why it matters.
 
-    arguments: a tuple. Returns whether all cases hold. A function that still returns `...` counts as not tried.
+    arguments: a tuple. A function that still returns `...` counts as not tried. Raises TypeError for what is no function.
     """
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
@@ -40,12 +40,11 @@ def check(function: Callable, cases: Sequence[tuple], *, tolerance: float = 1e-6
             got = function(*arguments)
         except Exception as error:
             print(f"{asked} raised {type(error).__name__}: {error}. Expected {_short(expected)}. {lesson}")
-            return False
+            return
         if got is ...:
             print(f"{function.__name__}: not solved yet; replace the `...` and run this cell again.")
-            return False
+            return
         if not same(got, expected, tolerance):
             print(f"{asked} gave {_short(got)}, expected {_short(expected)}. {lesson}")
-            return False
+            return
     print(f"{function.__name__}: solved, {len(cases)} of {len(cases)} cases.")
-    return True

@@ -10,7 +10,7 @@ CASES = [((1, 2), 3, "Adding is commutative."), ((2, 2), 4, "Both arguments coun
 
 
 def test_a_right_answer_passes(capsys):
-    assert check(lambda a, b: a + b, CASES)
+    check(lambda a, b: a + b, CASES)
     assert "solved, 2 of 2" in capsys.readouterr().out
 
 
@@ -18,7 +18,7 @@ def test_a_wrong_answer_is_shown_with_its_lesson(capsys):
     def product(a, b):
         return a * b
 
-    assert not check(product, CASES)
+    check(product, CASES)
     out = capsys.readouterr().out
     assert "product(1, 2) gave 2, expected 3" in out and "commutative" in out
 
@@ -29,9 +29,9 @@ def test_an_open_exercise_is_left_alone(capsys):
     def open_one(a, b):
         return ...
 
-    assert not check(open_one, CASES)
+    check(open_one, CASES)
     assert "not solved yet" in capsys.readouterr().out
-    assert not check(later, CASES)
+    check(later, CASES)
     assert "gave None" in capsys.readouterr().out
 
 
@@ -39,8 +39,9 @@ def test_an_error_in_the_answer_is_reported_not_raised(capsys):
     def broken(a, b):
         raise KeyError("x")
 
-    assert not check(broken, CASES)
-    assert "raised KeyError" in capsys.readouterr().out
+    check(broken, CASES)
+    out = capsys.readouterr().out
+    assert "raised KeyError" in out and "solved" not in out
 
 
 @pytest.mark.parametrize("got, expected, equal", [
