@@ -330,7 +330,8 @@ def card(quality: dict[str, dict], psnr: float, vae: AutoencoderKL, model: TextT
     return f"""# {NAME}
 
 A small text-to-video `LattePipeline` ({FRAMES} frames of {SIZE}x{SIZE}), trained on clips of the procedural toy world. It loads by
-`DiffusionPipeline.from_pretrained` without this package. Made by `make model NAME={NAME}`.
+`DiffusionPipeline.from_pretrained` without this package. Made by `make model NAME={NAME}`. Call it with
+`{", ".join(f"{key}={value:g}" for key, value in call.items() if value is not False)}`.
 
 - **Parts**: {", ".join(f"{name} {millions:.2f} M parameters" for name, millions in parameters.items())}; half-precision weights.
 - **Prompts**: "a red ring moves up fast", "a blue star stays still", "a green disc grows", "the camera pans left slowly over a red ring",
