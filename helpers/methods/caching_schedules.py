@@ -47,7 +47,7 @@ except ImportError as error:  # pragma: no cover
 __all__ = [
     "FAST_30", "FAST_100", "SLOW_30", "AdaCacheHandle", "CachingClock", "Call", "Codebook", "FixedClock", "Report",
     "apply_adacache", "best_fixed_calls", "calibrate", "distance", "oracle_calls", "pairwise_distances", "predict_calls",
-    "uniform_calls",
+    "replay_calls", "uniform_calls",
 ]  # fmt: skip
 
 
@@ -184,19 +184,21 @@ def distance(old: Tensor, new: Tensor, *, rate: int = 1, metric: str = "l1", for
 
 METRICS = ("l1", "l2", "cosine")
 FORMS = ("code", "paper")
+REUSES = ("hold", "linear")
 
 
-def _change(old: Tensor, new: Tensor, rate: int, metric: str, form: str) -> Tensor:
-    """`distance` as a 0-d tensor on the device of the residuals."""
-    old, new = (p if p.dtype in (torch.float32, torch.float64) else p.float() for p in (old, new))
+def _change(old: Tensor, new: Tensor, rate: int, metric: str, form: str, expected: Tensor | None = None) -> Tensor:
+    """`distance` as a 0-d tensor on the device of the residuals; `expected`: what new is compared with, where not old."""
+    expected = old if expected is None else expected
+    old, new, expected = (p if p.dtype in (torch.float32, torch.float64) else p.float() for p in (old, new, expected))
     norm = torch.linalg.vector_norm
     if metric == "cosine":
-        cosine = (old * new).sum() / (norm(old) * norm(new))
+        cosine = (expected * new).sum() / (norm(expected) * norm(new))
         return (1 - cosine).clamp(min=0) / rate
     if metric == "l1":  # abs().sum() is several times faster than torch's general norm on a CPU
-        moved, size = (old - new).abs_().sum(), old.abs().sum
+        moved, size = (expected - new).abs_().sum(), old.abs().sum
     else:
-        moved, size = norm(old - new), lambda: norm(old)
+        moved, size = norm(expected - new), lambda: norm(old)
     return (moved if form == "paper" else moved / size()) / rate
 
 
@@ -225,7 +227,10 @@ class CachingClock:
     codebook: a Codebook. num_calls: N, the number of denoiser calls of one video (not always the number of steps: second
     order samplers call twice). first >= 1 and last >= 0: calls that are always computed. metric, form: see `distance`.
     With form="code" the distance is divided by the rate in force; at a forced call that is more than the true gap.
-    form="paper" divides by the true gap. regulariser: an object with `factor(probe, call, rate)`, a float or 0-d tensor
+    form="paper" divides by the true gap. expect: what the probe is compared with. "hold": the last computed call's probe,
+    as in the paper. "linear" (ours): the line through the probes of the last two computed calls, the right question where
+    skipped calls add `reuse="linear"`: not "did it change?" but "did it change otherwise than foreseen?" (its norm is still
+    divided by the last probe's). Thresholds of the two do not compare. regulariser: an object with `factor(probe, call, rate)`, a float or 0-d tensor
     that multiplies the distance, and `reset()`; it is asked at computed calls from the second one on, with the divisor of
     the distance as `rate`.
 
@@ -242,6 +247,7 @@ class CachingClock:
         last: int = 2,
         metric: str = "l1",
         form: str = "code",
+        expect: str = "hold",
         regulariser: Any = None,
     ) -> None:
         if not isinstance(codebook, Codebook):
@@ -253,6 +259,7 @@ class CachingClock:
         self.num_calls = _integer("num_calls", num_calls, 1)
         self.first, self.last = _integer("first", first, 1), _integer("last", last, 0)
         self.metric, self.form = _choice("metric", metric, METRICS), _choice("form", form, FORMS)
+        self.expect = _choice("expect", expect, REUSES)
         self._warned = False
         self.reset()
 
@@ -261,6 +268,7 @@ class CachingClock:
         self.call, self.rate, self.trace = 0, 1, []
         self._previous = self._gap = 0  # last computed call, and how far it was from the one before
         self._probe: Tensor | None = None
+        self._slope: Tensor | None = None  # with expect="linear": the probe's change per call
         self._waiting = False  # a computed call whose probe has not been observed yet
         if self.regulariser is not None:
             self.regulariser.reset()
@@ -291,13 +299,16 @@ class CachingClock:
             if (probe.shape, probe.dtype, probe.device) != (old.shape, old.dtype, old.device):
                 raise ValueError(f"probe changed from {_kind(old)} to {_kind(probe)} inside a run; reset() first")
             divisor = self._divisor()
-            change, factor = _change(old, probe, divisor, self.metric, self.form), 1.0
+            expected = None if self._slope is None else torch.add(old, self._slope, alpha=self._gap)
+            change, factor = _change(old, probe, divisor, self.metric, self.form, expected), 1.0
             if self.regulariser is not None:
                 factor = self.regulariser.factor(probe, self.call, divisor)
             if isinstance(factor, Tensor):  # one transfer for both numbers
                 self.update(*torch.stack((change, factor.to(change))).tolist())
             else:
                 self.update(change.item(), float(factor))
+            if self.expect == "linear":
+                self._slope = (probe - old) / self._gap
         self._probe, self._waiting = probe, False
 
     def update(self, distance: float, factor: float = 1.0) -> None:
@@ -427,6 +438,23 @@ def predict_calls(distances: Any, codebook: Codebook, num_calls: int | None = No
     return _calls_of(clock, lambda old, new: float(d[old:new].sum()))
 
 
+def replay_calls(probes: Sequence[Tensor], clock: Any) -> list[int]:
+    """The calls that any clock would compute along a recorded, uncached run (open loop), by showing it the probes.
+
+    probes: one tensor per call, as in `Report.probes` of a run at rate 1. clock: made for that many calls; it is reset
+    before, and afterwards its trace (and its regulariser's) can be read. Returns the computed calls, 1-based.
+    """
+    if len(probes) != clock.num_calls or any(p is None for p in probes):
+        raise ValueError(f"probes must hold all num_calls={clock.num_calls} calls, got {sum(p is not None for p in probes)}: record at rate 1")
+    clock.reset()
+    computed = []
+    for n, probe in enumerate(probes, 1):
+        if clock.tick():
+            computed.append(n)
+            clock.observe(probe)
+    return computed
+
+
 def calibrate(
     distances: Sequence[Any],
     num_calls: int,
@@ -436,6 +464,7 @@ def calibrate(
     first: int = 1,
     last: int = 2,
     trim: float = 0.1,
+    **options: Any,
 ) -> Codebook:
     """A codebook for a wanted budget, from uncached runs of a few calibration videos (8 to 16 are plenty).
 
@@ -443,15 +472,30 @@ def calibrate(
     the recorded distances, without the first and last share `trim` of the calls; then one multiplier on all of them is
     bisected until `predict_calls` computes target_calls on average.
 
-    distances: one [N] or [N, N] per video, as in `predict_calls` (matrices predict better). rates: of the codebook.
-    trim: in [0, 0.5). Returns the codebook. Raises ValueError when target_calls is outside the reach of the rates, or
+    distances: one [N] or [N, N] per video, as in `predict_calls` (matrices predict better), or the probes themselves, as in
+    `replay_calls`; these also serve clocks with other `options` (metric, form, expect, regulariser of `CachingClock`).
+    rates: of the codebook. trim: in [0, 0.5). Returns the codebook. Raises ValueError when target_calls is outside the reach of the rates, or
     when the distances are too alike to set thresholds.
     Thresholds belong to a model, a sampler and a number of steps: never carry them over silently.
     """
     num_calls = _integer("num_calls", num_calls, 1)
     if not len(distances):
         raise ValueError("distances is empty, expected at least one recorded run")
-    runs = [_recorded(d, num_calls) for d in distances]
+    replayed = isinstance(distances[0], (tuple, list)) and isinstance(distances[0][0], Tensor)
+    if options and not replayed:
+        raise ValueError(f"distances must be recorded probes where a clock has options, got {type(distances[0]).__name__} for {sorted(options)}")
+
+    def clock_for(book: Codebook) -> CachingClock:
+        clock = CachingClock(book, num_calls, first=first, last=last, **options)
+        clock._warned = True
+        return clock
+
+    def single_distances(probes: Sequence[Tensor]) -> np.ndarray:
+        clock = clock_for(Codebook((), (1,)))
+        replay_calls(probes, clock)
+        return np.array([np.nan if call.distance is None else call.distance * call.factor for call in clock.trace])
+
+    runs = distances if replayed else [_recorded(d, num_calls) for d in distances]
     if not 0 <= _real("trim", trim) < 0.5:
         raise ValueError(f"trim must lie in [0, 0.5), got {trim}")
     low, high = Codebook(range(len(rates) - 1), rates).reach(num_calls, first, last)
@@ -461,7 +505,8 @@ def calibrate(
         return Codebook((), rates)
 
     edge = max(1, math.ceil(trim * num_calls))  # call 1 never has a distance
-    singles = np.concatenate([d[edge : num_calls - int(trim * num_calls)] for d in map(_single_steps, runs)])
+    curves = map(single_distances if replayed else _single_steps, runs)
+    singles = np.concatenate([d[edge : num_calls - int(trim * num_calls)] for d in curves])
     singles = singles[np.isfinite(singles)]
     quantiles = np.quantile(singles, np.arange(1, len(rates)) / len(rates)) if len(singles) else []
     if not len(singles) or quantiles[0] <= 0 or (np.diff(quantiles) <= 0).any():
@@ -470,6 +515,8 @@ def calibrate(
 
     def miss(exponent: float) -> float:
         book = base.scaled(2.0**exponent)
+        if replayed:
+            return np.mean([len(replay_calls(probes, clock_for(book))) for probes in runs]) - target_calls
         return np.mean([len(predict_calls(d, book, first=first, last=last)) for d in runs]) - target_calls
 
     left, right = -30.0, 30.0  # tiny thresholds compute most, huge ones least
@@ -633,9 +680,11 @@ def apply_adacache(
     clock: Any = None,
     probe: str = "attention",
     storage: str = "group",
+    reuse: str = "hold",
     decide: str = "shared",
     metric: str = "l1",
     form: str = "code",
+    expect: str = "hold",
     first: int = 1,
     last: int = 2,
     regulariser: Any = None,
@@ -649,13 +698,16 @@ def apply_adacache(
     block class is registered in diffusers' `TransformerBlockRegistry`.
 
     transformer: the model; its own parameters are never touched. codebook, num_calls (N, counted in denoiser calls),
-    metric, form, first, last, regulariser: see `CachingClock`; or give a finished clock instead (`FixedClock`).
+    metric, form, expect, first, last, regulariser: see `CachingClock`; or give a finished clock instead (`FixedClock`).
     probe: which residual is watched. "attention": self-attention of the middle block (of the temporal blocks where there
     are some), times its gate in adaLN-single blocks (Latte), as in the paper. "block": all that the middle block adds.
     Otherwise the name of a submodule, as "transformer_blocks.0.ff".
     storage: "group" keeps one sum of residuals per block list and stream, "block" one residual per block. Both give the
     same numbers up to rounding wherever nothing but reshapes and constants happens between blocks; long skip connections
     across blocks need "block".
+    reuse: what a skipped call adds. "hold": the residuals of the last computed call b, as in the paper. "linear": those
+    carried on in a straight line from the computed call a before it, R_b + (n - b) / (b - a) * (R_b - R_a) at call n (the
+    first order of TaylorSeer, Liu et al. 2025, arXiv 2503.06923, on the sum of all blocks); one more tensor is kept.
     decide: for pipelines that call the model once per guidance branch (Wan, HunyuanVideo). "shared": the first context
     of a run decides for all. "each": every context has a clock (and regulariser) of its own. Residuals are never shared.
     record: also keep every probe and every summed hidden-state residual, as CPU tensors in the report.
@@ -671,6 +723,7 @@ def apply_adacache(
     probe that did not run. Raises RuntimeError for calls with gradients enabled: stored residuals carry none.
     """
     _choice("storage", storage, ("group", "block"))
+    _choice("reuse", reuse, REUSES)
     _choice("decide", decide, ("shared", "each"))
     if not isinstance(transformer, nn.Module):
         raise TypeError(f"transformer must be a torch module, got {type(transformer).__name__}")
@@ -682,11 +735,11 @@ def apply_adacache(
     if clock is None:
         if codebook is None or num_calls is None:
             raise ValueError("codebook and num_calls are needed where no clock is given")
-        options = dict(first=first, last=last, metric=metric, form=form, regulariser=regulariser)
+        options = dict(first=first, last=last, metric=metric, form=form, expect=expect, regulariser=regulariser)
         clock = CachingClock(codebook, num_calls, **options)
     else:
-        if (codebook, num_calls, metric, form, first, last, regulariser) != (None, None, "l1", "code", 1, 2, None):
-            raise ValueError("clock already holds codebook, num_calls, metric, form, first, last and regulariser: give one")
+        if (codebook, num_calls, metric, form, expect, first, last, regulariser) != (None, None, "l1", "code", "hold", 1, 2, None):
+            raise ValueError("clock already holds codebook, num_calls, metric, form, expect, first, last and regulariser: give one")
         absent = [a for a in ("tick", "observe", "reset", "call", "num_calls", "trace") if not hasattr(clock, a)]
         if absent:
             raise TypeError(f"clock must be a CachingClock, a FixedClock or alike, {type(clock).__name__} has no {absent}")
@@ -694,7 +747,7 @@ def apply_adacache(
 
     groups = _block_lists(transformer)
     probe_block, probe_module, probe_name, gate_chunk = _find_probe(transformer, groups, probe)
-    cache = _Cache(transformer, clock, storage == "group", decide == "shared", record)
+    cache = _Cache(transformer, clock, storage == "group", reuse == "linear", decide == "shared", record)
     cache.root = _RootHook(cache, groups)
     HookRegistry.check_if_exists_or_initialize(transformer).register_hook(cache.root, _ROOT)
     for name, blocks in groups.items():
@@ -772,6 +825,8 @@ class _State(BaseState):
         # key: (name of block list, None or number of block)
         self.running: dict[tuple, Any] = {}  # of the call in progress
         self.residuals: dict[tuple, tuple] = {}  # (hidden, text) of the last computed call
+        self.slopes: dict[tuple, tuple] = {}  # with reuse="linear": their change per call between the last two computed ones
+        self.computed_at = 0
         self.probes: list[Tensor | None] = []
         self.totals: list[tuple[Tensor, ...]] = []
         self.filed = False
@@ -780,8 +835,8 @@ class _State(BaseState):
 class _Cache:
     """The decision for every call, shared by all hooks of one model."""
 
-    def __init__(self, transformer: nn.Module, clock: Any, group: bool, shared: bool, record: bool) -> None:
-        self.clock, self.group, self.shared, self.record = clock, group, shared, record
+    def __init__(self, transformer: nn.Module, clock: Any, group: bool, linear: bool, shared: bool, record: bool) -> None:
+        self.clock, self.group, self.linear, self.shared, self.record = clock, group, linear, shared, record
         self.states = StateManager(_State)
         self.reports: list[Report] = []
         self.state: _State | None = None  # of the call in progress
@@ -903,17 +958,20 @@ class _Cache:
         if self.active:
             if self.group and self.latest != self.newest:
                 raise ValueError(f"blocks of {self.latest[0]!r} end the stack but began before {self.newest[0]!r}: use storage='block'")
-            state.residuals = {key: _difference(*ends) for key, ends in state.running.items()} if self.group else state.running
-            state.running = {}
+            new = {key: _difference(*ends) for key, ends in state.running.items()} if self.group else state.running
+            if self.linear and state.residuals:
+                gap = state.calls - state.computed_at
+                state.slopes = {key: _difference(state.residuals[key], parts, gap) for key, parts in new.items()}
+            state.residuals, state.running, state.computed_at = new, {}, state.calls
         clock = state.clock
         if clock is not None and self.record:
-            state.totals.append(self._totals(state) if self.active else state.totals[-1])
+            state.totals.append(self._totals(state) if self.active or state.slopes else state.totals[-1])
             if not self.active:
                 state.probes.append(None)
         if clock is not None and clock.call >= clock.num_calls:
             self._file(state)
         if (clock or self.clock).call >= self.clock.num_calls:
-            state.residuals = {}  # nothing is reused beyond call N
+            state.residuals, state.slopes = {}, {}  # nothing is reused beyond call N
         self.leave()
 
     def leave(self) -> None:
@@ -923,7 +981,8 @@ class _Cache:
 
     def _totals(self, state: _State) -> tuple[Tensor, ...]:
         totals: dict[str, Tensor] = {}
-        for (group, _), (hidden, _) in state.residuals.items():
+        for (group, index), (hidden, _) in state.residuals.items():
+            hidden = _carried_on(hidden, 0, state, (group, index))
             totals[group] = totals[group] + hidden if group in totals else hidden
         return tuple(t.cpu().clone() for t in totals.values())
 
@@ -958,8 +1017,14 @@ class _Cache:
         )
 
 
-def _difference(inputs: tuple, outputs: tuple) -> tuple:
-    return tuple(None if o is None else o - i for i, o in zip(inputs, outputs, strict=True))
+def _difference(inputs: tuple, outputs: tuple, gap: int = 1) -> tuple:
+    return tuple(None if o is None else o - i if gap == 1 else (o - i) / gap for i, o in zip(inputs, outputs, strict=True))
+
+
+def _carried_on(hidden: Tensor, part: int, state: _State, key: tuple) -> Tensor:
+    """With reuse="linear": add the slope of one part (0 hidden, 1 text) for the calls since the last computed one."""
+    slope = state.slopes.get(key)
+    return hidden if slope is None else torch.add(hidden, slope[part], alpha=state.calls - state.computed_at)
 
 
 def _value(timestep: Any) -> float | None:
@@ -1056,8 +1121,9 @@ class _BlockHook(ModelHook):
             if stored is None or stored[0].shape != hidden.shape or stored[0].dtype != hidden.dtype:
                 kind = "nothing" if stored is None else _kind(stored[0])
                 raise ValueError(f"blocks {self.key[0]!r} hold {kind} for hidden states {_kind(hidden)}; use handle.reset()")
-            hidden = hidden + stored[0]
-            text = text if stored[1] is None else text + stored[1]
+            state = self.cache.state
+            hidden = _carried_on(hidden + stored[0], 0, state, self.key)
+            text = text if stored[1] is None else _carried_on(text + stored[1], 1, state, self.key)
         if self.text_index is None:
             return hidden
         return (hidden, text) if self.hidden_index < self.text_index else (text, hidden)

@@ -25,6 +25,7 @@ from helpers.methods.caching_schedules import (
     oracle_calls,
     pairwise_distances,
     predict_calls,
+    replay_calls,
     uniform_calls,
 )
 
@@ -329,6 +330,43 @@ def test_one_read_per_computed_call(monkeypatch):
         assert len(reads) == len(calls) - 1  # nothing to compare at call 1
 
 
+def test_a_clock_that_expects_a_line_sees_only_what_leaves_it():
+    """A residual that drifts in a line is foreseen from call 3 on: the longest reuse; a bend is not."""
+    straight = schedule(FAST_30, 30, lambda n: [1 + 0.2 * (n - 1)], expect="linear")
+    assert straight == [1, 2, 6, 12, 18, 24, 29, 30]  # d = 0.2 at call 2, where there is no line yet, and 0 afterwards
+    clock = CachingClock(FAST_30, 30, expect="linear")
+    calls, distances = run_clock(clock, lambda n: [float(n * n)])
+    assert calls[:2] == [1, 2] and distances[1] == pytest.approx(3)
+    assert distances[2] == pytest.approx((9 - (4 + 3)) / 4)  # expected 4 + 3 at call 3, found 9; over the last residual, at rate 1
+    clock.reset()
+    assert run_clock(clock, lambda n: [float(n * n)])[0] == calls  # no line is left over from the last run
+    for metric in ("l2", "cosine"):
+        assert schedule(FAST_30, 12, lambda n: [1.0 + n, 2.0], metric=metric, expect="linear")[0] == 1
+
+
+def test_replaying_a_recorded_run():
+    probes = list(recorded(3))
+    clock = CachingClock(FAST_30, 30)
+    calls = replay_calls(probes, clock)
+    assert calls == predict_calls(pairwise_distances(probes), FAST_30) == replay_calls(probes, clock)
+    assert [n for n, call in enumerate(clock.trace, 1) if call.computed] == calls
+    assert replay_calls(probes, FixedClock([1, 4], 30)) == [1, 4]
+    for broken in (probes[:-1], [None, *probes[1:]]):
+        with pytest.raises(ValueError, match="probes must hold all num_calls=30 calls"):
+            replay_calls(broken, clock)
+
+
+def test_calibration_on_probes_serves_every_clock():
+    runs = [list(recorded(seed)) for seed in range(6)]
+    same = calibrate(runs, 30, 15), calibrate([pairwise_distances(torch.stack(r)) for r in runs], 30, 15)
+    assert same[0].thresholds == pytest.approx(same[1].thresholds, rel=1e-5)
+    for options in (dict(expect="linear"), dict(metric="cosine"), dict(regulariser=Factor(lambda call: 1 + call % 3))):
+        book = calibrate(runs, 30, 15, **options)
+        assert np.mean([len(replay_calls(r, CachingClock(book, 30, **options))) for r in runs]) == pytest.approx(15, abs=1)
+    with pytest.raises(ValueError, match="distances must be recorded probes"):
+        calibrate([pairwise_distances(torch.stack(r)) for r in runs], 30, 15, expect="linear")
+
+
 def test_fixed_clock_and_uniform_calls():
     clock = FixedClock([5, 1, 2], 7)
     computed = [clock.tick() for _ in range(7)]
@@ -585,6 +623,41 @@ def test_a_skipped_call_adds_the_last_total_residual_to_both_streams(nets, name,
             if n not in EVERY_3RD:
                 torch.testing.assert_close(residual[n - 1], residual[n - 2], rtol=0, atol=2e-6)
         assert (residual[4] - residual[1]).abs().max() > 1e-5  # computed anew at call 5
+
+
+@pytest.mark.parametrize("name", [n for n in small_models.VIDEO_TRANSFORMERS if n != "Latte"])
+@pytest.mark.parametrize("storage", ["group", "block"])
+def test_linear_reuse_carries_both_streams_on_in_a_line(nets, name, storage):
+    net, plain = nets(name)
+    calls, removers = stack_ends(net.model, getattr(net.model, next(iter(BLOCKS[name]))))
+    try:
+        with apply_adacache(net.model, RATE_3, N, storage=storage, reuse="linear") as handle:
+            net.sample()
+    finally:
+        for remover in removers:
+            remover.remove()
+    assert handle.last.computed == tuple(EVERY_3RD)
+    for stream in (0, 1) if name in TEXT_STREAM else (0,):
+        residual = [None] + [call["out"][stream] - call["in"][stream] for call in calls]
+        for earlier, newest, skipped in ((1, 2, 3), (1, 2, 4), (2, 5, 6), (2, 5, 7), (5, 8, 10)):
+            slope = (residual[newest] - residual[earlier]) / (newest - earlier)
+            torch.testing.assert_close(residual[skipped], residual[newest] + (skipped - newest) * slope, rtol=0, atol=1e-5)
+    assert torch.equal(net.sample(), plain)
+
+
+@architectures
+def test_linear_reuse_runs_repeat_and_storages_agree(nets, name):
+    net, _ = nets(name)
+    outputs = {}
+    for storage in ("group", "block"):
+        with apply_adacache(net.model, RATE_3, N, storage=storage, reuse="linear", record=True) as handle:
+            outputs[storage] = net.sample()
+            assert torch.equal(outputs[storage], net.sample())  # the slope of the last run is forgotten
+        totals = [total[0] for total in handle.last.residuals]
+        torch.testing.assert_close(totals[3], totals[1] + 2 * (totals[1] - totals[0]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(outputs["group"], outputs["block"], rtol=0, atol=1e-5)
+    with apply_adacache(net.model, RATE_3, N):
+        assert (net.sample() - outputs["group"]).abs().max() > 1e-4
 
 
 def test_latte_hidden_state_after_a_skipped_call(nets):
@@ -943,7 +1016,7 @@ class OnDevice(torch.Tensor):
 
 
 def test_timesteps_on_an_accelerator_are_not_read_while_the_embedding_stays():
-    cache = cs._Cache(torch.nn.Identity(), FixedClock([1], 9), True, True, False)
+    cache = cs._Cache(torch.nn.Identity(), FixedClock([1], 9), True, False, True, False)
     state = cs._State()
     text = torch.ones(2)
     for _ in range(3):
