@@ -1,13 +1,16 @@
-"""Small random video transformers of six published classes, each with its inputs and a twelve-call sampling loop.
+"""Small random video transformers of six published classes: each with its inputs and a twelve-call sampling loop, and inside its pipeline.
 
 What a method must do on any architecture (change nothing, skip what it should, leave no trace) can be seen on random weights in a
 second. Sizes are small and unequal, so that swapped axes fail.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import diffusers
 import torch
+import transformers
 from torch import Tensor, nn
 
 BATCH, FRAMES, TEXT = 2, 3, 5
@@ -49,19 +52,33 @@ def _extra_inputs(name: str) -> dict:
     return {}
 
 
+def _random_transformer(name: str) -> nn.Module:
+    class_name, config, _, _ = VIDEO_TRANSFORMERS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: nn.Module = getattr(diffusers, class_name)(**config).eval()
+        for parameter in model.parameters():  # zero-initialised gates and tables would hide errors
+            if parameter.abs().max() == 0:
+                nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@contextmanager
+def _no_autocast_warning() -> Iterator[None]:
+    """Mochi asks for a float32 autocast, which CPUs do not have; it computes in float32 all the same."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "In CPU autocast")
+        yield
+
+
 class SmallVideoTransformer:
     """A random model of one class. model: the transformer; start: its first latents; text: (2, 5, width); times: one timestep per call."""
 
     def __init__(self, name: str, calls: int = 12):
         if name not in VIDEO_TRANSFORMERS:
             raise ValueError(f"name must be one of {', '.join(VIDEO_TRANSFORMERS)}, got {name!r}")
-        class_name, config, shape, width = VIDEO_TRANSFORMERS[name]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.model: nn.Module = getattr(diffusers, class_name)(**config).eval()
-            for parameter in self.model.parameters():  # zero-initialised gates and tables would hide errors
-                if parameter.abs().max() == 0:
-                    nn.init.normal_(parameter, std=0.3)
+        _, _, shape, width = VIDEO_TRANSFORMERS[name]
+        self.model = _random_transformer(name)
         generator = torch.Generator().manual_seed(1)
         self.start = torch.randn(shape, generator=generator)
         self.text = torch.randn(BATCH, TEXT, width, generator=generator)
@@ -73,8 +90,7 @@ class SmallVideoTransformer:
         """The model's output at call n (1-based)."""
         text = self.text if text is None else text
         timestep = self.times[n - 1].expand(BATCH)
-        with warnings.catch_warnings():  # Mochi asks for a float32 autocast, which CPUs do not have; it computes in float32 all the same
-            warnings.filterwarnings("ignore", "In CPU autocast")
+        with _no_autocast_warning():
             return self.model(hidden_states=latents, timestep=timestep, encoder_hidden_states=text, return_dict=False, **self.extra)[0]
 
     @torch.no_grad()
@@ -95,3 +111,103 @@ class SmallVideoTransformer:
 def video_transformer(name: str, calls: int = 12) -> SmallVideoTransformer:
     """A small random transformer by the name of its architecture. Raises ValueError for an unknown name."""
     return SmallVideoTransformer(name, calls)
+
+
+# -- whole pipelines ---------------------------------------------------------------------------------------------------
+
+WORDS = ("a", "red", "blue", "ring", "disc", "moves", "up", "left")
+_FOUR = (8, 8, 8, 8)  # channels of a VAE that halves the picture three times
+
+# pipeline class; class and configuration of the VAE and of the scheduler (the class that the published model ships with); arguments of a call
+VIDEO_PIPELINES = {
+    "Latte": ("LattePipeline", ("AutoencoderKL", dict(
+        latent_channels=4, block_out_channels=(8, 8, 8), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, mid_block_add_attention=False)),
+        ("DDIMScheduler", dict(beta_start=0.0001, beta_end=0.02, clip_sample=False)),
+        dict(video_length=FRAMES, height=16, width=24, clean_caption=False)),
+    "CogVideoX": ("CogVideoXPipeline", ("AutoencoderKLCogVideoX", dict(
+        latent_channels=4, block_out_channels=_FOUR, layers_per_block=1, norm_num_groups=2)),
+        ("CogVideoXDDIMScheduler", dict(prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True)),
+        dict(num_frames=9, height=32, width=48, max_sequence_length=TEXT)),
+    "Wan": ("WanPipeline", ("AutoencoderKLWan", dict(
+        z_dim=4, base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 2.0, 1.0, 1.2])),
+        ("UniPCMultistepScheduler", dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)),
+        dict(num_frames=9, height=32, width=48, max_sequence_length=TEXT)),
+    "LTX": ("LTXPipeline", ("AutoencoderKLLTXVideo", dict(
+        latent_channels=4, block_out_channels=_FOUR, decoder_block_out_channels=_FOUR, layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5,
+        spatio_temporal_scaling=(True, True, False, False), decoder_spatio_temporal_scaling=(True, True, False, False), patch_size=4)),
+        ("FlowMatchEulerDiscreteScheduler", dict(use_dynamic_shifting=True, shift_terminal=0.1)),
+        dict(num_frames=9, height=64, width=96, max_sequence_length=TEXT)),
+    "Mochi": ("MochiPipeline", ("AutoencoderKLMochi", dict(
+        latent_channels=4, encoder_block_out_channels=(32,) * 4, decoder_block_out_channels=(32,) * 4, layers_per_block=(1,) * 5,
+        latents_mean=None, latents_std=None)),
+        ("FlowMatchEulerDiscreteScheduler", dict(invert_sigmas=True)),
+        dict(num_frames=13, height=32, width=48, max_sequence_length=TEXT)),
+    "HunyuanVideo": ("HunyuanVideoPipeline", ("AutoencoderKLHunyuanVideo", dict(
+        latent_channels=4, block_out_channels=_FOUR, layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False)),
+        ("FlowMatchEulerDiscreteScheduler", dict(shift=7.0)),
+        dict(num_frames=9, height=32, width=48, max_sequence_length=TEXT, prompt_template={"template": "a {}", "crop_start": 1},
+             negative_prompt="blue disc", true_cfg_scale=3.0)),
+}  # fmt: skip
+
+
+def _tokenizer() -> transformers.T5Tokenizer:
+    """One token a word, `</s>` at the end; four words fit into a text of 5 tokens."""
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -5.0)] + [("▁" + word, -1.0) for word in WORDS]
+    return transformers.T5Tokenizer(vocab=vocab, extra_ids=0)
+
+
+def _text_parts(name: str) -> dict:
+    """Tokenizers and text encoders, of the width that the transformer wants."""
+    width, vocab = VIDEO_TRANSFORMERS[name][3], len(WORDS) + 4
+    if name == "HunyuanVideo":  # the published tokenizers cut words into pieces; here the encoders share one that does not
+        llama = transformers.LlamaConfig(
+            vocab_size=vocab, hidden_size=width, intermediate_size=8, num_hidden_layers=3, num_attention_heads=1, pad_token_id=0, eos_token_id=1
+        )
+        clip = transformers.CLIPTextConfig(
+            vocab_size=vocab, hidden_size=7, intermediate_size=9, num_hidden_layers=1, num_attention_heads=1, projection_dim=7,
+            pad_token_id=0, bos_token_id=None, eos_token_id=1,
+        )  # fmt: skip
+        return {
+            "text_encoder": transformers.LlamaModel(llama), "tokenizer": _tokenizer(),
+            "text_encoder_2": transformers.CLIPTextModel(clip), "tokenizer_2": _tokenizer(),
+        }  # fmt: skip
+    config, model = (transformers.UMT5Config, transformers.UMT5EncoderModel) if name == "Wan" else (transformers.T5Config, transformers.T5EncoderModel)
+    return {
+        "text_encoder": model(config(vocab_size=vocab, d_model=width, d_kv=3, d_ff=9, num_layers=1, num_heads=2, pad_token_id=0, eos_token_id=1)),
+        "tokenizer": _tokenizer(),
+    }
+
+
+class SmallVideoPipeline:
+    """A pipeline of diffusers with small random parts, run from the prompt through tokenizer, text encoder, transformer and scheduler to the VAE.
+
+    pipe: the pipeline; transformer: its transformer, the same as in `video_transformer`; num_calls: calls of the transformer in one run and
+    one guidance branch; contexts: the cache contexts that one step opens (Latte opens none; Wan and HunyuanVideo call once per branch).
+    """
+
+    def __init__(self, name: str, num_calls: int = 10):
+        if name not in VIDEO_PIPELINES:
+            raise ValueError(f"name must be one of {', '.join(VIDEO_PIPELINES)}, got {name!r}")
+        pipeline, (vae, vae_config), (scheduler, scheduler_config), arguments = VIDEO_PIPELINES[name]
+        self.num_calls = num_calls
+        self.contexts = {"Latte": (), "Wan": ("cond", "uncond"), "HunyuanVideo": ("cond", "uncond")}.get(name, ("cond_uncond",))
+        self.transformer = _random_transformer(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            parts = {"vae": getattr(diffusers, vae)(**vae_config).eval(), **_text_parts(name)}
+        parts = {part: value.eval() if isinstance(value, nn.Module) else value for part, value in parts.items()}
+        self.pipe = getattr(diffusers, pipeline)(transformer=self.transformer, scheduler=getattr(diffusers, scheduler)(**scheduler_config), **parts)
+        self.pipe.set_progress_bar_config(disable=True)
+        self._arguments = {"prompt": "red ring moves up", "guidance_scale": 4.0, "num_inference_steps": num_calls, "output_type": "latent", **arguments}
+
+    def call(self, seed: int = 0, **changes) -> Tensor:
+        """Run the pipeline; returns latents, or a video (B, T, 3, H, W) in [0, 1] with output_type="pt". changes: other arguments of the pipeline."""
+        arguments = {**self._arguments, "generator": torch.Generator().manual_seed(seed), **changes}
+        with _no_autocast_warning():
+            return self.pipe(**arguments).frames
+
+
+def video_pipeline(name: str, num_calls: int = 10) -> SmallVideoPipeline:
+    """A small random pipeline by the name of its architecture. Raises ValueError for an unknown name."""
+    return SmallVideoPipeline(name, num_calls)

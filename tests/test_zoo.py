@@ -1,8 +1,10 @@
 """Models by name: refusals before any download, published configurations without weights, pinned revisions."""
 
+import inspect
+
+import diffusers
 import pytest
 import torch
-from diffusers import LatteTransformer3DModel
 
 from helpers import zoo
 from helpers.methods.caching_schedules import FAST_30, apply_adacache
@@ -26,6 +28,27 @@ def test_a_published_model_without_a_gpu_is_one_sentence_and_no_download(monkeyp
     assert zoo.missing("toy-latte") == ""
 
 
+def test_a_published_model_is_loaded_in_the_half_precision_that_suits_it(monkeypatch):
+    asked = {}
+
+    class Pipe:
+        def to(self, device):
+            return self
+
+        def set_progress_bar_config(self, **_):
+            pass
+
+    monkeypatch.setattr(zoo, "missing", lambda name: "")
+    monkeypatch.setattr(zoo, "pinned_revision", lambda name: "c0ffee")
+    monkeypatch.setattr(zoo.DiffusionPipeline, "from_pretrained", lambda name, **options: asked.update({name: options}) or Pipe())
+    for name in ("maxin-cn/Latte-1", "genmo/mochi-1-preview"):
+        zoo.load(name)
+    assert asked == {
+        "maxin-cn/Latte-1": {"revision": "c0ffee", "torch_dtype": torch.float16},
+        "genmo/mochi-1-preview": {"revision": "c0ffee", "torch_dtype": torch.bfloat16},
+    }
+
+
 def test_the_first_download_pins_the_commit_for_later_ones(monkeypatch, tmp_path):
     class Info:
         sha = "c0ffee"
@@ -39,17 +62,52 @@ def test_the_first_download_pins_the_commit_for_later_ones(monkeypatch, tmp_path
     assert zoo.pinned_revision("maxin-cn/Latte-1") == "c0ffee"
 
 
-def test_published_architectures_without_weights():
-    for entry in zoo.ENTRIES.values():
-        if not entry.config:
-            continue
-        with torch.device("meta"):
-            model = LatteTransformer3DModel(**entry.config)
-        with apply_adacache(model, FAST_30, 30) as handle:
-            assert sum(handle.groups.values()) == 2 * entry.config["num_layers"]
-            assert handle.probe == "temporal_transformer_blocks.13.attn1"  # the paper's block 13 of 28
-        weights = 2 * sum(p.numel() for p in model.parameters()) / 2**30
-        assert weights < entry.gpu_gb
+# hub id: parameters of the transformer in billions, number of blocks in each list, probe (the middle of the first or temporal list),
+# tokens of one latent frame at the published size (pixels / 8 by the VAE, / 2 by the patches; LTX's VAE divides by 32)
+PUBLISHED = {
+    "maxin-cn/Latte-1": (1.06, {"transformer_blocks": 28, "temporal_transformer_blocks": 28}, "temporal_transformer_blocks.13.attn1", 32 * 32),
+    "THUDM/CogVideoX-2b": (1.7, {"transformer_blocks": 30}, "transformer_blocks.14.attn1", 30 * 45),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": (1.42, {"blocks": 30}, "blocks.14.attn1", 30 * 52),
+    "Lightricks/LTX-Video": (1.92, {"transformer_blocks": 28}, "transformer_blocks.13.attn1", 16 * 22),
+    "genmo/mochi-1-preview": (10.0, {"transformer_blocks": 48}, "transformer_blocks.23.attn1", 30 * 53),
+    "hunyuanvideo-community/HunyuanVideo": (12.8, {"transformer_blocks": 20, "single_transformer_blocks": 40}, "transformer_blocks.9.attn", 45 * 80),
+}
+
+
+def test_every_published_entry_is_checked():
+    assert set(PUBLISHED) == {name for name, entry in zoo.ENTRIES.items() if entry.config} == {n for n in zoo.ENTRIES if "/" in n}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_architectures_without_weights(name):
+    billions, groups, probe, tokens = PUBLISHED[name]
+    entry, model = zoo.entry(name), zoo.blank_transformer(name)
+    assert {p.device.type for p in model.parameters()} == {"meta"} and not model.training
+    with apply_adacache(model, FAST_30, 30) as handle:
+        assert handle.groups == groups
+        assert handle.probe == probe
+    parameters = sum(p.numel() for p in model.parameters())
+    assert parameters == pytest.approx(billions * 1e9, rel=0.02)
+    assert 2 * parameters / 2**30 < entry.gpu_gb
+    assert entry.tokens_a_frame == tokens
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_calls_are_arguments_of_their_pipelines(name):
+    entry = zoo.entry(name)
+    pipeline = getattr(diffusers, entry.pipeline)
+    assert set(entry.call) <= set(inspect.signature(pipeline.__call__).parameters)
+    assert set(entry.config) <= set(inspect.signature(getattr(diffusers, entry.transformer).__init__).parameters)
+    assert {"num_inference_steps", "guidance_scale", "height", "width"} <= set(entry.call)
+    assert entry.call["height"] % entry.token_size == entry.call["width"] % entry.token_size == 0
+
+
+def test_a_model_without_a_published_configuration_has_no_blank():
+    with pytest.raises(ValueError, match="no published configuration of 'toy-latte'; it holds those of maxin-cn/Latte-1"):
+        zoo.blank_transformer("toy-latte")
+    with pytest.raises(ValueError, match="no model 'latte'"):
+        zoo.blank_transformer("latte")
+    assert zoo.entry("toy-latte").tokens_a_frame == 0
 
 
 def test_clip_refuses_what_is_no_prompt():

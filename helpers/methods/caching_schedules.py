@@ -663,6 +663,7 @@ class AdaCacheHandle:
         if registry.get_hook(_ROOT) is self._cache.root:
             for name in (_ROOT, _BLOCK, _PROBE):
                 registry.remove_hook(name, recurse=True)
+            vars(self.transformer).pop("enable_cache", None)
             registry.invalidate_child_registries_cache()
 
     def __enter__(self) -> AdaCacheHandle:
@@ -715,19 +716,20 @@ def apply_adacache(
     A run ends with call N, with a pipeline's end, with an exception inside the model, or when the timesteps turn back
     (they may fall or rise, Mochi's rise): a run that was interrupted leaves nothing behind. On an accelerator the
     timesteps are only looked at where the text embedding is another tensor than at the call before, as in every new
-    pipeline run, so that skipped calls never wait for the device; a hand-written loop that is stopped half-way there, and
-    started again with the same embedding tensor, needs `handle.reset()`.
+    pipeline run from a prompt, so that skipped calls never wait for the device; a loop or a pipeline that is stopped half-way
+    there, and started again with the same embedding tensor, needs `handle.reset()`.
 
     Returns an AdaCacheHandle. Raises TypeError or ValueError for bad options, a model without a known block list, a
-    model that already caches, and, at a call: more than N calls in one run, a changed resolution or dtype inside a run, a
-    probe that did not run. Raises RuntimeError for calls with gradients enabled: stored residuals carry none.
+    model that already caches or is given another cache later, and, at a call: more than N calls in one run, a changed
+    resolution or dtype inside a run, a probe that did not run, hidden states that change between blocks of a list
+    (storage="group"). Raises RuntimeError for calls with gradients enabled: stored residuals carry none.
     """
     _choice("storage", storage, ("group", "block"))
     _choice("reuse", reuse, REUSES)
     _choice("decide", decide, ("shared", "each"))
     if not isinstance(transformer, nn.Module):
         raise TypeError(f"transformer must be a torch module, got {type(transformer).__name__}")
-    if getattr(transformer, "is_cache_enabled", False):
+    if getattr(transformer, "is_cache_enabled", False) or _other_caches(transformer):
         raise ValueError("transformer already has a diffusers cache enabled; call transformer.disable_cache() first")
     registry = getattr(transformer, "_diffusers_hook", None)
     if registry is not None and registry.get_hook(_ROOT) is not None:
@@ -758,6 +760,8 @@ def apply_adacache(
             HookRegistry.check_if_exists_or_initialize(block).register_hook(hook, _BLOCK)
     if probe_module is not probe_block:
         HookRegistry.check_if_exists_or_initialize(probe_module).register_hook(_ProbeHook(cache), _PROBE)
+    if hasattr(transformer, "enable_cache"):
+        transformer.enable_cache = _refuse_second_cache  # hides the method of the class until remove()
     # contexts are handed down a cached list of hooked modules: have it made anew
     HookRegistry.check_if_exists_or_initialize(transformer).invalidate_child_registries_cache()
     return AdaCacheHandle(transformer, cache, {name: len(blocks) for name, blocks in groups.items()}, probe_name)
@@ -766,6 +770,19 @@ def apply_adacache(
 _ROOT, _BLOCK, _PROBE = "adacache_root", "adacache_block", "adacache_probe"
 _INPUTS = ("hidden_states", "encoder_hidden_states", "timestep")
 _INFERENCE = CacheContext("inference")  # where the pipeline opens no context
+
+
+def _refuse_second_cache(config: Any) -> None:
+    raise ValueError("transformer has AdaCache applied; call remove() of its handle before enable_cache()")
+
+
+def _other_caches(transformer: nn.Module) -> set[str]:
+    """Names of the classes of diffusers' own cache hooks on a model, also of those that `apply_..._cache` put there."""
+    hooks = (hook for module in transformer.modules() if hasattr(module, "_diffusers_hook") for hook in module._diffusers_hook.hooks.values())
+    return {type(hook).__name__ for hook in hooks if type(hook).__module__.rpartition(".")[2] in _CACHES}
+
+
+_CACHES = ("faster_cache", "first_block_cache", "mag_cache", "pyramid_attention_broadcast", "sea_cache", "taylorseer_cache", "text_kv_cache")
 
 
 def _metadata(block: nn.Module) -> TransformerBlockMetadata | None:
@@ -837,7 +854,7 @@ class _Cache:
 
     def __init__(self, transformer: nn.Module, clock: Any, group: bool, linear: bool, shared: bool, record: bool) -> None:
         self.clock, self.group, self.linear, self.shared, self.record = clock, group, linear, shared, record
-        self.states = StateManager(_State)
+        self.transformer, self.states = transformer, StateManager(_State)
         self.reports: list[Report] = []
         self.state: _State | None = None  # of the call in progress
         self.active = True
@@ -863,7 +880,10 @@ class _Cache:
         if self.own_context:
             self.states.set_context(_INFERENCE)
         hidden, text, timestep = (self._argument(name, args, kwargs) for name in _INPUTS)
-        if isinstance(timestep, Tensor) and timestep.device.type == "cpu":
+        index = getattr(self.states.context, "step_index", None)
+        if index is not None:  # the pipeline says how far it is (Wan): nothing needs to be read from the device
+            timestep = index
+        elif isinstance(timestep, Tensor) and timestep.device.type == "cpu":
             timestep = _value(timestep)
         state = self.states.get_state()
         if self._is_new_run(state, timestep, text):
@@ -871,6 +891,8 @@ class _Cache:
             self.reset()
             self.states.set_context(context)
             state = self.states.get_state()
+        if not state.calls and (others := _other_caches(self.transformer)):
+            raise ValueError(f"transformer got another cache after AdaCache ({', '.join(sorted(others))}): remove one of them")
         self._check_inputs(state, hidden, text)
         state.timesteps = [*state.timesteps[:1], timestep.detach().max() if isinstance(timestep, Tensor) else timestep]
         state.text = weakref.ref(text) if isinstance(text, Tensor) else None
@@ -905,13 +927,13 @@ class _Cache:
             return False  # reading it would make the host wait for the device
         start, before, now = (_value(t) for t in (*(state.timesteps * 2)[:2], timestep))
         direction, step = before - start, now - before
-        if finished and direction * step > 0:
+        if finished and direction and direction * step >= 0:  # second-order samplers repeat a timestep
             clock = state.clock
             raise ValueError(
                 f"call {clock.call + 1} of a run planned with num_calls={clock.num_calls}: num_calls counts denoiser calls, "
                 "not steps; use handle.reset() if this is a new video"
             )
-        return finished or direction * step < 0 or (state.calls == 1 and step == 0 and not same_text)
+        return finished or direction * step < 0 or (state.calls == 1 and step == 0)
 
     def _check_inputs(self, state: _State, *inputs: Any) -> None:
         signature = [(t.shape, t.dtype) for t in inputs if isinstance(t, Tensor)]
@@ -929,12 +951,14 @@ class _Cache:
         from its first input to its last output before the next list begins, and the last list's stretch to the end of the
         stack, with everything that earlier lists do in between (Latte alternates: one spatial block, then the rest).
         """
-        running, self.latest = self.state.running, key
+        running, before, self.latest = self.state.running, self.latest, key
         if not self.group:
             running[key] = _difference(inputs, outputs)
         elif key not in running:
             running[key], self.newest = [inputs, outputs], key
         elif key == self.newest:
+            if before == key and any(new is not old for new, old in zip(inputs, running[key][1]) if old is not None):
+                raise ValueError(f"the model works on its hidden states between the blocks of {key[0]!r}: use storage='block'")
             running[key][1] = outputs
 
     @torch.compiler.disable
@@ -1034,6 +1058,13 @@ def _value(timestep: Any) -> float | None:
     return float(timestep.max() if timestep.numel() > 64 else max(timestep.flatten().tolist()))
 
 
+class _OnlyLast(nn.ModuleList):
+    """A list of blocks of which a loop sees only the last one; length and indices are those of the whole list."""
+
+    def __iter__(self):
+        return iter((self[-1],))
+
+
 class _RootHook(ModelHook):
     """On the transformer: decides before the call, files the report after it.
 
@@ -1047,7 +1078,7 @@ class _RootHook(ModelHook):
         super().__init__()
         self.cache = cache
         self.lists = dict(groups) if cache.group else {}
-        self.shortcuts = {name: nn.ModuleList([blocks[-1]]) for name, blocks in self.lists.items()}
+        self.shortcuts = {name: _OnlyLast(blocks) for name, blocks in self.lists.items()}
         self.state_manager = cache.states  # found here by `transformer.cache_context(...)`
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
