@@ -183,7 +183,8 @@ class SmallVideoPipeline:
     """A pipeline of diffusers with small random parts, run from the prompt through tokenizer, text encoder, transformer and scheduler to the VAE.
 
     pipe: the pipeline; transformer: its transformer, the same as in `video_transformer`; num_calls: calls of the transformer in one run and
-    one guidance branch; contexts: the cache contexts that one step opens (Latte opens none; Wan and HunyuanVideo call once per branch).
+    one guidance branch; contexts: the cache contexts that one step opens (Latte opens none; Wan and HunyuanVideo call once per branch);
+    latent: frames, height and width of the latents, before the transformer cuts them into patches.
     """
 
     def __init__(self, name: str, num_calls: int = 10):
@@ -191,6 +192,7 @@ class SmallVideoPipeline:
             raise ValueError(f"name must be one of {', '.join(VIDEO_PIPELINES)}, got {name!r}")
         pipeline, (vae, vae_config), (scheduler, scheduler_config), arguments = VIDEO_PIPELINES[name]
         self.num_calls = num_calls
+        self.latent = dict(num_frames=FRAMES, height=4, width=6)
         self.contexts = {"Latte": (), "Wan": ("cond", "uncond"), "HunyuanVideo": ("cond", "uncond")}.get(name, ("cond_uncond",))
         self.transformer = _random_transformer(name)
         with torch.random.fork_rng(devices=[]):

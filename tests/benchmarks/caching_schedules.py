@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from helpers.methods.caching_schedules import FAST_30, CachingClock, Codebook, apply_adacache, uniform_calls
+from helpers.methods.motion_regularization import MotionRegulariser, layout_of
 
 CALLS, GUIDANCE = 30, 3.0
 MODEL = ROOT / "data" / "models" / "toy-latte"
@@ -123,19 +124,23 @@ def for_free(transformer, denoise, plan):
             del block.forward
 
 
-def deciding(transformer, denoise, repeats):
-    """Median seconds of one tick and observe on the model's own probe residuals."""
+def deciding(transformer, denoise, repeats, sample):
+    """Median seconds of one tick and observe on the model's own probe residuals: plain, with MoReg, and expecting a line."""
     with apply_adacache(transformer, Codebook((), (1,)), CALLS, record=True) as handle:
         denoise()
-    seconds = []
+    frames, height, width = sample.shape[2:]
+    moreg = MotionRegulariser(layout_of(transformer, num_frames=frames, height=height, width=width), window=(4, 26))
+    kinds = {"": {}, "_moreg": dict(regulariser=moreg), "_linear": dict(expect="linear")}
+    seconds = {kind: [] for kind in kinds}
     for _ in range(repeats):
-        clock = CachingClock(Codebook((0.1,), (1, 1)), CALLS)
-        for probe in handle.last.probes:
-            start = perf_counter()
-            clock.tick()
-            clock.observe(probe)
-            seconds.append(perf_counter() - start)
-    return statistics.median(seconds)
+        for kind, options in kinds.items():
+            clock = CachingClock(Codebook((0.1,), (1, 1)), CALLS, **options)
+            for probe in handle.last.probes:
+                start = perf_counter()
+                clock.tick()
+                clock.observe(probe)
+                seconds[kind].append(perf_counter() - start)
+    return {kind: statistics.median(values) for kind, values in seconds.items()}
 
 
 def measure(repeats):
@@ -161,8 +166,10 @@ def measure(repeats):
         "repeats": repeats,
         "seconds_full": full,
         "ms_full_call": 1e3 * full / CALLS,
-        "ms_decision": 1e3 * deciding(transformer, denoise, repeats),
     }
+    for kind, decision in deciding(transformer, denoise, repeats, seen["hidden_states"]).items():
+        result[f"ms_decision{kind}"] = 1e3 * decision
+        result[f"decision_share{kind}"] = decision / (full / CALLS)
     for name in plans:
         n = computed[name]
         ratios = [f / c for f, c in zip(seconds["full"], seconds[name], strict=True)]
@@ -177,7 +184,9 @@ def measure(repeats):
 
 def table(result):
     print(f"{result['model']}, {CALLS} calls, one thread, median of {result['repeats']}")
-    print(f"a full call takes {result['ms_full_call']:.2f} ms, a decision {result['ms_decision']:.3f} ms")
+    print(f"a full call takes {result['ms_full_call']:.2f} ms")
+    for kind, label in (("", "a decision"), ("_moreg", "with MoReg"), ("_linear", "expecting a line")):
+        print(f"{label:17} {result[f'ms_decision{kind}']:.3f} ms, {result[f'decision_share{kind}']:.2%} of a full call")
     print(f"{'':8}{'computed':>10}{'seconds':>10}{'speed-up':>10}{'efficiency':>12}{'ceiling':>10}{'ms a skipped call':>20}")
     print(f"{'full':8}{CALLS:10d}{result['seconds_full']:10.3f}{1:10.2f}{1:12.3f}{1:10.3f}")
     for name in ("2x", "3x"):

@@ -1117,3 +1117,25 @@ def test_a_pipeline_with_fewer_steps_reports_an_incomplete_run(pipeline):
         sample(num_inference_steps=5)
         assert not handle.last.complete and handle.last.computed == (1, 2, 5)
         assert handle.clock.call == 0
+
+
+@pytest.mark.parametrize("name", [n for n in small_models.VIDEO_TRANSFORMERS if n != "Mochi"])  # Mochi's own attention reads its text mask
+def test_nothing_is_read_from_the_device_at_skipped_calls(name):
+    """Tensors on the meta device have no values: whoever reads one there fails. Only computed calls of a deciding clock do."""
+    net = small_models.video_transformer(name, N)
+    net.model.to("meta")
+    extra = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in net.extra.items()}
+    latents, text, times = (t.to("meta") for t in (net.start, net.text, net.times))
+
+    def call(n):
+        return net.model(hidden_states=latents, timestep=times[n - 1].expand(B), encoder_hidden_states=text, return_dict=False, **extra)[0]
+
+    for reuse in ("hold", "linear"):
+        with apply_adacache(net.model, clock=FixedClock([1, 2, 6], N), reuse=reuse) as handle, torch.no_grad():
+            for n in range(1, N + 1):
+                call(n)
+        assert handle.last.computed == (1, 2, 6)
+    with apply_adacache(net.model, RATE_3, N), torch.no_grad():
+        call(1)
+        with pytest.raises((RuntimeError, NotImplementedError)):  # the distance between the probes of calls 1 and 2
+            call(2)
