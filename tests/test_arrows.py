@@ -19,7 +19,8 @@ MAY = {
     "pages": set(),
     "zoo": {"toyworld", "realdata"},
     "methods": set(),
-    "recipes": {"zoo", "metrics", "toyworld", "realdata", "methods", "figures"},
+    "caches": {"methods", "zoo", "metrics", "toyworld"},
+    "recipes": {"zoo", "caches", "metrics", "toyworld", "realdata", "methods", "figures"},
 }
 
 

@@ -18,6 +18,13 @@ def test_one_json_object_becomes_rows(tmp_path):
     assert lines == [["benchmark", "measured", "value"], ["toy", "rate", "1.235"], ["toy", "count", "3"], ["toy", "seconds", "in", "all", "0.5"]]
 
 
+def test_rows_become_a_table_below():
+    measured = {"count": 2, "rows": [{"name": "a", "psnr": 40.123456, "front": ["x", "y"]}, {"name": "long name", "psnr": None, "more": {"x": 1}}]}
+    flat, below = table({"toy": (measured, 0.5)}).split("\n\n")
+    assert ["toy", "rows", "2", "rows,", "below"] in [line.split() for line in flat.splitlines()] and "psnr" not in flat
+    assert below.splitlines() == ["toy: rows", "name       psnr   front", "a          40.12  x; y", "long name  -      -"]
+
+
 @pytest.mark.parametrize(
     "text, reason", [("print('words')", "one JSON object"), ("print([1])", "one JSON object"), ("raise RuntimeError('broken')", "RuntimeError: broken")]
 )

@@ -136,11 +136,11 @@ class Codebook:
             raise ValueError(f"multiplier must be > 0, got {multiplier}")
         return Codebook(tuple(threshold * multiplier for threshold in self.thresholds), self.rates)
 
-    def reach(self, num_calls: int, first: int = 1, last: int = 2) -> tuple[int, int]:
+    def reach(self, num_calls: int, first: int = 1, last: int = 2, start: int = 1) -> tuple[int, int]:
         """(smallest, largest) number of computed calls that this table can lead to, whatever the video shows."""
         counts = []
         for rate in (self.rates[0], self.rates[-1]):
-            clock = CachingClock(Codebook((), (rate,)), num_calls, first=first, last=last)
+            clock = CachingClock(Codebook((), (rate,)), num_calls, first=first, last=last, start=start)
             counts.append(len(_calls_of(clock, lambda old, new: 0.0)))
         return counts[0], counts[1]
 
@@ -222,10 +222,11 @@ class CachingClock:
     Use it once per call of the denoiser: `computed = clock.tick()`, and when that is True hand the fresh probe residual
     to `clock.observe(probe)`. A call is computed when `rate` calls have passed since the last computed one, and always
     among the first `first` and the last `last` calls. The distance to the last computed call's probe sets the rate that
-    holds from the next call on. The rate starts at 1, so that call 2 is computed too.
+    holds from the next call on. The rate starts at `start`, 1 in the official code, so that call 2 is computed too.
 
     codebook: a Codebook. num_calls: N, the number of denoiser calls of one video (not always the number of steps: second
-    order samplers call twice). first >= 1 and last >= 0: calls that are always computed. metric, form: see `distance`.
+    order samplers call twice). first >= 1 and last >= 0: calls that are always computed. start >= 1: rate after call 1; where
+    few calls are computed in all, 1 spends two of them side by side. metric, form: see `distance`.
     With form="code" the distance is divided by the rate in force; at a forced call that is more than the true gap.
     form="paper" divides by the true gap. expect: what the probe is compared with. "hold": the last computed call's probe,
     as in the paper. "linear" (ours): the line through the probes of the last two computed calls, the right question where
@@ -245,6 +246,7 @@ class CachingClock:
         *,
         first: int = 1,
         last: int = 2,
+        start: int = 1,
         metric: str = "l1",
         form: str = "code",
         expect: str = "hold",
@@ -257,7 +259,7 @@ class CachingClock:
                 raise TypeError(f"regulariser must have a method {name}, got {type(regulariser).__name__}")
         self.codebook, self.regulariser = codebook, regulariser
         self.num_calls = _integer("num_calls", num_calls, 1)
-        self.first, self.last = _integer("first", first, 1), _integer("last", last, 0)
+        self.first, self.last, self.start = _integer("first", first, 1), _integer("last", last, 0), _integer("start", start, 1)
         self.metric, self.form = _choice("metric", metric, METRICS), _choice("form", form, FORMS)
         self.expect = _choice("expect", expect, REUSES)
         self._warned = False
@@ -265,7 +267,7 @@ class CachingClock:
 
     def reset(self) -> None:
         """Forget everything: the next tick is call 1 of a new video."""
-        self.call, self.rate, self.trace = 0, 1, []
+        self.call, self.rate, self.trace = 0, self.start, []
         self._previous = self._gap = 0  # last computed call, and how far it was from the one before
         self._probe: Tensor | None = None
         self._slope: Tensor | None = None  # with expect="linear": the probe's change per call
@@ -473,7 +475,7 @@ def calibrate(
     bisected until `predict_calls` computes target_calls on average.
 
     distances: one [N] or [N, N] per video, as in `predict_calls` (matrices predict better), or the probes themselves, as in
-    `replay_calls`; these also serve clocks with other `options` (metric, form, expect, regulariser of `CachingClock`).
+    `replay_calls`; these also serve clocks with other `options` (start, metric, form, expect, regulariser of `CachingClock`).
     rates: of the codebook. trim: in [0, 0.5). Returns the codebook. Raises ValueError when target_calls is outside the reach of the rates, or
     when the distances are too alike to set thresholds.
     Thresholds belong to a model, a sampler and a number of steps: never carry them over silently.
@@ -498,7 +500,7 @@ def calibrate(
     runs = distances if replayed else [_recorded(d, num_calls) for d in distances]
     if not 0 <= _real("trim", trim) < 0.5:
         raise ValueError(f"trim must lie in [0, 0.5), got {trim}")
-    low, high = Codebook(range(len(rates) - 1), rates).reach(num_calls, first, last)
+    low, high = Codebook(range(len(rates) - 1), rates).reach(num_calls, first, last, options.get("start", 1))
     if not low <= _real("target_calls", target_calls) <= high:
         raise ValueError(f"target_calls={target_calls} is out of reach: rates {tuple(rates)} compute between {low} and {high} of {num_calls} calls")
     if len(rates) == 1:
@@ -688,6 +690,7 @@ def apply_adacache(
     expect: str = "hold",
     first: int = 1,
     last: int = 2,
+    start: int = 1,
     regulariser: Any = None,
     record: bool = False,
 ) -> AdaCacheHandle:
@@ -699,7 +702,7 @@ def apply_adacache(
     block class is registered in diffusers' `TransformerBlockRegistry`.
 
     transformer: the model; its own parameters are never touched. codebook, num_calls (N, counted in denoiser calls),
-    metric, form, expect, first, last, regulariser: see `CachingClock`; or give a finished clock instead (`FixedClock`).
+    metric, form, expect, first, last, start, regulariser: see `CachingClock`; or give a finished clock instead (`FixedClock`).
     probe: which residual is watched. "attention": self-attention of the middle block (of the temporal blocks where there
     are some), times its gate in adaLN-single blocks (Latte), as in the paper. "block": all that the middle block adds.
     Otherwise the name of a submodule, as "transformer_blocks.0.ff".
@@ -737,11 +740,11 @@ def apply_adacache(
     if clock is None:
         if codebook is None or num_calls is None:
             raise ValueError("codebook and num_calls are needed where no clock is given")
-        options = dict(first=first, last=last, metric=metric, form=form, expect=expect, regulariser=regulariser)
+        options = dict(first=first, last=last, start=start, metric=metric, form=form, expect=expect, regulariser=regulariser)
         clock = CachingClock(codebook, num_calls, **options)
     else:
-        if (codebook, num_calls, metric, form, expect, first, last, regulariser) != (None, None, "l1", "code", "hold", 1, 2, None):
-            raise ValueError("clock already holds codebook, num_calls, metric, form, expect, first, last and regulariser: give one")
+        if (codebook, num_calls, metric, form, expect, first, last, start, regulariser) != (None, None, "l1", "code", "hold", 1, 2, 1, None):
+            raise ValueError("clock already holds codebook, num_calls, metric, form, expect, first, last, start and regulariser: give one")
         absent = [a for a in ("tick", "observe", "reset", "call", "num_calls", "trace") if not hasattr(clock, a)]
         if absent:
             raise TypeError(f"clock must be a CachingClock, a FixedClock or alike, {type(clock).__name__} has no {absent}")

@@ -9,6 +9,7 @@ import contextlib
 import shutil
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -295,8 +296,13 @@ def unseen_pairs(count: int) -> list[str]:
 def measure(pipe: LattePipeline, prompts: list[str], label: str) -> dict[str, tuple[float, int]]:
     """Share of prompts that each attribute is right for, as (percent, number of prompts that say it), by `analysers.judge`; and seconds a clip."""
     pipe.set_progress_bar_config(disable=True)
+    return measure_clips(lambda prompt, seed: zoo.clip(pipe, prompt, seed, **zoo.entry(NAME).call), prompts, label)
+
+
+def measure_clips(make: Callable[[str, int], Tensor], prompts: list[str], label: str) -> dict[str, tuple[float, int]]:
+    """`measure` for whatever makes a clip (T, 3, H, W) from a prompt and a seed."""
     start = time.monotonic()
-    video = torch.stack([zoo.clip(pipe, prompt, seed, **zoo.entry(NAME).call) for seed, prompt in enumerate(tqdm(prompts, desc=label, mininterval=5))])
+    video = torch.stack([make(prompt, seed) for seed, prompt in enumerate(tqdm(prompts, desc=label, mininterval=5))])
     seconds = (time.monotonic() - start) / len(prompts)
     verdict = analysers.judge(video, prompts)
     still = torch.tensor([" and " not in p and p.endswith("stays still") for p in prompts])
@@ -317,13 +323,6 @@ def reconstruction_psnr(pipe: LattePipeline) -> float:
 def card(quality: dict[str, dict], psnr: float, vae: AutoencoderKL, model: TextToVideo, device: torch.device) -> str:
     """The model card, as text."""
     columns = list(quality)
-    rows = [name for name in next(iter(quality.values())) if name != "seconds a clip"]
-
-    def cell(column: str, row: str) -> str:
-        value, count = quality[column][row]
-        return "-" if count == 0 else f"{value:.1f} % (n = {count})"
-
-    table = "\n".join(f"| {row} | " + " | ".join(cell(column, row) for column in columns) + " |" for row in rows)
     parameters = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in
                   (("transformer", model.transformer), ("text encoder", model.text_encoder), ("autoencoder", vae))}  # fmt: skip
     call = zoo.entry(NAME).call
@@ -349,10 +348,20 @@ Measured by the toy world's analysers, one clip a prompt, none chosen. "motion" 
 grows, the ground moves under a panning camera. "all" asks that everything the prompt says is right. The first two columns are prompts of one
 object. Prompts of two objects stand apart: mind their column before you rely on them.
 
-| | {" | ".join(columns)} |
-| --- |{" --- |" * len(columns)}
-{table}
+{quality_table(quality)}
 """
+
+
+def quality_table(quality: dict[str, dict]) -> str:
+    """Markdown: what was measured, a column for each kind of prompt."""
+    rows = [name for name in next(iter(quality.values())) if name != "seconds a clip"]
+
+    def cell(column: str, row: str) -> str:
+        value, count = quality[column][row]
+        return "-" if count == 0 else f"{value:.1f} % (n = {count})"
+
+    head = f"| | {' | '.join(quality)} |\n| --- |{' --- |' * len(quality)}\n"
+    return head + "\n".join(f"| {row} | " + " | ".join(cell(column, row) for column in quality) + " |" for row in rows)
 
 
 def write_card(folder: Path, vae: AutoencoderKL, model: TextToVideo, device: torch.device) -> None:

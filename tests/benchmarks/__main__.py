@@ -26,12 +26,37 @@ def run(path: Path) -> tuple[dict, float]:
 
 
 def table(results: dict[str, tuple[dict, float]]) -> str:
-    """All measurements in one table, four significant digits."""
-    rows = [("benchmark", "measured", "value")]
+    """All measurements in one table, four significant digits; below it a table of its own for every measured list of rows."""
+    rows, below = [("benchmark", "measured", "value")], []
     for name, (measured, seconds) in results.items():
-        rows += [(name, key, f"{value:.4g}" if isinstance(value, float) else str(value)) for key, value in measured.items()]
+        for key, value in measured.items():
+            if is_rows(value):
+                rows.append((name, key, f"{len(value)} rows, below"))
+                below.append(f"{name}: {key}\n{aligned(listed(value))}")
+            else:
+                rows.append((name, key, text(value)))
         rows.append((name, "seconds in all", f"{seconds:.1f}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n\n".join([aligned(rows), *below])
+
+
+def is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def listed(rows: list[dict]) -> list[tuple[str, ...]]:
+    """Rows of one benchmark as cells under their names; what is itself a table inside a row is left to --json."""
+    names = [name for name in dict.fromkeys(key for row in rows for key in row) if not any(isinstance(row.get(name), dict) for row in rows)]
+    return [tuple(names), *(tuple(text(row.get(name)) for name in names) for row in rows)]
+
+
+def text(value: object) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(text, value))
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 

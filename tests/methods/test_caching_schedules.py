@@ -344,6 +344,20 @@ def test_a_clock_that_expects_a_line_sees_only_what_leaves_it():
         assert schedule(FAST_30, 12, lambda n: [1.0 + n, 2.0], metric=metric, expect="linear")[0] == 1
 
 
+def test_a_clock_may_start_at_another_rate():
+    still = lambda n: [1.0]  # noqa: E731
+    assert schedule(FAST_30, 30, still, start=3) == [1, 4, 10, 16, 22, 28, 29, 30]
+    assert schedule(FAST_30, 30, still, start=1) == schedule(FAST_30, 30, still)
+    clock = CachingClock(Codebook((), (2,)), 9, start=4, last=0, expect="linear")
+    calls, distances = run_clock(clock, lambda n: [float(n)])
+    assert calls == [1, 5, 7, 9] and distances[4] == pytest.approx(4 / 1 / 4) and distances[6] == 0  # the line through calls 1 and 5
+    clock.reset()
+    assert clock.rate == 4
+    assert Codebook((), (3,)).reach(9, last=0, start=3) == (3, 3)
+    with pytest.raises(ValueError, match="start must be an integer >= 1, got 0"):
+        CachingClock(FAST_30, 30, start=0)
+
+
 def test_replaying_a_recorded_run():
     probes = list(recorded(3))
     clock = CachingClock(FAST_30, 30)
