@@ -19,7 +19,6 @@ METHOD_STYLE = {
     "random": (GREY, "x", ":"),
     "oracle": ("#000000", "*", "-."),
     "AdaCache": (PALETTE[0], "o", "-"),
-    "MoReg": (PALETTE[9], "D", "-"),
     "fewer steps": (PALETTE[1], "s", "--"),
     "uniform caching": (PALETTE[2], "^", "--"),
     "best fixed schedule": (PALETTE[3], "v", "-."),

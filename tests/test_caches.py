@@ -206,7 +206,7 @@ def test_defaults_that_do_nothing_are_noticed(benches, uncached, model, config):
 
 
 def test_a_clock_that_computes_everything_is_noticed(benches):
-    with pytest.raises(caches.NothingSkipped, match="uniform with its knob at 8"):
+    with pytest.raises(caches.NothingSkipped, match="uniform caching with its knob at 8"):
         caches.measure(benches["toy-latte"], caches.METHODS["uniform caching"], CALLS, PROMPT, SEED)
 
 
