@@ -5,7 +5,6 @@ and scheduler are those of toy-latte, as they are; only the transformer is train
 checkpoints lie under .recipes/toy-cogvideox.
 """
 
-import argparse
 import contextlib
 import shutil
 from pathlib import Path
@@ -144,22 +143,15 @@ def write_card(folder: Path, model: CogVideoXTransformer3DModel, device: torch.d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path(".recipes") / NAME, help="folder of the checkpoints")
-    parser.add_argument("--out", type=Path, default=zoo.MODELS / NAME, help="folder of the finished model")
-    arguments = parser.parse_args()
-    rank, _ = training.join_processes()
-    device = torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(1)
+    work, out, rank, device = training.begin(NAME, __doc__)
     pipe = zoo.load("toy-latte")
-    bank, captions = encode_bank(pipe, arguments.work)
-    model = train(pipe, bank, captions, arguments.work, device)
+    bank, captions = encode_bank(pipe, work)
+    model = train(pipe, bank, captions, work, device)
     if rank > 0:
         return
-    write_folder(model, arguments.out)
-    write_card(arguments.out, model, device)
-    if arguments.out.parent == zoo.MODELS:
-        training.write_manifest()
+    write_folder(model, out)
+    write_card(out, model, device)
+    training.write_manifest_of(out)
 
 
 if __name__ == "__main__":

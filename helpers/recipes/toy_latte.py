@@ -4,7 +4,6 @@ Three stages, each resumable: an AutoencoderKL on single frames, a bank of encod
 its T5 text encoder. `python -m helpers.recipes.toy_latte` runs them all; checkpoints lie under .recipes/toy-latte.
 """
 
-import argparse
 import contextlib
 import shutil
 import time
@@ -376,22 +375,15 @@ def write_card(folder: Path, vae: AutoencoderKL, model: TextToVideo, device: tor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path(".recipes") / NAME, help="folder of the checkpoints")
-    parser.add_argument("--out", type=Path, default=zoo.MODELS / NAME, help="folder of the finished model")
-    arguments = parser.parse_args()
-    rank, _ = training.join_processes()
-    device = torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(1)
-    vae = train_vae(arguments.work, device)
-    bank, captions = make_bank(vae, arguments.work)
-    model = train_video(arguments.work, bank, captions, device)
+    work, out, rank, device = training.begin(NAME, __doc__)
+    vae = train_vae(work, device)
+    bank, captions = make_bank(vae, work)
+    model = train_video(work, bank, captions, device)
     if rank > 0:
         return
-    write_folder(assemble(vae, model), arguments.out)
-    write_card(arguments.out, vae, model, device)
-    if arguments.out.parent == zoo.MODELS:
-        training.write_manifest()
+    write_folder(assemble(vae, model), out)
+    write_card(out, vae, model, device)
+    training.write_manifest_of(out)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Everything random in step n is looked up from (seed, n), never drawn from a runn
 therefore sees the same batches and the same noise, and ends with the same weights, as one that was left alone.
 """
 
+import argparse
 import copy
 import hashlib
 import json
@@ -28,6 +29,17 @@ def join_processes() -> tuple[int, int]:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return dist.get_rank(), dist.get_world_size()
+
+
+def begin(name: str, description: str) -> tuple[Path, Path, int, torch.device]:
+    """What every recipe starts with: (folder of the checkpoints, folder of the finished model, rank, device); one thread a process."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--work", type=Path, default=Path(".recipes") / name, help="folder of the checkpoints")
+    parser.add_argument("--out", type=Path, default=DATA / "models" / name, help="folder of the finished model")
+    arguments = parser.parse_args()
+    rank, _ = join_processes()
+    torch.set_num_threads(1)
+    return arguments.work, arguments.out, rank, torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
 
 
 def wait_for_all() -> None:
@@ -154,6 +166,12 @@ def manifest_of(data: Path) -> dict[str, dict]:
     """Size and SHA-256 of every file under data/models."""
     files = sorted(p for p in (data / "models").rglob("*") if p.is_file() and ".partial" not in p.name)
     return {str(p.relative_to(data)): {"bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in files}
+
+
+def write_manifest_of(out: Path) -> None:
+    """`write_manifest`, where a finished model's folder lies among the repository's own."""
+    if out.parent.resolve() == DATA / "models":
+        write_manifest()
 
 
 def write_manifest(data: Path = DATA) -> None:
