@@ -299,7 +299,7 @@ def codebook(bench: Bench, target_calls: float, *, motion: bool = False, expect:
     key = (target_calls, motion, expect)
     if key not in known.codebooks:
         gap = bench.num_calls / target_calls
-        longest = math.ceil(gap) + (0 if expect == "linear" and gap >= SPARSE else 1)
+        longest = round(gap) + 1 if expect == "linear" and gap >= SPARSE else math.ceil(gap) + 1
         rates = tuple(range(longest, max(1, math.floor(gap) - 1) - 1, -1))
         options = dict(expect=expect, start=start_rate(bench, target_calls, expect), regulariser=known.regulariser() if motion else None, last=FORCED_LAST)
         known.codebooks[key] = caching_schedules.calibrate(known.probes, bench.num_calls, target_calls, rates=rates, **options)
