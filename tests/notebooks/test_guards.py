@@ -1,16 +1,22 @@
 """Each guard is seen to pass a good page and to fail a bad one."""
 
 import base64
+import io
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
+from helpers import pages
 from helpers.ledger import Claim
 from helpers.pages import execute, overview, tidy
 from tests.notebooks import guards
 
-PNG = base64.b64encode(b"\x89PNG").decode()
+_dot = io.BytesIO()
+Image.new("RGB", (1, 1)).save(_dot, "PNG", optimize=True)
+PNG = base64.b64encode(_dot.getvalue()).decode() + "\n"
 
 
 def code(source="1", tags=(), outputs=(), count=1, **metadata):
@@ -150,3 +156,15 @@ def test_the_overview_is_the_one_tagged_picture(tmp_path):
         nbformat.write(new_notebook(cells=cells), tmp_path / "other.ipynb")
         with pytest.raises(ValueError, match="one picture in a cell tagged overview"):
             overview(tmp_path / "other.ipynb")
+
+
+def test_pictures_are_packed_without_changing_a_pixel():
+    noise = np.tile(np.random.default_rng(0).integers(0, 256, (9, 7, 4), dtype=np.uint8), (4, 5, 1))
+    noise[..., 3] = 255
+    for alpha in (255, 100):
+        noise[0, 0, 3] = alpha
+        raw = io.BytesIO()
+        Image.fromarray(noise).save(raw, "PNG", compress_level=0)
+        packed = pages.compact(raw.getvalue())
+        assert len(packed) < len(raw.getvalue()) and pages.compact(packed) == packed
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(packed)).convert("RGBA")), noise)
