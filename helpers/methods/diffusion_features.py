@@ -1,0 +1,814 @@
+"""DIFT: features of a frozen image diffusion model as descriptors, and what they match.
+
+Tang et al. 2023, "Emergent Correspondence from Image Diffusion", NeurIPS 2023, arXiv 2306.03881.
+
+Add the noise of timestep t to an image, run the U-Net once and keep what comes out of decoder block n. The same part of two
+objects gets nearby vectors; larger t and earlier blocks are about what things are, smaller t and later blocks about where.
+
+Read from top to bottom: 1. maps out of a pipeline, 2. descriptors and matches, 3. the three scores called PCK, 4. homographies,
+5. label propagation in videos, 6. carrying an edit over, and features as colours:
+
+    source, target = dift(pipe, images, "a photo of a cat", t=261, n=1, generator=generator)
+    found = match(source, target, points, source_size=(512, 512), target_size=(512, 512))
+
+Notation: F, a feature map (C, h, w); x_t, the noised latent; abar_t, the share of signal variance kept at t; a point is (x, y)
+in pixels whose centres are whole numbers, the top left pixel being (0, 0); a size is (height, width). Where paper and official
+code differ the code is followed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
+from scipy.ndimage import binary_dilation
+from skimage.measure import ransac
+from skimage.morphology import disk
+from skimage.transform import ProjectiveTransform, warp
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = [
+    "Edit", "Fit", "Matches", "Pair", "Pck", "block_layers", "boundary_accuracy", "contexts", "corner_error", "describe", "dift", "dift_blocks",
+    "dift_grid", "dift_layers", "feature_colours", "first_mask_to_labels", "fit_homography", "homography_accuracy", "labels_to_masks", "layer_names",
+    "match", "min_max", "mutual_matches", "noise_to_signal", "pck", "pck_table", "propagate_edit", "propagate_labels", "region_similarity",
+    "similarity_map",
+]  # fmt: skip
+
+CONVENTIONS = ("paper", "consistent", "official")
+ROUNDING = 1 + 1e-9  # "at most" allows for the rounding of the bound
+
+
+def _integer(name: str, value: Any, smallest: int, largest: int | None = None) -> int:
+    expected = f"an integer >= {smallest}" if largest is None else f"an integer in {smallest}..{largest}"
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    if value < smallest or (largest is not None and value > largest):
+        raise ValueError(f"{name} must be {expected}, got {value}")
+    return int(value)
+
+
+def _positive(name: str, value: Any) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number > 0, got {value!r}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a finite number > 0, got {value}")
+    return float(value)
+
+
+def _choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _size(name: str, size: Any, smallest: int = 2) -> tuple[int, int]:
+    if isinstance(size, str) or not isinstance(size, Iterable) or len(size := tuple(size)) != 2:
+        raise ValueError(f"{name} must be (height, width), got {size!r}")
+    return _integer(name, size[0], smallest), _integer(name, size[1], smallest)
+
+
+def _floats(name: str, value: Any, axes: str, *more: str) -> Tensor:
+    """`value`, if it is a finite floating-point tensor with as many axes as one of the given layouts."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype if isinstance(value, Tensor) else type(value).__name__}")
+    layouts = (axes, *more)
+    if value.ndim not in [len(layout.split(", ")) for layout in layouts] or not value.numel():
+        raise ValueError(f"{name} must be ({') or ('.join(layouts)}) and not empty, got {tuple(value.shape)}")
+    if not value.isfinite().all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return value
+
+
+def _full(value: Tensor) -> Tensor:
+    return value if value.dtype == torch.float64 else value.float()
+
+
+def _points(name: str, points: Any, size: tuple[int, int] | None = None) -> Tensor:
+    if not isinstance(points, Tensor | np.ndarray | Sequence) or isinstance(points, str):
+        raise TypeError(f"{name} must be points (K, 2) as x, y, got {type(points).__name__}")
+    points = torch.as_tensor(points)
+    if points.ndim != 2 or points.shape[-1] != 2 or not points.numel() or points.is_complex() or points.dtype == torch.bool:
+        raise ValueError(f"{name} must be at least one point, (K, 2) as x, y, got {tuple(points.shape)} of {points.dtype}")
+    if not points.isfinite().all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    if size is not None and not ((points >= -0.5) & (points.cpu() <= torch.tensor([size[1] - 0.5, size[0] - 0.5])).to(points.device)).all():
+        raise ValueError(f"{name} must lie in the image of height {size[0]} and width {size[1]}, got x, y up to {points.amax(0).tolist()}"
+                         f" and down to {points.amin(0).tolist()}")  # fmt: skip
+    return points
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. Maps out of a pipeline
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _alpha_bar(scheduler: Any, t: Any) -> float:
+    kept, config = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "config", {})
+    if kept is None or abs(float(getattr(scheduler, "init_noise_sigma", 1)) - 1) > 1e-6 or config.get("use_flow_sigmas"):
+        raise ValueError(f"scheduler must keep the variance (DDIM, DDPM, PNDM), got {type(scheduler).__name__}, which adds noise in units of sigma")
+    return float(kept[_integer("t", t, 0, len(kept) - 1)])
+
+
+def noise_to_signal(scheduler: Any, t: int) -> float:
+    """sqrt(1 - abar_t) / sqrt(abar_t): the noise a signal of size 1 carries at timestep t. 0.029 at t=0 of Stable Diffusion, so never clean.
+
+    Raises ValueError for t outside 0..num_train_timesteps - 1 and for schedulers in units of sigma (Euler, LMS, Heun, flows).
+    """
+    kept = _alpha_bar(scheduler, t)
+    return math.sqrt((1 - kept) / kept) if kept else math.inf
+
+
+def layer_names(unet: nn.Module, *, merged: bool | None = None) -> list[str]:
+    """Names of the decoder's layers in the order in which they run; the place in this list is the layer index i (Fig. 13).
+
+    A layer is a resnet with the attention behind it, or an upsampler. merged=True counts as ADM does: the upsampler belongs to the last
+    layer of its block. Default: apart for a UNet2DConditionModel (Stable Diffusion), merged for a UNet2DModel.
+    """
+    merged = not isinstance(unet, UNet2DConditionModel) if merged is None else merged
+    names = []
+    for n, block in enumerate(_decoder(unet)):
+        attentions = getattr(block, "attentions", None) or ()
+        if len(attentions) not in (0, len(block.resnets)):
+            raise ValueError(f"unet has {len(attentions)} attentions and {len(block.resnets)} resnets in up-block {n}, its layers cannot be counted")
+        layers = [f"up_blocks.{n}.{'attentions' if attentions else 'resnets'}.{j}" for j in range(len(block.resnets))]
+        if block.upsamplers is not None:
+            layers = [*(layers[:-1] if merged else layers), f"up_blocks.{n}.upsamplers.{len(block.upsamplers) - 1}"]
+        names += layers
+    return names
+
+
+def block_layers(unet: nn.Module, *, merged: bool | None = None) -> dict[int, int]:
+    """n -> i: the layer index that each up-block ends with; 3, 7, 11, 14 for four blocks of three layers, upsamplers apart."""
+    return {int(name.split(".")[1]): i for i, name in enumerate(layer_names(unet, merged=merged))}
+
+
+def dift(
+    pipe: Any,
+    images: Tensor,
+    prompt: str | Sequence[str] = "",
+    *,
+    t: int,
+    n: int,
+    ensemble: int = 8,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    noise: Tensor | None = None,
+    latent: str = "sample",
+    batch: int = 8,
+) -> Tensor:
+    """The feature map of every image: output of up-block n, one U-Net pass at timestep t, mean over `ensemble` noises.
+
+    pipe: a diffusers pipeline with a U-Net, in latents (StableDiffusionPipeline, its Img2Img) or in pixels without text (DDPMPipeline).
+    images: (B, 3, H, W) in [-1, 1]. prompt: one for all, or one an image. n counts from the coarsest block.
+    generator: one, which is asked for image after image, or one an image, which makes an image's noise its own. noise: standard normal
+    instead, (e, c, h, w) of latents for all images or (B, e, c, h, w). latent: "sample" of the VAE's posterior for every member (the
+    official code; asks the generator, too), or its "mean". batch: pairs (image, noise) that run together, which changes the speed only.
+    Returns (B, C, h, w) in the U-Net's dtype. Without gradients; later blocks never run.
+
+    Raises ValueError for t and n out of range, images outside [-1, 1] or with sides that VAE and U-Net cannot halve, ensemble < 1, neither
+    noise nor generator, schedulers in units of sigma, and U-Nets that want more than image, t and text; TypeError for a pipeline without U-Net.
+    """
+    options = dict(ensemble=ensemble, generator=generator, noise=noise, latent=latent, batch=batch)
+    return dift_grid(pipe, images, prompt, times=(t,), blocks=(n,), **options)[t, n]
+
+
+def dift_blocks(
+    pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, t: int, blocks: Sequence[int] = (0, 1, 2, 3), **options: Any
+) -> dict[int, Tensor]:
+    """Maps of several up-blocks from one pass, {n: (B, C, h, w)}; options as in `dift`."""
+    return {n: found for (_, n), found in dift_grid(pipe, images, prompt, times=(t,), blocks=blocks, **options).items()}
+
+
+def dift_layers(
+    pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, t: int, layers: Sequence[int | str] | None = None, **options: Any
+) -> dict[int | str, Tensor]:
+    """Maps of several decoder layers from one pass (Fig. 13), by index or name in `layer_names`, default all; options as in `dift`."""
+    names = layer_names(_check_pipe(pipe)[0])
+    layers = range(len(names)) if layers is None else _several("layers", layers)
+    chosen = {i: i if isinstance(i, str) else names[_integer("layers", i, 0, len(names) - 1)] for i in layers}
+    known = names + layer_names(pipe.unet, merged=True)
+    if unknown := [name for name in chosen.values() if name not in known]:
+        raise ValueError(f"layers must be in 0..{len(names) - 1} or names of layer_names(unet), got {unknown[0]!r}")
+    modules = {i: pipe.unet.get_submodule(name) for i, name in chosen.items()}
+    return {i: found for (_, i), found in _features(pipe, images, prompt, (t,), modules, **options).items()}
+
+
+def dift_grid(
+    pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, times: Sequence[int], blocks: Sequence[int] = (0, 1, 2, 3), **options: Any
+) -> dict[tuple[int, int], Tensor]:
+    """Maps of several timesteps and up-blocks, {(t, n): (B, C, h, w)}: encodes once, one pass a timestep, all with the same noise."""
+    up_blocks = _decoder(_check_pipe(pipe)[0])
+    modules = {_integer("n", n, 0, len(up_blocks) - 1): up_blocks[n] for n in _several("blocks", blocks)}
+    return _features(pipe, images, prompt, _several("times", times), modules, **options)
+
+
+@torch.no_grad()
+def _features(pipe, images, prompt, times, modules, *, ensemble=8, generator=None, noise=None, latent="sample", batch=8) -> dict[tuple, Tensor]:
+    unet, vae = _check_pipe(pipe)
+    kept = {t: _alpha_bar(pipe.scheduler, t) for t in times}
+    ensemble, batch = _integer("ensemble", ensemble, 1), _integer("batch", batch, 1)
+    _choice("latent", latent, ("sample", "mean"))
+    factor = _check_images(images, unet, vae)
+    prompts = _check_prompt(prompt, len(images), unet)
+    shape = (unet.config.in_channels, images.shape[2] // factor, images.shape[3] // factor)
+    noise, other = _draws(len(images), ensemble, shape, generator, noise, vae is not None, latent)
+    x0, spread = (images, None) if vae is None else _encode(vae, images, batch)
+    x0 = x0.to(unet.device, unet.dtype)
+    text = {p: pipe.encode_prompt([p], unet.device, 1, False)[0].to(x0) for p in dict.fromkeys(prompts)}
+    sums: dict[tuple, Tensor] = {}
+    for t, rows in ((t, rows) for t in kept for rows in torch.arange(len(images) * ensemble).split(batch)):
+        i, member = rows // ensemble, rows % ensemble
+        x = x0[i] if other is None else x0[i] + spread[i].to(x0) * other[i, member].to(x0)
+        x = math.sqrt(kept[t]) * x + math.sqrt(1 - kept[t]) * noise[i, member].to(x0)  # x_t
+        words = {"encoder_hidden_states": torch.cat([text[prompts[j]] for j in i.tolist()])} if text else {}
+        for key, found in _outputs(unet, modules, sample=x, timestep=t, **words).items():
+            total = sums.setdefault((t, key), _full(found).new_zeros(len(images), *found.shape[1:]))
+            total.index_add_(0, i.to(found.device), _full(found))
+    return {key: (total / ensemble).to(unet.dtype) for key, total in sums.items()}
+
+
+class _Enough(Exception):
+    """Everything wanted has been seen; thrown out of the U-Net to skip the rest of it."""
+
+
+def _outputs(unet: nn.Module, modules: dict, **inputs: Any) -> dict:
+    """Outputs of some of the U-Net's modules in one forward pass, which ends with the last of them."""
+    seen, handles = {}, []
+
+    def keep(key):
+        def hook(module, args, output):
+            seen[key] = output[0] if isinstance(output, tuple) else output
+            if len(seen) == len(modules):
+                raise _Enough
+
+        return hook
+
+    try:
+        handles += [module.register_forward_hook(keep(key)) for key, module in modules.items()]
+        unet(**inputs)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _encode(vae: nn.Module, images: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the scaled latents."""
+    found = [vae.encode(some).latent_dist for some in images.to(vae.device, vae.dtype).split(batch)]
+    mean, std = torch.cat([f.mean for f in found]), torch.cat([f.std for f in found])
+    scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0
+    return (mean - shift) * scale, std * scale
+
+
+def _draws(count, ensemble, shape, generator, noise, posterior, latent) -> tuple[Tensor, Tensor | None]:
+    """Noise and posterior draws, (B, e, c, h, w) both, drawn image by image and member by member: no number depends on what comes later."""
+    if noise is not None:
+        noise = _floats("noise", noise, "e, c, h, w", "B, e, c, h, w")
+        noise = noise.expand(count, *noise.shape) if noise.ndim == 4 else noise
+        if noise.shape != (count, ensemble, *shape):
+            raise ValueError(f"noise must be {(ensemble, *shape)} or {(count, ensemble, *shape)}, got {tuple(noise.shape)}")
+    asked = noise is None or (posterior and latent == "sample")
+    if asked and generator is None:
+        wanted = "noise or a generator" if noise is None else "a generator as well as noise with latent='sample'"
+        raise ValueError(f"generator is None: give {wanted}, or nobody can repeat the result")
+    generators = [generator] * count if isinstance(generator, torch.Generator) or generator is None else list(generator)
+    if asked and (len(generators) != count or not all(isinstance(g, torch.Generator) for g in generators)):
+        raise ValueError(f"generator must be one torch.Generator or {count}, one an image, got {generator!r}")
+    if not asked:
+        return noise, None
+    drawn = [[torch.randn(shape, generator=g, device=g.device) for _ in range((1 + posterior) * ensemble)] for g in generators]
+    drawn = torch.stack([torch.stack(some) for some in drawn])  # a member's noise, its posterior draw, the next member's noise...
+    other = drawn[:, 1::2] if posterior and latent == "sample" else None
+    return drawn[:, :: 1 + posterior] if noise is None else noise, other
+
+
+def _decoder(unet: Any) -> nn.ModuleList:
+    if not isinstance(unet, UNet2DConditionModel | UNet2DModel):
+        raise TypeError(f"unet must be a UNet2DConditionModel or UNet2DModel, got {type(unet).__name__}")
+    return unet.up_blocks
+
+
+def _check_pipe(pipe: Any) -> tuple[nn.Module, nn.Module | None]:
+    unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    if not isinstance(unet, UNet2DConditionModel | UNet2DModel):
+        raise TypeError(f"pipe must be a pipeline with a UNet2DConditionModel or UNet2DModel, got {type(pipe).__name__}")
+    more = [name for name in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type") if getattr(unet.config, name, None)]
+    channels = vae.config.latent_channels if vae is not None else 3
+    if more or unet.config.in_channels != channels:
+        what = more[0] if more else f"in_channels={unet.config.in_channels} instead of {channels}"
+        raise ValueError(f"pipe must have a U-Net that takes an image, a timestep and a text, got one with {what}")
+    return unet, vae
+
+
+def _check_images(images: Any, unet: nn.Module, vae: nn.Module | None) -> int:
+    """The VAE's factor, once the images are found good."""
+    images = _floats("images", images, "B, 3, H, W")
+    if images.shape[1] != 3 or images.abs().max() > 1:
+        raise ValueError(f"images must be (B, 3, H, W) in [-1, 1], got {tuple(images.shape)} in [{images.min():.3g}, {images.max():.3g}]")
+    factor = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+    # a UNet2DConditionModel fits its upsamplers to odd maps, a UNet2DModel does not
+    step = factor if isinstance(unet, UNet2DConditionModel) else factor * 2 ** sum(block.upsamplers is not None for block in unet.up_blocks)
+    if images.shape[2] % step or images.shape[3] % step:
+        raise ValueError(f"images must have sides that are multiples of {step}, got {tuple(images.shape[2:])}")
+    return factor
+
+
+def _check_prompt(prompt: Any, count: int, unet: nn.Module) -> list[str]:
+    prompts = [prompt] * count if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, Sequence) or len(prompts) != count or not all(isinstance(p, str) for p in prompts):
+        raise ValueError(f"prompt must be one text or {count}, one an image, got {prompt!r}")
+    if not isinstance(unet, UNet2DConditionModel):
+        if any(prompts):
+            raise ValueError(f"prompt must be empty for a model without text, got {prompt!r}")
+        return []
+    return list(prompts)
+
+
+def _several(name: str, values: Any) -> tuple:
+    if isinstance(values, str) or not isinstance(values, Iterable) or not (values := tuple(values)):
+        raise ValueError(f"{name} must be a sequence that is not empty, got {values!r}")
+    return values
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. Descriptors and matches
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Matches(NamedTuple):
+    points: Tensor  # (K, 2) or (B, K, 2), the pixels (x, y) found
+    similarity: Tensor  # (K,) or (B, K), their cosines
+
+
+def describe(maps: Tensor, points: Tensor, *, size: tuple[int, int], convention: str = "paper") -> Tensor:
+    """Descriptors of the pixels `points` (K, 2) of an image of `size`: bilinear samples of its map, not normalised.
+
+    maps: (C, h, w) -> (K, C), or (B, C, h, w) -> (B, K, C), in float32 or better.
+    convention="paper": what upsampling the map to the image (align_corners=False) holds at the pixel. "consistent": corner pixels lie on
+    corner cells (align_corners=True). "official": the HPatches code, (x - c) / c with align_corners=False and zero padding, which is up to
+    half a cell off at the borders. Raises ValueError for an empty list of points and points outside the image.
+    """
+    maps, size = _floats("maps", maps, "C, h, w", "B, C, h, w"), _size("size", size)
+    points = _points("points", points, size).to(maps.device, _full(maps).dtype)
+    _choice("convention", convention, CONVENTIONS)
+    edge = points.new_tensor([size[1], size[0]])
+    grid = (2 * points + 1) / edge - 1 if convention == "paper" else 2 * points / (edge - 1) - 1
+    stack = _full(maps if maps.ndim == 4 else maps[None])
+    grid = grid.expand(len(stack), 1, *grid.shape)
+    padding = "zeros" if convention == "official" else "border"
+    found = F.grid_sample(stack, grid, padding_mode=padding, align_corners=convention == "consistent")[:, :, 0].mT
+    return found if maps.ndim == 4 else found[0]
+
+
+def match(
+    source_map: Tensor,
+    target_map: Tensor,
+    points: Tensor,
+    *,
+    source_size: tuple[int, int],
+    target_size: tuple[int, int],
+    convention: str = "paper",
+    memory_mb: float = 256,
+) -> Matches:
+    """The pixel of the target whose descriptor has the largest cosine with that of each source point, over all target pixels.
+
+    source_map: (C, h, w); target_map: (C, h', w') or several (B, C, h', w'), of images of one size; points: (K, 2) in the source image.
+    Never holds a map at the size of an image: see `_cosines`. memory_mb bounds its working memory. The first pixel wins a tie.
+    """
+    targets, bands = _prepare(source_map, target_map, points, source_size, target_size, convention, memory_mb)
+    width = _size("target_size", target_size)[1]
+    best, place = targets.new_full((len(targets), len(points)), -math.inf), torch.zeros(len(targets), len(points), dtype=torch.long, device=targets.device)
+    for b, some, row, cosines in bands:
+        value, where = cosines.flatten(1).max(1).values, cosines.flatten(1).argmax(1)
+        better = value > best[b, some]
+        best[b, some] = torch.where(better, value, best[b, some])
+        place[b, some] = torch.where(better, where + row * width, place[b, some])
+    found = Matches(torch.stack([place % width, place // width], -1), best)
+    return found if target_map.ndim == 4 else Matches(*(part[0] for part in found))
+
+
+def similarity_map(
+    source_map: Tensor, target_map: Tensor, point: Sequence[float], *, source_size: tuple[int, int], target_size: tuple[int, int], convention: str = "paper"
+) -> Tensor:
+    """Cosine of one source point (x, y) with every pixel of the target: (H, W), or (B, H, W) for several target maps."""
+    point = torch.as_tensor(point)[None] if isinstance(point, Tensor | np.ndarray | Sequence) and not isinstance(point, str) else point
+    targets, bands = _prepare(source_map, target_map, point, source_size, target_size, convention, 256)
+    out = targets.new_empty(len(targets), *target_size)
+    for b, _, row, cosines in bands:
+        out[b, row : row + cosines.shape[1]] = cosines[0]
+    return out if target_map.ndim == 4 else out[0]
+
+
+def _prepare(source_map, target_map, points, source_size, target_size, convention, memory_mb) -> tuple[Tensor, Iterator]:
+    source, targets = _floats("source_map", source_map, "C, h, w"), _floats("target_map", target_map, "C, h, w", "B, C, h, w")
+    if source.shape[0] != targets.shape[-3]:
+        raise ValueError(f"target_map must have the {source.shape[0]} channels of source_map, got {targets.shape[-3]}")
+    size, memory = _size("target_size", target_size), _positive("memory_mb", memory_mb)
+    wanted = F.normalize(describe(source, points, size=_size("source_size", source_size), convention=convention), dim=-1)
+    targets = _full(targets if targets.ndim == 4 else targets[None])
+    return targets, ((b, *band) for b, target in enumerate(targets) for band in _cosines(wanted.to(targets), target, size, convention, memory))
+
+
+def _cosines(wanted: Tensor, target: Tensor, size: tuple[int, int], convention: str, memory_mb: float) -> Iterator[tuple[slice, int, Tensor]]:
+    """Yields (which descriptors, first row, their cosines (k, rows, W)) of descriptors (K, C) with the target map at every pixel.
+
+    Bilinear interpolation is linear, F(y, x) = sum_ab R[y, a] S[x, b] f[a, b], so scores are taken on the map and then interpolated. The
+    norm is not linear, but |F|^2 needs only the products of each cell with itself and its neighbours, interpolated with squared weights.
+    """
+    _, height, width = target.shape
+    R, S = (_weights(length, cells, convention).to(target) for length, cells in zip(size, target.shape[1:], strict=True))
+    norm = _norms(target, R, S)
+    floats = memory_mb * 2**20 / target.element_size() / 2
+    count = max(1, min(len(wanted), int(floats / (size[1] * height))))
+    rows = max(1, int(floats / (size[1] * count)))
+    for start in range(0, len(wanted), count):
+        some = slice(start, min(start + count, len(wanted)))
+        scores = (wanted[some] @ target.flatten(1)).view(-1, height, width) @ S.T
+        for row in range(0, size[0], rows):
+            yield some, row, (R[row : row + rows] @ scores) / norm[row : row + rows]
+
+
+def _weights(length: int, cells: int, convention: str) -> Tensor:
+    """(length, cells): how much each cell of one axis counts for each pixel; at most two neighbouring cells do."""
+    x = torch.arange(length, dtype=torch.float64)
+    cell = {"paper": (x + 0.5) * cells / length - 0.5, "consistent": x * (cells - 1) / (length - 1), "official": x * cells / (length - 1) - 0.5}[convention]
+    if convention != "official":  # which pads with zeros
+        cell = cell.clamp(0, cells - 1)
+    return (1 - (cell[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+
+
+def _norms(f: Tensor, R: Tensor, S: Tensor) -> Tensor:
+    """|F(y, x)| at every pixel, (H, W), from the map f (C, h, w)."""
+    same, right, below = f.square().sum(0), (f[:, :, 1:] * f[:, :, :-1]).sum(0), (f[:, 1:] * f[:, :-1]).sum(0)
+    across = (f[:, 1:, 1:] * f[:, :-1, :-1]).sum(0) + (f[:, 1:, :-1] * f[:, :-1, 1:]).sum(0)
+    RR, SS = R[:, 1:] * R[:, :-1], S[:, 1:] * S[:, :-1]
+    square = R**2 @ (same @ S.T**2 + 2 * right @ SS.T) + 2 * RR @ (below @ S.T**2 + across @ SS.T)
+    rounding = 8 * torch.finfo(f.dtype).eps * (R @ same @ S.T)  # neighbours that cancel leave nothing but this
+    return torch.maximum(square, rounding).clamp_min(torch.finfo(f.dtype).tiny).sqrt()
+
+
+def mutual_matches(a: Tensor, b: Tensor, *, similarity: str = "cosine") -> Tensor:
+    """Pairs (i, j), (M, 2), that choose each other: b_j is the nearest of all b to a_i, and a_i the nearest of all a to b_j.
+
+    a: (N, C), b: (N', C). similarity: "cosine" (Stable Diffusion), or "l2", the negative squared distance (ADM). No ratio test. M may be 0.
+    """
+    a, b = _full(_floats("a", a, "N, C")), _full(_floats("b", b, "N, C"))
+    _choice("similarity", similarity, ("cosine", "l2"))
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"b must have the {a.shape[1]} channels of a, got {b.shape[1]}")
+    scores = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T if similarity == "cosine" else -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    forth, back = scores.argmax(1), scores.argmax(0)
+    i = (back[forth] == torch.arange(len(a), device=a.device)).nonzero()[:, 0]
+    return torch.stack([i, forth[i]], 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. PCK: the percentage of correct keypoints
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """What was found in one target image. predicted, truth: (K, 2); box: x0, y0, x1, y1 of the target object."""
+
+    predicted: Tensor
+    truth: Tensor
+    box: Sequence[float]
+    category: str = ""
+
+
+class Pck(NamedTuple):
+    """In percent. per_point: of all points; per_image: mean over pairs; macro: mean over categories of the per-point value; by_category: those."""
+
+    per_point: float
+    per_image: float
+    macro: float
+    by_category: dict[str, float]
+
+
+def pck(predicted: Tensor, truth: Tensor, box: Sequence[float], *, alpha: float = 0.1) -> Tensor:
+    """(K,) bool: which points are at most alpha * max(height, width) of the target's box away from the truth.
+
+    Raises ValueError for no points, a box without area and alpha <= 0.
+    """
+    predicted, truth, alpha = _points("predicted", predicted), _points("truth", truth), _positive("alpha", alpha)
+    if predicted.shape != truth.shape:
+        raise ValueError(f"predicted {tuple(predicted.shape)} must have the shape of truth {tuple(truth.shape)}")
+    box = torch.as_tensor(box, dtype=torch.float64).cpu()
+    if box.shape != (4,) or not box.isfinite().all() or not (box[2:] > box[:2]).all():
+        raise ValueError(f"box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {box.tolist()}")
+    error = (predicted.cpu().double() - truth.cpu().double()).norm(dim=1)
+    return error <= alpha * float((box[2:] - box[:2]).max()) * ROUNDING
+
+
+def pck_table(pairs: Sequence[Pair], *, alphas: Sequence[float] = (0.05, 0.1)) -> dict[float, Pck]:
+    """The three ways to sum up many pairs, at each alpha. They differ by points on the same predictions: never compare across them."""
+    pairs, table = [Pair(*pair) for pair in _several("pairs", pairs)], {}
+    for alpha in _several("alphas", alphas):
+        correct = [pck(pair.predicted, pair.truth, pair.box, alpha=alpha).double() for pair in pairs]
+        names = dict.fromkeys(pair.category for pair in pairs)
+        of = {name: 100 * float(torch.cat([c for c, pair in zip(correct, pairs) if pair.category == name]).mean()) for name in names}
+        per_image = 100 * float(torch.stack([c.mean() for c in correct]).mean())
+        table[alpha] = Pck(100 * float(torch.cat(correct).mean()), per_image, sum(of.values()) / len(of), of)
+    return table
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. Homographies
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Fit(NamedTuple):
+    matrix: Tensor  # (3, 3) float64, source to target, last entry 1
+    inliers: Tensor  # (M,) bool
+
+
+def fit_homography(
+    source: Tensor, target: Tensor, *, method: str = "lmeds", threshold: float = 3.0, trials: int = 1000, rng: int | np.random.Generator = 0
+) -> Fit:
+    """The homography that most matches agree on. source, target: (M, 2) points; matches given twice count once.
+
+    method="lmeds" (Stable Diffusion): of `trials` random samples of four, the one with the least median of squared errors, then a fit to all
+    matches within 2.5 robust standard deviations. "ransac" (ADM): the one with most matches within `threshold` px. rng: seed or generator.
+    Raises ValueError for fewer than four different matches and when no sample gives a homography (all points on a line).
+    """
+    source, target = (_points(name, one).cpu().double().numpy() for name, one in (("source", source), ("target", target)))
+    _choice("method", method, ("lmeds", "ransac"))
+    threshold, trials, rng = _positive("threshold", threshold), _integer("trials", trials, 1), np.random.default_rng(rng)
+    if source.shape != target.shape:
+        raise ValueError(f"source {source.shape} must have the shape of target {target.shape}")
+    once, back = np.unique(np.hstack([source, target]), axis=0, return_inverse=True)
+    p, q = once[:, :2], once[:, 2:]
+    if len(once) < 4:
+        raise ValueError(f"source and target must hold at least 4 different matches, got {len(once)}")
+    model, inside = None, np.ones(len(once), dtype=bool)
+    if not any(_on_a_line(one) for one in (p, q)):
+        if method == "ransac" and len(once) > 4:
+            model, inside = ransac((p, q), ProjectiveTransform, 4, threshold, max_trials=trials, rng=rng)
+        elif len(once) > 4:
+            inside = _least_median(p, q, trials, rng)
+        model = model or (inside is not None and inside.sum() >= 4 and ProjectiveTransform.from_estimate(p[inside], q[inside]))
+    if not model or not np.isfinite(model.params).all():
+        raise ValueError("source and target fit no homography: are all points on a line?")
+    return Fit(torch.from_numpy(model.params), torch.from_numpy(inside[back.ravel()]))
+
+
+def _on_a_line(points: np.ndarray) -> bool:
+    spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    return spread[1] <= 1e-9 * spread[0]
+
+
+def _least_median(p: np.ndarray, q: np.ndarray, trials: int, rng: np.random.Generator) -> np.ndarray:
+    """Which matches lie within 2.5 robust standard deviations of the sample with the least median (Rousseeuw 1984)."""
+    some = rng.random((trials, len(p))).argpartition(3)[:, :4]
+    moved = torch.from_numpy(np.pad(p, ((0, 0), (0, 1)), constant_values=1)) @ _through_four(*map(torch.from_numpy, (p[some], q[some]))).mT
+    errors = (moved[..., :2] / moved[..., 2:] - torch.from_numpy(q)).square().sum(-1).nan_to_num(math.inf)  # (trials, M)
+    least, best = errors.median(1).values.min(0)
+    sigma = 1.4826 * (1 + 5 / (len(p) - 4)) * math.sqrt(least)
+    return (errors[best].sqrt() <= max(2.5 * sigma, 1e-3)).numpy()
+
+
+def _through_four(p: Tensor, q: Tensor) -> Tensor:
+    """Homographies (T, 3, 3) that take four points (T, 4, 2) exactly to four others; not finite where three lie on a line."""
+    bases = []
+    for points in (p, q):  # columns: three points, scaled so that they add up to the fourth
+        columns = F.pad(points, (0, 1), value=1.0).mT
+        bases.append(columns[..., :3] * (torch.linalg.inv_ex(columns[..., :3]).inverse @ columns[..., 3:]).mT)
+    return bases[1] @ torch.linalg.inv_ex(bases[0]).inverse
+
+
+def corner_error(matrix: Tensor, truth: Tensor, size: tuple[int, int]) -> float:
+    """Mean distance (px) of the four corners of an image of `size`, warped by two homographies (3, 3)."""
+    height, width = _size("size", size)
+    corners = torch.tensor([[0, 0, 1], [0, height - 1, 1], [width - 1, 0, 1], [width - 1, height - 1, 1]], dtype=torch.float64)
+    warped = []
+    for name, one in (("matrix", matrix), ("truth", truth)):
+        one = torch.as_tensor(one).cpu().double()
+        if one.shape != (3, 3) or not one.isfinite().all():
+            raise ValueError(f"{name} must be a finite (3, 3) homography, got {tuple(one.shape)}")
+        moved = corners @ one.T
+        warped.append(moved[:, :2] / moved[:, 2:])
+    return float((warped[0] - warped[1]).norm(dim=1).mean())
+
+
+def homography_accuracy(errors: Sequence[float], thresholds: Sequence[float] = (1, 3, 5)) -> dict[float, float]:
+    """Percent of image pairs whose corner error is at most each threshold (px). errors may hold inf for a pair without a homography."""
+    errors = torch.tensor(_several("errors", errors), dtype=torch.float64)
+    if errors.isnan().any() or (errors < 0).any():
+        raise ValueError(f"errors must be >= 0 or inf, got {errors.tolist()}")
+    return {eps: 100 * float((errors <= _positive("thresholds", eps) * ROUNDING).double().mean()) for eps in _several("thresholds", thresholds)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. Labels through a video
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def contexts(t: int, context: int) -> list[int]:
+    """Frames that frame t (from 0, which is given) is matched to: the first, and up to `context` before t. min(t, context + 1) of them."""
+    return [0, *range(max(1, t - context), t)]
+
+
+@torch.no_grad()
+def propagate_labels(
+    features: Tensor, first_labels: Tensor, *, window: int = 15, context: int = 28, top_k: int = 15, temperature: float = 0.2, memory_mb: float = 256
+) -> Tensor:
+    """Soft labels of every frame, carried on from the first (Fig. 8; the protocol of DINO).
+
+    features: (T, C, h, w); first_labels: (K, h, w) -> (T, K, h, w). Each cell of frame t takes the mean of the labels of its context frames'
+    cells, weighted by exp(cosine / temperature); cells more than `window` rows or columns away weigh nothing (0: no window), and of all only
+    the `top_k` largest weights are kept, with all that tie with the last. Soft labels, not decisions, are carried on.
+
+    Frames are cut into tiles, each compared with the cells its window reaches: time and memory grow with the number of cells, not its square.
+    Raises ValueError for labels of another size than the features and top_k larger than the number of cells.
+    """
+    features, first = _full(_floats("features", features, "T, C, h, w")), _full(_floats("first_labels", first_labels, "K, h, w"))
+    count, _, h, w = features.shape
+    window, context = _integer("window", window, 0), _integer("context", context, 0)
+    top_k, temperature, memory = _integer("top_k", top_k, 1), _positive("temperature", temperature), _positive("memory_mb", memory_mb)
+    if first.shape[1:] != (h, w):
+        raise ValueError(f"first_labels must be {(h, w)}, the size of the feature maps, got {tuple(first.shape[1:])}")
+    if top_k > h * w:
+        raise ValueError(f"top_k must be at most the {h * w} cells of the one context of the second frame, got {top_k}")
+    reach = window or max(h, w)
+    units = F.normalize(features, dim=1)
+    labels = [first.to(features)]
+    for t in range(1, count):
+        sources = contexts(t, context)
+        known, values = units[sources], torch.stack([labels[s] for s in sources])
+        out = torch.empty_like(labels[0])
+        for tile, near in _tiles(h, w, reach, len(sources), memory):
+            out[(..., *tile)] = _carry(units[(t, ..., *tile)], known[(..., *near)], values[(..., *near)], _mask(tile, near, reach), top_k, temperature)
+        labels.append(out)
+    return torch.stack(labels)
+
+
+def _tiles(h: int, w: int, reach: int, sources: int, memory_mb: float) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """Cuts a frame into tiles: (rows, columns) of a tile, and of the cells that it can see."""
+    side = min(max(reach, 8), 16)
+    while side > 1 and 16 * sources * side**2 * min(h, side + 2 * reach) * min(w, side + 2 * reach) > memory_mb * 2**20:  # four float32 arrays
+        side //= 2
+    for y in range(0, h, side):
+        for x in range(0, w, side):
+            tile = slice(y, min(y + side, h)), slice(x, min(x + side, w))
+            yield tile, tuple(slice(max(0, s.start - reach), min(end, s.stop + reach)) for s, end in zip(tile, (h, w)))
+
+
+def _mask(tile: tuple[slice, slice], near: tuple[slice, slice], reach: int) -> Tensor:
+    """(cells of the tile, cells nearby) bool: at most `reach` rows and columns away."""
+    rows, columns = ((torch.arange(a.start, a.stop)[:, None] - torch.arange(b.start, b.stop)).abs() <= reach for a, b in zip(tile, near))
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).flatten(1)
+
+
+def _carry(g: Tensor, f: Tensor, labels: Tensor, mask: Tensor, top_k: int, temperature: float) -> Tensor:
+    """Labels (K, y, x) of target cells g (C, y, x) from sources f (contexts, C, v, u) with labels (contexts, K, v, u)."""
+    mask = mask.to(g.device).repeat(1, len(f))
+    scores = g.flatten(1).T @ f.transpose(0, 1).flatten(1)  # (targets, contexts * cells)
+    scores.masked_fill_(~mask, -math.inf)  # exp gives the factor 0 of the window
+    weights = ((scores - scores.amax(1, keepdim=True)) / temperature).exp()  # the shift cancels below
+    if top_k < weights.shape[1]:
+        weights = weights * (weights >= weights.topk(top_k, dim=1).values[:, -1:])
+    weights = weights / weights.sum(1, keepdim=True)
+    return (labels.transpose(0, 1).flatten(1) @ weights.T).unflatten(1, g.shape[1:])
+
+
+def first_mask_to_labels(mask: Tensor, size: tuple[int, int], *, num_labels: int | None = None) -> Tensor:
+    """One-hot labels (K, h, w), channel 0 the background, of a mask (H, W) of integers >= 0, resized by nearest pixel to `size` (image // stride)."""
+    size = _size("size", size, 1)
+    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
+        raise TypeError(f"mask must be a tensor of integers, got {mask.dtype if isinstance(mask, Tensor) else type(mask).__name__}")
+    if mask.ndim != 2 or not mask.numel() or mask.min() < 0:
+        raise ValueError(f"mask must be (H, W) of integers >= 0 and not empty, got {tuple(mask.shape)}")
+    count = int(mask.max()) + 1
+    num_labels = count if num_labels is None else _integer("num_labels", num_labels, count)
+    small = F.interpolate(mask[None, None].double(), size=size, mode="nearest-exact")[0, 0].long()
+    return F.one_hot(small, num_labels).permute(2, 0, 1).float()
+
+
+def min_max(labels: Tensor) -> Tensor:
+    """Every channel (..., h, w) stretched to [0, 1]; channels that are nowhere positive are left, constant ones become 0."""
+    low, high = _floats("labels", labels, "K, h, w", "T, K, h, w").amin((-2, -1), keepdim=True), labels.amax((-2, -1), keepdim=True)
+    span = high - low
+    return torch.where(high > 0, (labels - low) / torch.where(span > 0, span, 1), labels)
+
+
+def labels_to_masks(labels: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
+    """Masks (..., H, W) of integers from soft labels (K, h, w) or (T, K, h, w): bilinear times `stride`, `min_max`, argmax, nearest pixel of `size`."""
+    labels, size, stride = _full(_floats("labels", labels, "K, h, w", "T, K, h, w")), _size("size", size, 1), _integer("stride", stride, 1)
+    stack = labels if labels.ndim == 4 else labels[None]
+    large = F.interpolate(stack, scale_factor=stride, mode="bilinear", align_corners=False)
+    masks = F.interpolate(min_max(large).argmax(1, keepdim=True).double(), size=size, mode="nearest-exact")[:, 0].long()
+    return masks if labels.ndim == 4 else masks[0]
+
+
+def _two_masks(mask: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
+    for name, one in (("mask", mask), ("truth", truth)):
+        if not isinstance(one, Tensor) or one.dtype != torch.bool or one.ndim != 2 or not one.numel():
+            raise ValueError(f"{name} must be a bool tensor (H, W), got {(one.dtype, tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__}")
+    if mask.shape != truth.shape:
+        raise ValueError(f"mask {tuple(mask.shape)} must have the shape of truth {tuple(truth.shape)}")
+    return mask.cpu().numpy(), truth.cpu().numpy()
+
+
+def region_similarity(mask: Tensor, truth: Tensor) -> float:
+    """J of DAVIS: intersection over union of two bool masks (H, W), in [0, 1]; 1 when both are empty."""
+    mask, truth = _two_masks(mask, truth)
+    union = (mask | truth).sum()
+    return float((mask & truth).sum() / union) if union else 1.0
+
+
+def boundary_accuracy(mask: Tensor, truth: Tensor, *, width: float = 0.008) -> float:
+    """F of DAVIS: the F-measure of the boundary pixels of two bool masks (H, W), in [0, 1]; 1 when neither has any.
+
+    A boundary pixel is found when one of the other mask is at most ceil(width * diagonal) px away.
+    """
+    mask, truth = _two_masks(mask, truth)
+    radius = math.ceil(_positive("width", width) * math.hypot(*mask.shape))
+    a, b = _boundary(mask), _boundary(truth)
+    if not a.any() or not b.any():
+        return float(not a.any() and not b.any())
+    precision, recall = (float((one & binary_dilation(other, disk(radius))).sum() / one.sum()) for one, other in ((a, b), (b, a)))
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _boundary(mask: np.ndarray) -> np.ndarray:
+    """Pixels that differ from the one to the right, below, or right below."""
+    more = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+    return (mask ^ more[:-1, 1:]) | (mask ^ more[1:, :-1]) | (mask ^ more[1:, 1:])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 6. Edits and colours
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Edit(NamedTuple):
+    image: Tensor  # (3, H, W), the target with the sticker on it
+    sticker: Tensor  # (4, H, W), the warped sticker
+    source: Tensor  # (M, 2), sticker pixels that were matched
+    matches: Matches  # what they were matched to
+    fit: Fit
+
+
+def propagate_edit(
+    source_map: Tensor,
+    target_map: Tensor,
+    sticker: Tensor,
+    target_image: Tensor,
+    *,
+    max_points: int = 1000,
+    threshold: float = 5.0,
+    rng: int | np.random.Generator = 0,
+    convention: str = "consistent",
+) -> Edit:
+    """A sticker drawn on the source image, put on the same part of the target (Fig. 6).
+
+    source_map, target_map: (C, h, w). sticker: (4, H, W), RGB and opacity in [0, 1], as large as the source image. target_image: (3, H', W')
+    in [0, 1]. At most max_points random pixels that are not transparent are matched, a homography is fitted by RANSAC (threshold, px), and
+    the warped sticker is laid over the target. Raises ValueError for fewer than four such pixels, and when the matches fit no homography.
+    """
+    sticker, target_image, rng = _picture("sticker", sticker, 4), _picture("target_image", target_image, 3), np.random.default_rng(rng)
+    y, x = sticker[3].cpu().nonzero().T
+    if len(x) < 4:
+        raise ValueError(f"sticker must have at least 4 pixels that are not transparent, got {len(x)}")
+    some = torch.from_numpy(rng.choice(len(x), min(len(x), _integer("max_points", max_points, 4)), replace=False))
+    source, size = torch.stack([x, y], 1)[some], tuple(target_image.shape[1:])
+    found = match(source_map, target_map, source, source_size=tuple(sticker.shape[1:]), target_size=size, convention=convention)
+    fit = fit_homography(source, found.points, method="ransac", threshold=threshold, rng=rng)
+    colour, opacity = sticker[:3] * sticker[3:], sticker[3:]  # opacity first, or the border would take colour from transparent pixels
+    layers = torch.cat([colour, opacity]).permute(1, 2, 0).cpu().double().numpy()
+    warped = torch.from_numpy(warp(layers, np.linalg.inv(fit.matrix.numpy()), output_shape=size, order=1)).permute(2, 0, 1).to(target_image)
+    image = warped[:3] + (1 - warped[3:]) * target_image
+    return Edit(image, torch.cat([warped[:3] / warped[3:].clamp_min(1e-6), warped[3:]]), source, found, fit)
+
+
+def _picture(name: str, image: Any, channels: int) -> Tensor:
+    image = _floats(name, image, "c, H, W")
+    if image.shape[0] != channels or image.min() < 0 or image.max() > 1:
+        raise ValueError(f"{name} must be ({channels}, H, W) in [0, 1], got {tuple(image.shape)} in [{image.min():.3g}, {image.max():.3g}]")
+    return image
+
+
+def feature_colours(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Feature maps (C, h, w), sizes may differ, as pictures (3, h, w) in [0, 1]: their first three principal components, fitted jointly (Fig. 14).
+
+    Each component is stretched to [0, 1] over all maps together; its largest weight is positive, which fixes the sign.
+    """
+    maps = [_floats("maps", one, "C, h, w") for one in _several("maps", maps)]
+    if len({len(one) for one in maps}) > 1 or len(maps[0]) < 3 or sum(one[0].numel() for one in maps) < 3:
+        raise ValueError(f"maps must have the same channels, at least three, and three cells in all, got {[tuple(one.shape) for one in maps]}")
+    cells = torch.cat([one.flatten(1).T for one in maps]).double().cpu().numpy()
+    if not np.ptp(cells, axis=0).any():
+        raise ValueError("maps must not be constant: there are no components")
+    found = PCA(3, svd_solver="full").fit(cells)
+    largest = np.abs(found.components_).argmax(1)
+    scores = found.transform(cells) * np.sign(found.components_[range(3), largest])
+    low, span = scores.min(0), np.ptp(scores, axis=0)
+    colours = torch.from_numpy((scores - low) / np.where(span > 0, span, 1))
+    return [part.T.reshape(3, *one.shape[1:]).to(one) for part, one in zip(colours.split([one[0].numel() for one in maps]), maps)]

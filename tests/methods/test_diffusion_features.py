@@ -1,0 +1,946 @@
+"""DIFT against full forward passes, explicit upsampling, slow loops written from the formulas, worked numbers and closed forms."""
+
+import math
+import resource
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from helpers import small_models
+from helpers.methods import diffusion_features as df
+from helpers.methods.diffusion_features import (
+    Pair,
+    block_layers,
+    boundary_accuracy,
+    contexts,
+    corner_error,
+    describe,
+    dift,
+    dift_blocks,
+    dift_grid,
+    dift_layers,
+    feature_colours,
+    first_mask_to_labels,
+    fit_homography,
+    homography_accuracy,
+    labels_to_masks,
+    layer_names,
+    match,
+    min_max,
+    mutual_matches,
+    noise_to_signal,
+    pck,
+    pck_table,
+    propagate_edit,
+    propagate_labels,
+    region_similarity,
+    similarity_map,
+)
+
+torch.set_num_threads(1)
+CONVENTIONS = ("paper", "consistent", "official")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=seeded(seed))
+
+
+def pictures(count, height=16, width=16):
+    return torch.rand(count, 3, height, width, generator=seeded(7)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def latent():
+    return small_models.image_pipeline()
+
+
+@pytest.fixture(scope="module")
+def pixel():
+    return small_models.pixel_pipeline()
+
+
+def hooks(pipe):
+    models = [pipe.unet, *([pipe.vae] if hasattr(pipe, "vae") else [])]
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for model in models for module in model.modules())
+
+
+class Watch:
+    """Records what the U-Net is given and counts the calls of its up-blocks."""
+
+    def __init__(self, unet):
+        self.inputs, self.calls, self.unet = [], [0] * len(unet.up_blocks), unet
+
+    def __enter__(self):
+        self.handles = [self.unet.register_forward_pre_hook(lambda module, args, kwargs: self.inputs.append(kwargs), with_kwargs=True)]
+        for n, block in enumerate(self.unet.up_blocks):
+            self.handles.append(block.register_forward_pre_hook(lambda *_, n=n: self.calls.__setitem__(n, self.calls[n] + 1)))
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+def full_outputs(unet, names, inputs):
+    """Outputs of modules by name in a forward pass that runs to its end."""
+    seen = {}
+    handles = [unet.get_submodule(name).register_forward_hook(lambda m, a, out, name=name: seen.__setitem__(name, out)) for name in names]
+    with torch.no_grad():
+        assert unet(**inputs).sample.isfinite().all()
+    for handle in handles:
+        handle.remove()
+    return {name: out[0] if isinstance(out, tuple) else out for name, out in seen.items()}
+
+
+# ------------------------------------------------------------------------------------------------- maps out of a pipeline
+
+
+@pytest.mark.parametrize("kind", ["latent", "pixel"])
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_early_exit_gives_the_block_of_a_full_pass_and_never_runs_the_rest(kind, n, request):
+    pipe = request.getfixturevalue(kind)
+    before = hooks(pipe)
+    with Watch(pipe.unet) as watch:
+        found = dift(pipe, pictures(2), t=100, n=n, ensemble=1, generator=seeded())
+    assert watch.calls == [1] * (n + 1) + [0] * (3 - n)
+    assert torch.equal(found, full_outputs(pipe.unet, [f"up_blocks.{n}"], watch.inputs[0])[f"up_blocks.{n}"])
+    assert hooks(pipe) == before and not found.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["latent", "pixel"])
+def test_layers_are_those_of_a_full_pass_and_blocks_end_with_one(kind, request):
+    pipe = request.getfixturevalue(kind)
+    names = layer_names(pipe.unet)
+    with Watch(pipe.unet) as watch:
+        layers = dift_layers(pipe, pictures(2), t=100, ensemble=1, generator=seeded())
+    full = full_outputs(pipe.unet, names, watch.inputs[0])
+    assert list(layers) == list(range(len(names))) and all(torch.equal(layers[i], full[name]) for i, name in enumerate(names))
+    blocks = dift_blocks(pipe, pictures(2), t=100, ensemble=1, generator=seeded())
+    assert all(torch.equal(blocks[n], layers[i]) for n, i in block_layers(pipe.unet).items())
+    with Watch(pipe.unet) as watch:
+        some = dift_layers(pipe, pictures(2), t=100, layers=[names[2], 0], ensemble=1, generator=seeded())
+    assert torch.equal(some[names[2]], layers[2]) and torch.equal(some[0], layers[0]) and watch.calls[2:] == [0, 0]
+
+
+def test_blocks_and_grid_are_single_calls_put_together(latent):
+    images, options = pictures(3), dict(ensemble=2, latent="mean", noise=randn(3, 2, 4, 8, 8))
+    with Watch(latent.unet) as watch:
+        grid = dift_grid(latent, images, "a cat", times=(5, 700), blocks=(2, 0), **options)
+    assert watch.calls == [2, 2, 2, 0]  # one pass a timestep
+    assert set(grid) == {(5, 2), (5, 0), (700, 2), (700, 0)}
+    for (t, n), found in grid.items():
+        assert torch.equal(found, dift(latent, images, "a cat", t=t, n=n, **options))
+    assert torch.equal(dift_blocks(latent, images, "a cat", t=5, blocks=(2,), **options)[2], grid[5, 2])
+
+
+def test_noise_is_added_as_the_scheduler_does(latent, pixel):
+    for pipe, channels, side in ((latent, 4, 8), (pixel, 3, 16)):
+        images, noise = pictures(2), randn(2, 1, channels, side, side)
+        with Watch(pipe.unet) as watch, torch.no_grad():
+            dift(pipe, images, t=261, n=0, ensemble=1, noise=noise, latent="mean")
+            x0 = pipe.vae.encode(images).latent_dist.mean * pipe.vae.config.scaling_factor if pipe is latent else images
+        torch.testing.assert_close(watch.inputs[0]["sample"], pipe.scheduler.add_noise(x0, noise[:, 0], torch.tensor([261, 261])))
+        assert watch.inputs[0]["timestep"] == 261
+        if pipe is latent:
+            torch.testing.assert_close(watch.inputs[0]["sample"], 0.8098 * x0 + 0.5868 * noise[:, 0], atol=3e-4, rtol=0)
+
+
+def test_the_posterior_is_sampled_for_every_member(latent):
+    images = pictures(2)
+    with Watch(latent.unet) as watch:
+        dift(latent, images, t=0, n=0, ensemble=3, noise=torch.zeros(3, 4, 8, 8), generator=seeded(), batch=6)
+    x0 = watch.inputs[0]["sample"].view(2, 3, 4, 8, 8) / math.sqrt(0.99915)
+    with torch.no_grad():
+        posterior = latent.vae.encode(images).latent_dist
+    drawn = (x0 / latent.vae.config.scaling_factor - posterior.mean[:, None]) / posterior.std[:, None]
+    assert 0.8 < float(drawn.std()) < 1.2 and len(drawn.flatten(0, 1)[:, 0, 0, 0].unique()) == 6
+    mean = dift(latent, images, t=0, n=0, generator=seeded(), latent="mean")
+    assert not torch.allclose(mean, dift(latent, images, t=0, n=0, generator=seeded()))
+
+
+def test_two_members_are_the_mean_of_two_calls(latent):
+    z, options = randn(2, 4, 8, 8), dict(t=300, n=1, latent="mean")
+    one, two = (dift(latent, pictures(2), ensemble=1, noise=z[i : i + 1], **options) for i in (0, 1))
+    torch.testing.assert_close(dift(latent, pictures(2), ensemble=2, noise=z, **options), (one + two) / 2, atol=1e-5, rtol=1e-5)
+
+
+def test_variance_falls_as_one_over_the_ensemble(pixel):
+    same = pictures(1).expand(64, -1, -1, -1)
+    variance = {}
+    for e in (1, 8):
+        maps = dift(pixel, same, t=400, n=0, ensemble=e, generator=[seeded(1000 * e + i) for i in range(64)], batch=64)
+        variance[e] = float(maps.var(0).mean())
+    assert abs(variance[8] / variance[1] - 0.125) < 0.05
+
+
+def test_chunks_and_neighbours_change_nothing(latent):
+    images, prompts = pictures(5), ["a cat", "", "a dog", "a cat", "a photo of a rabbit"]
+    whole = dift(latent, images, prompts, t=50, n=2, ensemble=3, generator=seeded(), batch=99)
+    for batch in (1, 4):
+        torch.testing.assert_close(dift(latent, images, prompts, t=50, n=2, ensemble=3, generator=seeded(), batch=batch), whole, atol=1e-5, rtol=1e-5)
+    first = dift(latent, images[:2], prompts[:2], t=50, n=2, ensemble=3, generator=seeded())
+    torch.testing.assert_close(first, whole[:2], atol=1e-5, rtol=1e-5)
+    own = dift(latent, images, prompts, t=50, n=2, ensemble=3, generator=[seeded(i) for i in range(5)])
+    alone = dift(latent, images[3:4], prompts[3], t=50, n=2, ensemble=3, generator=seeded(3))
+    torch.testing.assert_close(alone, own[3:4], atol=1e-5, rtol=1e-5)
+    with Watch(latent.unet) as few, Watch(latent.unet) as many:
+        dift(latent, images[:1], t=50, n=0, ensemble=2, generator=seeded())
+        dift(latent, images[:1], t=50, n=0, ensemble=4, generator=seeded())
+    assert torch.equal(few.inputs[0]["sample"], many.inputs[1]["sample"][:2])  # a larger ensemble keeps the members of a smaller one
+
+
+def test_the_prompt_reaches_the_features(latent):
+    cat, dog = (dift(latent, pictures(1), prompt, t=50, n=3, generator=seeded()) for prompt in ("a cat", "a dog"))
+    assert not torch.allclose(cat, dog)
+
+
+def test_image_to_image_pipelines_and_other_schedulers_serve(latent):
+    other = diffusers.StableDiffusionImg2ImgPipeline(**latent.components, requires_safety_checker=False)
+    wanted = dift(latent, pictures(1), "a cat", t=50, n=1, generator=seeded())
+    assert torch.equal(dift(other, pictures(1), "a cat", t=50, n=1, generator=seeded()), wanted)
+    config = latent.scheduler.config
+    for name in ("PNDMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
+        other.scheduler = getattr(diffusers, name).from_config(config)
+        assert torch.equal(dift(other, pictures(1), "a cat", t=50, n=1, generator=seeded()), wanted)
+
+
+def test_dtype_follows_the_pipeline():
+    pipe = small_models.pixel_pipeline()
+    pipe.unet.double()
+    assert dift(pipe, pictures(1), t=3, n=0, ensemble=2, generator=seeded()).dtype == torch.float64
+    pipe.unet.bfloat16()
+    rough = dift(pipe, pictures(1), t=3, n=0, ensemble=2, generator=seeded())
+    assert rough.dtype == torch.bfloat16 and rough.isfinite().all()
+
+
+def test_hooks_are_gone_after_an_exception():
+    pipe = small_models.image_pipeline()
+    block = pipe.unet.up_blocks[1]
+
+    def fail(*_, **__):
+        raise RuntimeError("broken block")
+
+    block.forward, forward = fail, block.forward
+    with pytest.raises(RuntimeError, match="broken block"):
+        dift_blocks(pipe, pictures(1), t=5, ensemble=1, generator=seeded())
+    assert hooks(pipe) == 0
+    block.forward = forward
+    assert dift(pipe, pictures(1), t=5, n=1, ensemble=1, generator=seeded()).isfinite().all()
+
+
+def test_strides_and_layer_map_of_stable_diffusion():
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(4, 4, 4, 8), layers_per_block=2, norm_num_groups=2, cross_attention_dim=4, attention_head_dim=2,
+    )  # fmt: skip
+    names = layer_names(unet)
+    assert len(names) == 15 and block_layers(unet) == {0: 3, 1: 7, 2: 11, 3: 14}
+    assert names[:5] == ["up_blocks.0.resnets.0", "up_blocks.0.resnets.1", "up_blocks.0.resnets.2", "up_blocks.0.upsamplers.0", "up_blocks.1.attentions.0"]
+
+
+def test_strides_relative_to_the_image(latent):
+    maps = dift_blocks(latent, pictures(1, 32, 48), t=5, ensemble=1, generator=seeded())
+    assert [tuple(maps[n].shape[2:]) for n in range(4)] == [(4, 6), (8, 12), (16, 24), (16, 24)]  # factor 2: strides 8, 4, 2, 2
+    assert len(layer_names(latent.unet)) == 11
+    odd = dift_blocks(latent, pictures(1, 22, 18), t=5, ensemble=1, generator=seeded())  # multiples of the VAE's factor are enough
+    assert odd[3].shape[2:] == (11, 9)
+
+
+def test_strides_of_the_adm_index():
+    unet = diffusers.UNet2DModel(
+        in_channels=3, out_channels=3, block_out_channels=(4,) * 6, layers_per_block=2, norm_num_groups=2, down_block_types=("DownBlock2D",) * 6,
+        up_block_types=("AttnUpBlock2D",) * 2 + ("UpBlock2D",) * 4, attention_head_dim=4,
+    )  # fmt: skip
+    pipe = diffusers.DDPMPipeline(unet.eval(), diffusers.DDPMScheduler())
+    layers = dift_layers(pipe, pictures(1, 64, 32), t=5, ensemble=1, generator=seeded())
+    wanted = [32] * 2 + [16] * 3 + [8] * 3 + [4] * 3 + [2] * 3 + [1] * 4
+    assert [64 // found.shape[2] for found in layers.values()] == wanted == [32 // found.shape[3] for found in layers.values()]
+    assert block_layers(unet) == {0: 2, 1: 5, 2: 8, 3: 11, 4: 14, 5: 17} and len(layer_names(unet, merged=False)) == 23
+    with pytest.raises(ValueError, match="multiples of 32, got"):
+        dift(pipe, pictures(1, 48, 32), t=5, n=0, generator=seeded())
+
+
+def test_noise_to_signal_at_the_published_timesteps(latent, pixel):
+    for t, ratio in {0: 0.029, 51: 0.228, 101: 0.346, 261: 0.725, 500: 1.62, 999: 14.6}.items():
+        assert noise_to_signal(latent.scheduler, t) == pytest.approx(ratio, rel=0.01)
+    for t, ratio in {41: 0.147, 51: 0.179, 101: 0.346}.items():
+        assert noise_to_signal(pixel.scheduler, t) == pytest.approx(ratio, rel=0.01)
+    kept = latent.scheduler.alphas_cumprod
+    assert float(kept[0]) == pytest.approx(0.99915) and float(kept[261]) == pytest.approx(0.6557, abs=1e-4)
+
+
+@pytest.mark.parametrize("t", [-1, 1000, 2.5, True, "5", None, math.nan])
+def test_timesteps_outside_the_schedule_are_refused(latent, t):
+    with pytest.raises(ValueError, match=r"t must be an integer in 0\.\.999"):
+        noise_to_signal(latent.scheduler, t)
+    with pytest.raises(ValueError, match=r"t must be an integer in 0\.\.999"):
+        dift(latent, pictures(1), t=t, n=0, generator=seeded())
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler",
+                                  "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of diffusers itself
+def test_schedulers_in_units_of_sigma_are_refused(latent, name):
+    scheduler = getattr(diffusers, name)(**({"steps_offset": 1} if "Discrete" in name and "Flow" not in name else {}))
+    with pytest.raises(ValueError, match=f"scheduler must keep the variance.*{name}"):
+        noise_to_signal(scheduler, 5)
+    pipe = diffusers.StableDiffusionPipeline(**{**latent.components, "scheduler": scheduler}, requires_safety_checker=False)
+    with pytest.raises(ValueError, match="scheduler must keep"):
+        dift(pipe, pictures(1), t=5, n=0, generator=seeded())
+
+
+GOOD = dict(images=pictures(2), t=5, n=0, ensemble=2, generator=seeded())
+BAD_CALLS = [
+    (dict(n=4), ValueError, r"n must be an integer in 0\.\.3, got 4"),
+    (dict(n=-1), ValueError, "n must be"),
+    (dict(n=1.0), ValueError, "n must be"),
+    (dict(images=(pictures(2) * 127).byte()), TypeError, "images must be a floating-point tensor, got torch.uint8"),
+    (dict(images=pictures(2).numpy()), TypeError, "got ndarray"),
+    (dict(images=pictures(2) * 1.5), ValueError, r"in \[-1, 1\]"),
+    (dict(images=pictures(2) * math.nan), ValueError, "images must be finite"),
+    (dict(images=pictures(2)[0]), ValueError, "images must be"),
+    (dict(images=pictures(2)[:0]), ValueError, "not empty"),
+    (dict(images=pictures(2)[:, :2]), ValueError, "images must be"),
+    (dict(images=pictures(2, 15, 16)), ValueError, "multiples of 2, got"),
+    (dict(prompt=["a cat"]), ValueError, "prompt must be one text or 2"),
+    (dict(prompt=5), ValueError, "prompt must be"),
+    (dict(prompt=["a", None]), ValueError, "prompt must be"),
+    (dict(ensemble=0), ValueError, "ensemble must be an integer >= 1, got 0"),
+    (dict(ensemble=1.5), ValueError, "ensemble must be"),
+    (dict(batch=0), ValueError, "batch must be"),
+    (dict(latent="mode"), ValueError, "latent must be one of sample, mean, got 'mode'"),
+    (dict(generator=None), ValueError, "noise or a generator"),
+    (dict(generator=None, noise=randn(2, 4, 8, 8)), ValueError, "as well as noise"),
+    (dict(generator=[seeded()]), ValueError, "generator must be one torch.Generator or 2"),
+    (dict(generator=[1, 2]), ValueError, "generator must be"),
+    (dict(noise=randn(2, 4, 8, 7)), ValueError, "noise must be"),
+    (dict(noise=randn(3, 2, 4, 8, 8)), ValueError, "noise must be"),
+    (dict(noise=randn(2, 4, 8, 8) * math.inf), ValueError, "noise must be finite"),
+    (dict(noise=0), TypeError, "noise must be"),
+]
+
+
+@pytest.mark.parametrize("change, error, text", BAD_CALLS, ids=lambda value: str(value)[:30] if isinstance(value, str) else "")
+def test_bad_calls_are_refused_before_any_work(latent, change, error, text):
+    with Watch(latent.unet) as watch, pytest.raises(error, match=text):
+        dift(latent, **{**GOOD, **change})
+    assert not watch.inputs and hooks(latent) == 0
+
+
+def test_pipelines_that_do_not_fit_are_refused(latent, pixel):
+    with pytest.raises(TypeError, match="pipe must be a pipeline with a UNet2D"):
+        dift(latent.unet, **GOOD)
+    with pytest.raises(TypeError, match="unet must be"):
+        layer_names(latent)
+    with pytest.raises(ValueError, match="prompt must be empty"):
+        dift(pixel, pictures(1), "a cat", t=5, n=0, generator=seeded())
+    config = dict(sample_size=8, block_out_channels=(4, 4), attention_head_dim=2, norm_num_groups=2,
+                  down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)  # fmt: skip
+    for more, text in ((dict(num_class_embeds=3), "num_class_embeds"), (dict(in_channels=4), "in_channels=4 instead of 3")):
+        pipe = diffusers.DDPMPipeline(diffusers.UNet2DModel(**config, **more), diffusers.DDPMScheduler())
+        with pytest.raises(ValueError, match=text):
+            dift(pipe, pictures(1), t=5, n=0, generator=seeded())
+    for call, text in (
+        (lambda: dift_layers(latent, pictures(1), t=5, layers=(11,), generator=seeded()), r"layers must be an integer in 0\.\.10"),
+        (lambda: dift_layers(latent, pictures(1), t=5, layers=("mid_block",), generator=seeded()), "layers must be in 0..10 or names"),
+        (lambda: dift_layers(latent, pictures(1), t=5, layers=(), generator=seeded()), "layers must be a sequence"),
+        (lambda: dift_blocks(latent, pictures(1), t=5, blocks=(), generator=seeded()), "blocks must be a sequence"),
+        (lambda: dift_grid(latent, pictures(1), times="51", generator=seeded()), "times must be a sequence"),
+        (lambda: dift_grid(latent, pictures(1), times=(), generator=seeded()), "times must be a sequence"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call()
+
+
+# ------------------------------------------------------------------------------------------------- descriptors and matches
+
+
+def upsampled(maps, size, convention):
+    """The whole map at the size of the image, by the definition of each convention; (B, C, H, W)."""
+    if convention != "official":
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=convention == "consistent")
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=maps.dtype) for n in size), indexing="ij")
+    cy, cx = (size[0] - 1) / 2, (size[1] - 1) / 2
+    grid = torch.stack([(x - cx) / cx, (y - cy) / cy], -1)
+    return F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), align_corners=False)
+
+
+def cosines_the_long_way(source, targets, points, source_size, target_size, convention):
+    wanted = upsampled(source[None], source_size, convention)[0][:, points[:, 1], points[:, 0]].T
+    return F.cosine_similarity(wanted[None, :, :, None, None], upsampled(targets, target_size, convention)[:, None], dim=2)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("size", [(20, 33), (7, 9), (5, 4), (2, 2)])
+def test_descriptors_are_pixels_of_the_upsampled_map(convention, size):
+    maps = randn(2, 6, 5, 4).double()
+    points = torch.cartesian_prod(torch.arange(size[1]), torch.arange(size[0]))
+    wanted = upsampled(maps, size, convention)[:, :, points[:, 1], points[:, 0]].mT
+    torch.testing.assert_close(describe(maps, points, size=size, convention=convention), wanted)
+    torch.testing.assert_close(describe(maps[1], points, size=size, convention=convention), wanted[1])
+
+
+def test_conventions_at_the_border_by_hand():
+    ramp = torch.arange(4.0).expand(1, 1, 4)  # (C, h, w) whose value is the cell's column
+    ends = torch.tensor([[0.0, 0], [15, 0]])
+    assert describe(ramp, ends, size=(2, 16), convention="paper").flatten().tolist() == [0, 3]
+    assert describe(ramp, ends, size=(2, 16), convention="consistent").flatten().tolist() == [0, 3]
+    far = describe(ramp + 1, ends, size=(2, 16), convention="official").flatten()
+    assert torch.allclose(far, torch.tensor([0.5, 2.0]) * 0.5)  # half a cell outside along both axes: half of it is padding
+    half = describe(torch.ones(1, 5, 4), torch.tensor([[0.0, 4]]), size=(9, 16), convention="official")
+    assert float(half) == pytest.approx(0.5)
+
+
+def test_half_precision_maps_are_described_in_float32():
+    assert describe(randn(6, 5, 4).half(), [[1, 2]], size=(10, 8)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_matches_are_the_argmax_over_the_upsampled_map(convention):
+    source, targets = randn(6, 5, 4).double(), randn(3, 6, 4, 7, seed=1).double()
+    points = torch.tensor([[0, 0], [32, 19], [5, 11], [17, 3]])
+    wanted = cosines_the_long_way(source, targets, points, (20, 33), (18, 25), convention).nan_to_num()
+    for memory_mb in (256, 0.001):  # one band, and one point and row at a time
+        found = match(source, targets, points, source_size=(20, 33), target_size=(18, 25), convention=convention, memory_mb=memory_mb)
+        best = wanted.flatten(2).argmax(2)
+        assert torch.equal(found.points, torch.stack([best % 25, best // 25], -1))
+        torch.testing.assert_close(found.similarity, wanted.flatten(2).amax(2))
+    one = match(source, targets[1], points, source_size=(20, 33), target_size=(18, 25), convention=convention)
+    assert torch.equal(one.points, found.points[1]) and torch.allclose(one.similarity, found.similarity[1])
+    heat = similarity_map(source, targets, (5, 11), source_size=(20, 33), target_size=(18, 25), convention=convention)
+    torch.testing.assert_close(heat, wanted[:, 2])
+    torch.testing.assert_close(similarity_map(source, targets[2], [5, 11], source_size=(20, 33), target_size=(18, 25), convention=convention), wanted[2, 2])
+
+
+def test_the_norm_survives_neighbours_that_cancel():
+    f = randn(4, 1, 2)
+    f = torch.cat([f[..., :1], -f[..., :1]], -1).expand(-1, 3, -1)  # opposite neighbours: zero half-way
+    heat = similarity_map(f, f, (0, 0), source_size=(3, 9), target_size=(3, 9), convention="consistent")
+    assert heat.isfinite().all() and heat.abs().max() < 1.001 and abs(float(heat[1, 4])) < 0.01
+    assert similarity_map(f, torch.zeros(4, 3, 2), (0, 0), source_size=(3, 9), target_size=(3, 9)).eq(0).all()
+
+
+def test_every_pixel_matches_itself_whatever_the_scale_and_rotation(latent):
+    maps = dift(latent, pictures(1), t=50, n=2, ensemble=1, generator=seeded())[0].double()
+    everywhere = torch.cartesian_prod(torch.arange(16), torch.arange(16))
+    sizes = dict(source_size=(16, 16), target_size=(16, 16))
+    assert torch.equal(match(maps, maps, everywhere, **sizes).points, everywhere)
+    assert pck(everywhere, everywhere, (0, 0, 16, 16), alpha=1e-6).all()
+    other = dift(latent, pictures(2)[1:], t=50, n=2, ensemble=1, generator=seeded(3))[0].double()
+    plain = match(maps, other, everywhere, **sizes).points
+    rotation = torch.linalg.qr(randn(len(maps), len(maps)).double()).Q
+    rotated = [torch.einsum("dc,chw->dhw", rotation, one) for one in (maps, other)]
+    assert torch.equal(match(3.7 * maps, 0.02 * other, everywhere, **sizes).points, plain)
+    assert torch.equal(match(*rotated, everywhere, **sizes).points, plain)
+    channels = torch.linspace(0.01, 4, len(maps)).double()[:, None, None]
+    assert not torch.equal(match(maps * channels, other * channels, everywhere, **sizes).points, plain)
+
+
+def test_a_flipped_copy_is_matched_to_mirrored_pixels(latent):
+    picture = randn(7, 12, 10).double()  # the pixels themselves as features, which mirror with the image
+    points = torch.cartesian_prod(torch.arange(10), torch.arange(12))
+    sizes = dict(source_size=(12, 10), target_size=(12, 10))
+    mirrored = points * torch.tensor([-1, 1]) + torch.tensor([9, 0])
+    assert torch.equal(match(picture, picture.flip(-1), points, **sizes).points, mirrored)
+    images, noise = pictures(1), randn(1, 4, 8, 8)
+    maps = [dift(latent, x, t=50, n=2, ensemble=1, noise=z, latent="mean")[0] for x, z in ((images, noise), (images.flip(-1), noise.flip(-1)))]
+    assert not torch.allclose(maps[0], maps[1].flip(-1), atol=1e-3)  # a U-Net does not
+
+
+def test_large_maps_are_never_upsampled():
+    """1280 channels at 768 x 768 would be 3 GB."""
+    source, target = (randn(1280, 48, 48, seed=seed) for seed in (0, 1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = match(source, target, torch.tensor([[0, 0], [400, 300], [767, 767]]), source_size=(768, 768), target_size=(768, 768))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e6  # kB
+    at = [describe(target, found.points[i : i + 1], size=(768, 768))[0] for i in range(3)]
+    wanted = describe(source, torch.tensor([[0, 0], [400, 300], [767, 767]]), size=(768, 768))
+    for i in range(3):
+        assert float(F.cosine_similarity(at[i], wanted[i], dim=0)) == pytest.approx(float(found.similarity[i]), abs=1e-5)
+
+
+def test_match_refuses():
+    f, p, sizes = randn(6, 5, 4), [[1, 2]], dict(source_size=(20, 16), target_size=(20, 16))
+    for bad, text in (
+        (torch.zeros(0, 2), "points must be at least one point"), ([], "points must be"), ([[16, 2]], "points must lie in the image"),
+        ([[1, -1]], "must lie"), ([[math.nan, 2]], "points must be finite"), ([[1, 2, 3]], "points must be"), ([[True, False]], "points must be"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            match(f, f, bad, **sizes)
+        with pytest.raises(ValueError, match=text):
+            describe(f, bad, size=(20, 16))
+    with pytest.raises(TypeError, match="points must be"):
+        match(f, f, "here", **sizes)
+    with pytest.raises(ValueError, match="target_map must have the 6 channels"):
+        match(f, f[:5], p, **sizes)
+    with pytest.raises(ValueError, match="source_map must be finite"):
+        match(f * math.nan, f, p, **sizes)
+    with pytest.raises(TypeError, match="target_map must be a floating-point"):
+        match(f, f.long(), p, **sizes)
+    with pytest.raises(ValueError, match="source_map must be"):
+        match(f[None], f, p, **sizes)
+    with pytest.raises(ValueError, match="convention must be one of paper, consistent, official"):
+        match(f, f, p, **sizes, convention="dift")
+    with pytest.raises(ValueError, match=r"target_size must be an integer >= 2, got 1"):
+        match(f, f, p, source_size=(20, 16), target_size=(1, 16))
+    with pytest.raises(ValueError, match=r"source_size must be \(height, width\)"):
+        match(f, f, p, source_size=20, target_size=(20, 16))
+    with pytest.raises(ValueError, match="memory_mb must be"):
+        match(f, f, p, **sizes, memory_mb=0)
+    with pytest.raises(TypeError, match="memory_mb must be"):
+        match(f, f, p, **sizes, memory_mb="1")
+    with pytest.raises(TypeError, match="points must be"):
+        similarity_map(f, f, 3, **sizes)
+
+
+def test_mutual_neighbours_by_hand():
+    a, b = torch.tensor([[1.0, 0], [0, 1]]), torch.tensor([[1.0, 0], [0.9, 0.1], [-1, 0]])
+    assert float(F.cosine_similarity(a[1], b[1], dim=0)) == pytest.approx(0.110, abs=5e-4)
+    assert mutual_matches(a, b).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "l2"])
+def test_mutual_neighbours_against_a_loop_and_swapped(similarity):
+    a, b = randn(9, 5).double(), randn(12, 5, seed=1).double()
+
+    def score(x, y):
+        return float(x @ y / x.norm() / y.norm()) if similarity == "cosine" else -float((x - y).square().sum())
+
+    table = [[score(x, y) for y in b] for x in a]
+    wanted = [[i, j] for i in range(9) for j in range(12) if table[i][j] == max(table[i]) and table[i][j] == max(row[j] for row in table)]
+    found = mutual_matches(a, b, similarity=similarity)
+    assert found.tolist() == wanted and wanted
+    assert sorted(mutual_matches(b, a, similarity=similarity).flip(1).tolist()) == wanted
+    for bad, text in (((a, b[:, :4]), "b must have the 5 channels"), ((a[:0], b), "a must be"), ((a, b * math.nan), "b must be finite")):
+        with pytest.raises(ValueError, match=text):
+            mutual_matches(*bad)
+    with pytest.raises(ValueError, match="similarity must be one of cosine, l2"):
+        mutual_matches(a, b, similarity="l1")
+
+
+# ------------------------------------------------------------------------------------------------------------------ PCK
+
+
+def off_by(*errors):
+    truth = torch.full((len(errors), 2), 30.0)
+    return truth + torch.tensor([[error, 0] for error in errors]), truth
+
+
+def test_pck_by_hand():
+    predicted, truth = off_by(7.9, 8.0, 8.1)
+    assert pck(predicted, truth, (10, 20, 50, 100)).tolist() == [True, True, False]  # max(40, 80) * 0.1 = 8, bound included
+    assert pck(*off_by(29.0), (0, 0, 100, 20), alpha=0.29).tolist() == [True]  # though 0.29 * 100 is 28.999999999999996
+    right, wrong = off_by(0), off_by(*[99] * 9)
+    table = pck_table([Pair(*right, (0, 0, 10, 10), "cat"), Pair(*wrong, (0, 0, 10, 10), "cat")], alphas=(0.1, 50))
+    assert table[0.1][:3] == (pytest.approx(10), pytest.approx(50), pytest.approx(10))
+    assert table[50][:3] == (100, 100, 100)
+
+
+def test_the_three_aggregates_of_pck_against_loops():
+    generator, pairs = seeded(), []
+    for k, category in ((3, "cat"), (1, "dog"), (7, "cat"), (2, "fish"), (5, "dog")):
+        truth = torch.rand(k, 2, generator=generator) * 50
+        pairs.append(Pair(truth + 4 * torch.randn(k, 2, generator=generator), truth, (0, 0, 30, 40), category))
+    before = 0
+    for alpha, found in pck_table(pairs, alphas=(0.02, 0.05, 0.1, 0.2, 10)).items():
+        flags = [[math.dist(p, q) <= alpha * 40 for p, q in zip(pair.predicted.tolist(), pair.truth.tolist())] for pair in pairs]
+        assert found.per_point == pytest.approx(100 * sum(map(sum, flags)) / 18)
+        assert found.per_image == pytest.approx(100 * sum(sum(f) / len(f) for f in flags) / 5)
+        for name in ("cat", "dog", "fish"):
+            mine = [x for f, pair in zip(flags, pairs) if pair.category == name for x in f]
+            assert found.by_category[name] == pytest.approx(100 * sum(mine) / len(mine))
+        assert found.macro == pytest.approx(sum(found.by_category.values()) / 3)
+        assert found.per_point >= before
+        before = found.per_point
+    assert before == 100
+
+
+def test_pck_refuses():
+    good = off_by(1.0, 2.0)
+    for box in ((10, 20, 10, 100), (10, 20, 50, 20), (0, 0, -5, 5), (0, 0, math.nan, 5), (1, 2, 3)):
+        with pytest.raises(ValueError, match="box must be"):
+            pck(*good, box)
+    for alpha in (0, -1, math.inf):
+        with pytest.raises(ValueError, match="alpha must be"):
+            pck(*good, (0, 0, 9, 9), alpha=alpha)
+    with pytest.raises(TypeError, match="alpha must be"):
+        pck(*good, (0, 0, 9, 9), alpha="0.1")
+    with pytest.raises(ValueError, match="predicted must be at least one point"):
+        pck(torch.zeros(0, 2), torch.zeros(0, 2), (0, 0, 9, 9))
+    with pytest.raises(ValueError, match="must have the shape of truth"):
+        pck(good[0][:1], good[1], (0, 0, 9, 9))
+    with pytest.raises(ValueError, match="truth must be finite"):
+        pck(good[0], good[1] * math.nan, (0, 0, 9, 9))
+    with pytest.raises(ValueError, match="pairs must be"):
+        pck_table([])
+    with pytest.raises(ValueError, match="alphas must be"):
+        pck_table([Pair(*good, (0, 0, 9, 9))], alphas=())
+
+
+# ---------------------------------------------------------------------------------------------------------- homographies
+
+TRUE = torch.tensor([[1.1, 0.1, 5], [-0.05, 0.9, 8], [1e-3, -5e-4, 1]], dtype=torch.float64)
+
+
+def warped(points, matrix=TRUE):
+    moved = torch.cat([points.double(), torch.ones(len(points), 1)], 1) @ matrix.T
+    return moved[:, :2] / moved[:, 2:]
+
+
+@pytest.mark.parametrize("method", ["lmeds", "ransac"])
+def test_exact_matches_give_the_exact_homography(method):
+    points = torch.rand(30, 2, generator=seeded()).double() * 100
+    for count in (4, 5, 30):
+        fit = fit_homography(points[:count], warped(points[:count]), method=method)
+        assert corner_error(fit.matrix, TRUE, (100, 120)) < 1e-6 and fit.inliers.all()
+
+
+@pytest.mark.parametrize("method", ["lmeds", "ransac"])
+def test_outliers_are_found_and_seeds_repeat(method):
+    points = torch.rand(60, 2, generator=seeded()).double() * 100
+    target = warped(points) + 0.2 * randn(60, 2).double()
+    target[:20] = torch.rand(20, 2, generator=seeded(1)).double() * 100
+    fit = fit_homography(points, target, method=method, trials=300, rng=3)
+    assert corner_error(fit.matrix, TRUE, (100, 100)) < 1.5
+    assert fit.inliers[20:].float().mean() > 0.9 and fit.inliers[:20].float().mean() < 0.2
+    again = fit_homography(points, target, method=method, trials=300, rng=np.random.default_rng(3))
+    assert torch.equal(again.matrix, fit.matrix)
+    twice = fit_homography(torch.cat([points, points[:5]]), torch.cat([target, target[:5]]), method=method, trials=300, rng=3)
+    assert torch.equal(twice.matrix, fit.matrix) and torch.equal(twice.inliers, torch.cat([fit.inliers, fit.inliers[:5]]))
+
+
+def test_four_points_fix_a_homography():
+    p, q = (torch.rand(3, 4, 2, generator=seeded(s)).double() * 100 for s in (0, 1))
+    found = df._through_four(p, q)
+    for i in range(3):
+        torch.testing.assert_close(warped(p[i], found[i]), q[i])
+    p[0, 2] = (p[0, 0] + p[0, 1]) / 2
+    assert not torch.allclose(torch.nan_to_num(warped(p[0], df._through_four(p, q)[0])), q[0])
+
+
+def test_corner_errors_by_hand():
+    shift = torch.tensor([[1.0, 0, 3], [0, 1, 4], [0, 0, 1]])
+    error = corner_error(shift, torch.eye(3), (48, 64))
+    assert error == pytest.approx(5) and corner_error(2.5 * shift, shift, (48, 64)) == pytest.approx(0, abs=1e-12)
+    assert homography_accuracy([error]) == {1: 0, 3: 0, 5: 100}
+    assert homography_accuracy([0.5, 2.9, 3, math.inf]) == {1: 25, 3: 75, 5: 75}
+    scale = torch.diag(torch.tensor([2.0, 1, 1]))  # only the corners at x = w - 1 move, by w - 1
+    assert corner_error(scale, torch.eye(3), (48, 64)) == pytest.approx(63 / 2)
+
+
+def test_homographies_refuse():
+    points = torch.rand(5, 2, generator=seeded()) * 100
+    with pytest.raises(ValueError, match="at least 4 different matches, got 3"):
+        fit_homography(points[:3], points[:3])
+    with pytest.raises(ValueError, match="at least 4 different matches, got 3"):
+        fit_homography(points[[0, 1, 2, 0, 1]], points[[0, 1, 2, 0, 1]])
+    with pytest.raises(ValueError, match="must have the shape"):
+        fit_homography(points, points[:4])
+    with pytest.raises(ValueError, match="source must be at least one point"):
+        fit_homography(points[:0], points[:0])
+    with pytest.raises(ValueError, match="target must be finite"):
+        fit_homography(points, points * math.nan)
+    with pytest.raises(ValueError, match="method must be one of lmeds, ransac"):
+        fit_homography(points, points, method="magsac")
+    for bad in (dict(threshold=0), dict(trials=0)):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
+            fit_homography(points, points, **bad)
+    line = torch.arange(8.0)[:, None] * torch.tensor([1.0, 2.0])
+    for method in ("lmeds", "ransac"):
+        for count in (4, 8):
+            with pytest.raises(ValueError, match="fit no homography"):
+                fit_homography(line[:count], line[:count], method=method, trials=20)
+    with pytest.raises(ValueError, match=r"matrix must be a finite \(3, 3\)"):
+        corner_error(torch.eye(2), torch.eye(3), (9, 9))
+    with pytest.raises(ValueError, match="errors must be"):
+        homography_accuracy([])
+    with pytest.raises(ValueError, match="errors must be"):
+        homography_accuracy([math.nan])
+    with pytest.raises(ValueError, match="thresholds must be"):
+        homography_accuracy([1.0], thresholds=(-1,))
+
+
+# ------------------------------------------------------------------------------------------------------- label propagation
+
+
+def propagated_by_loops(features, first, r, m, k, tau):
+    """Steps 1 to 5 as they are written, one target cell at a time."""
+    count, _, h, w = features.shape
+    units = features / features.norm(dim=1, keepdim=True)
+    labels = [first]
+    for t in range(1, count):
+        sources = [0, *range(max(1, t - m), t)]
+        out = torch.zeros_like(first)
+        for y in range(h):
+            for x in range(w):
+                weights, values = [], []
+                for s in sources:
+                    for v in range(h):
+                        for u in range(w):
+                            affinity = math.exp(float(units[t, :, y, x] @ units[s, :, v, u]) / tau)
+                            inside = r == 0 or (abs(y - v) <= r and abs(x - u) <= r)
+                            weights.append(affinity * inside)
+                            values.append(labels[s][:, v, u])
+                kth = sorted(weights, reverse=True)[k - 1]
+                weights = [weight if weight >= kth else 0 for weight in weights]
+                out[:, y, x] = sum(weight * value for weight, value in zip(weights, values)) / sum(weights)
+        labels.append(out)
+    return torch.stack(labels)
+
+
+def soft_labels(k, h, w, seed=5):
+    return torch.rand(k, h, w, generator=seeded(seed)).double().softmax(0)
+
+
+@pytest.mark.parametrize("r, m, k, tau", [(0, 2, 5, 0.1), (1, 2, 5, 0.2), (2, 0, 3, 0.1), (1, 1, 20, 0.5), (9, 3, 1, 0.1)])
+def test_propagation_is_the_loop_over_the_formulas(r, m, k, tau):
+    features, first = randn(4, 6, 4, 5).double(), soft_labels(3, 4, 5)
+    found = propagate_labels(features, first, window=r, context=m, top_k=k, temperature=tau)
+    torch.testing.assert_close(found, propagated_by_loops(features, first, r, m, k, tau))
+    torch.testing.assert_close(found.sum(1), torch.ones(4, 4, 5).double())
+    assert torch.equal(found[0], first)
+
+
+def test_tiles_change_nothing():
+    """A frame of several tiles against one affinity with all cells, masked, in one piece."""
+    features, first = randn(3, 6, 21, 18).double(), soft_labels(2, 21, 18)
+    units = F.normalize(features, dim=1).flatten(2)
+    row, column = torch.arange(21 * 18) // 18, torch.arange(21 * 18) % 18
+    for r in (0, 3):
+        mask = ((row[:, None] - row).abs() <= r) & ((column[:, None] - column).abs() <= r) if r else torch.ones(21 * 18, 21 * 18, dtype=torch.bool)
+        labels = [first.flatten(1)]
+        for t in (1, 2):
+            weights = torch.cat([(units[t].T @ units[s] / 0.2).exp() * mask for s in range(t)], 1)
+            weights = weights * (weights >= weights.topk(15, dim=1).values[:, -1:])
+            labels.append(torch.cat(labels, 1) @ (weights / weights.sum(1, keepdim=True)).T)
+        for memory_mb in (256, 0.2):
+            found = propagate_labels(features, first, window=r, memory_mb=memory_mb)
+            torch.testing.assert_close(found, torch.stack(labels).unflatten(2, (21, 18)))
+
+
+def test_a_window_beyond_the_frame_is_no_window():
+    features, first = randn(3, 6, 7, 9).double(), soft_labels(2, 7, 9)
+    none = propagate_labels(features, first, window=0)
+    torch.testing.assert_close(propagate_labels(features, first, window=9), none)
+    assert not torch.allclose(propagate_labels(features, first, window=2), none)
+
+
+def test_the_window_holds_25_cells_inside_and_9_in_a_corner():
+    whole = (slice(0, 7), slice(0, 9))
+    counts = df._mask(whole, whole, 2).sum(1).view(7, 9)
+    assert counts[2:5, 2:7].eq(25).all() and counts[0, 0] == counts[6, 8] == 9
+    uniform = torch.ones(2, 3, 7, 9)  # all cosines 1: the mean of the labels in the window, at any temperature
+    first = torch.zeros(1, 7, 9)
+    first[0, 3, 4] = 1
+    found = propagate_labels(uniform, first, window=2, top_k=1)[1, 0]
+    assert torch.allclose(found.reciprocal()[found > 0], counts[found > 0].float()) and int((found > 0).sum()) == 25
+    first = soft_labels(2, 7, 9).float()
+    hot = propagate_labels(randn(2, 3, 7, 9), first, window=2, top_k=63, temperature=1e6)[1]
+    means = F.avg_pool2d(first, 5, stride=1, padding=2, count_include_pad=False)
+    torch.testing.assert_close(hot, means, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tau, weight", [(0.1, 0.99995), (0.2, 0.99331)])
+def test_two_sources_by_hand(tau, weight):
+    features = torch.tensor([[[1.0, 0]], [[0, 1]]]).expand(2, 2, 1, 2).clone()  # (T, C, 1, 2): cosines 1 and 0
+    first = torch.tensor([[[1.0, 0]], [[0, 1]]])
+    assert float(propagate_labels(features, first, window=0, top_k=2, temperature=tau)[1, 0, 0, 0]) == pytest.approx(weight, abs=5e-6)
+    assert propagate_labels(features, first, window=0, top_k=1, temperature=tau)[1].tolist() == first.tolist()  # the best source's label
+
+
+def test_ties_at_the_last_kept_weight_are_all_kept():
+    features, first = torch.ones(2, 2, 1, 3), torch.tensor([[[1.0, 2, 6]]])
+    assert torch.allclose(propagate_labels(features, first, window=0, top_k=1)[1], torch.tensor(3.0))
+
+
+def test_a_still_video_keeps_its_mask():
+    one = randn(1, 8, 6, 5)
+    first = first_mask_to_labels(torch.randint(3, (6, 5), generator=seeded()), (6, 5))
+    found = propagate_labels(one.expand(5, -1, -1, -1), first, window=2, context=3, top_k=1)
+    assert torch.allclose(found, first.expand(5, -1, -1, -1)) and torch.equal(found.argmax(1), first.argmax(0).expand(5, -1, -1))
+
+
+def test_contexts_are_the_first_frame_and_the_last_few():
+    for m in (0, 1, 3, 28):
+        assert [len(contexts(t, m)) for t in range(1, 12)] == [min(t, m + 1) for t in range(1, 12)]
+    assert contexts(1, 3) == [0] and contexts(3, 2) == [0, 1, 2] and contexts(9, 2) == [0, 7, 8]
+
+
+def test_cold_temperatures_do_not_overflow():
+    found = propagate_labels(randn(3, 8, 6, 5), soft_labels(2, 6, 5).float(), window=2, temperature=1e-3)
+    assert found.isfinite().all() and torch.allclose(found.sum(1), torch.ones(()))
+
+
+def test_propagation_refuses():
+    features, first = randn(3, 6, 4, 5), soft_labels(2, 4, 5)
+    for change, text in (
+        (dict(first_labels=soft_labels(2, 5, 4)), r"first_labels must be \(4, 5\)"), (dict(first_labels=first * math.nan), "first_labels must be finite"),
+        (dict(features=features[0]), "features must be"), (dict(features=features[:0]), "features must be"), (dict(top_k=21), "at most the 20 cells"),
+        (dict(top_k=10**9), "at most the 20 cells"), (dict(top_k=0), "top_k must be"),
+        (dict(window=-1), "window must be"), (dict(window=1.5), "window must be"), (dict(context=-1), "context must be"),
+        (dict(temperature=0), "temperature must be"), (dict(temperature=math.nan), "temperature must be"),
+        (dict(memory_mb=-1), "memory_mb must be"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            propagate_labels(**{**dict(features=features, first_labels=first, top_k=5), **change})
+    for change in (dict(features=features.long()), dict(first_labels=[[1]]), dict(temperature="warm")):
+        with pytest.raises(TypeError, match=f"{next(iter(change))} must be"):
+            propagate_labels(**{**dict(features=features, first_labels=first, top_k=5), **change})
+
+
+def test_masks_become_labels_and_labels_masks():
+    mask = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 0, 0], [2, 2, 0, 0]])
+    labels = first_mask_to_labels(mask, (2, 2))
+    assert labels.shape == (3, 2, 2) and labels.argmax(0).tolist() == [[0, 2], [2, 0]] or labels.argmax(0).tolist() == [[0, 2], [0, 0]]
+    assert torch.equal(labels.sum(0), torch.ones(2, 2)) and first_mask_to_labels(mask, (4, 4), num_labels=5).shape == (5, 4, 4)
+    assert torch.equal(labels_to_masks(first_mask_to_labels(mask, (4, 4)), (4, 4), stride=1), mask)
+    blocks = torch.kron(torch.tensor([[0, 1, 1], [2, 2, 0]]), torch.ones(8, 8, dtype=torch.long))
+    found = labels_to_masks(first_mask_to_labels(blocks, (2, 3)), (16, 24), stride=8)
+    assert (found == blocks).float().mean() > 0.85 and found[4, 4] == 0 and found[4, 20] == 1 and found[12, 4] == 2
+    other = labels_to_masks(first_mask_to_labels(blocks, (2, 3)).expand(4, -1, -1, -1), (17, 31), stride=8)  # a frame that is no multiple of the stride
+    assert other.shape == (4, 17, 31) and other.dtype == torch.int64 and torch.equal(other[0], other[3])
+
+
+def test_min_max_by_hand():
+    stretched = min_max(torch.tensor([[[1.0, 2.0]], [[0, 0]], [[-2, -1]], [[3, 3]]]))
+    assert stretched.tolist() == [[[0, 1]], [[0, 0]], [[-2, -1]], [[0, 0]]]
+
+
+def test_masks_and_labels_refuse():
+    mask = torch.zeros(4, 4, dtype=torch.long)
+    for call, error, text in (
+        (lambda: first_mask_to_labels(mask.float(), (2, 2)), TypeError, "mask must be a tensor of integers"),
+        (lambda: first_mask_to_labels(mask - 1, (2, 2)), ValueError, "mask must be"),
+        (lambda: first_mask_to_labels(mask[None], (2, 2)), ValueError, "mask must be"),
+        (lambda: first_mask_to_labels(mask[:0], (2, 2)), ValueError, "mask must be"),
+        (lambda: first_mask_to_labels(mask + 3, (2, 2), num_labels=3), ValueError, "num_labels must be an integer >= 4"),
+        (lambda: first_mask_to_labels(mask, (0, 2)), ValueError, "size must be"),
+        (lambda: labels_to_masks(mask, (4, 4), stride=1), TypeError, "labels must be"),
+        (lambda: labels_to_masks(mask.float(), (4, 4), stride=1), ValueError, "labels must be"),
+        (lambda: labels_to_masks(torch.ones(2, 4, 4), (4, 4), stride=0), ValueError, "stride must be"),
+        (lambda: labels_to_masks(torch.ones(2, 4, 4), 4, stride=1), ValueError, "size must be"),
+    ):
+        with pytest.raises(error, match=text):
+            call()
+
+
+def test_region_similarity_by_hand():
+    a, b = torch.zeros(4, 5, dtype=torch.bool), torch.zeros(4, 5, dtype=torch.bool)
+    assert region_similarity(a, b) == 1
+    a[:2, :2], b[1:3, :2] = True, True
+    assert region_similarity(a, b) == pytest.approx(2 / 6) and region_similarity(a, a) == 1 and region_similarity(a, ~a) == 0
+
+
+def boundary_by_loops(mask):
+    h, w = mask.shape
+    out = torch.zeros_like(mask)
+    for y in range(h):
+        for x in range(w):
+            right, below = min(x + 1, w - 1), min(y + 1, h - 1)
+            out[y, x] = mask[y, right] != mask[y, x] or mask[below, x] != mask[y, x] or mask[below, right] != mask[y, x]
+    return out
+
+
+def test_boundary_accuracy_against_distances():
+    masks = [F.avg_pool2d(randn(1, 20, 27, seed=s), 5, stride=1, padding=2)[0] > 0.02 for s in (0, 0, 1)]
+    masks[1] = masks[1].roll((1, 2), (0, 1))
+    for other in masks[1:]:
+        a, b = boundary_by_loops(masks[0]).nonzero().double(), boundary_by_loops(other).nonzero().double()
+        for width in (0.008, 0.05):
+            near = torch.cdist(a, b) <= math.ceil(width * math.hypot(20, 27))
+            precision, recall = (float(near.any(d).double().mean()) for d in (1, 0))
+            assert boundary_accuracy(masks[0], other, width=width) == pytest.approx(2 * precision * recall / (precision + recall))
+    nothing = torch.zeros_like(masks[0])
+    assert boundary_accuracy(masks[0], masks[0]) == 1 and boundary_accuracy(nothing, nothing) == 1 and boundary_accuracy(masks[0], nothing) == 0
+    far, wide = nothing.clone(), nothing.clone()
+    far[2, 2], wide[15:18, 20:25] = True, True
+    assert boundary_accuracy(far, wide) == 0
+
+
+def test_mask_scores_refuse():
+    mask = torch.zeros(4, 5, dtype=torch.bool)
+    for score in (region_similarity, boundary_accuracy):
+        with pytest.raises(ValueError, match="mask must be a bool tensor"):
+            score(mask.float(), mask)
+        with pytest.raises(ValueError, match="truth must be a bool tensor"):
+            score(mask, mask[None])
+        with pytest.raises(ValueError, match="must have the shape of truth"):
+            score(mask, mask.T)
+    with pytest.raises(ValueError, match="width must be"):
+        boundary_accuracy(mask, mask, width=0)
+
+
+# -------------------------------------------------------------------------------------------------------- edits and colours
+
+
+def coordinates(height, width):
+    """A map whose cosines know the place: a point on a sphere for each cell."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    return torch.stack([x, y, torch.ones_like(x)]).double()
+
+
+def test_an_edit_moves_with_its_part():
+    source = coordinates(32, 40)
+    target = source.roll(5, -1)  # everything five pixels to the right
+    sticker = torch.zeros(4, 32, 40)
+    sticker[0, 8:20, 10:22], sticker[3, 8:20, 10:22] = 1, 0.5
+    grey = torch.full((3, 32, 40), 0.25)
+    edit = propagate_edit(source, target, sticker, grey)
+    shift = torch.tensor([[1.0, 0, 5], [0, 1, 0], [0, 0, 1]])
+    assert corner_error(edit.fit.matrix, shift, (32, 40)) < 1e-3 and edit.fit.inliers.all() and len(edit.source) == 144
+    torch.testing.assert_close(edit.sticker, sticker.roll(5, -1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(edit.image[:, 14, 20], torch.tensor([0.625, 0.125, 0.125]))  # half of red over grey
+    assert edit.image.dtype == torch.float32 and torch.equal(edit.image[:, :, :10], grey[:, :, :10])
+    assert torch.equal(edit.image, propagate_edit(source, target, sticker, grey).image)
+    assert len(propagate_edit(source, target, sticker, grey, max_points=50).source) == 50
+
+
+def test_an_edit_keeps_its_place_between_images_of_other_sizes():
+    sticker = torch.zeros(4, 64, 80)
+    sticker[1, 20:40, 30:60], sticker[3, 20:40, 30:60] = 1, 1
+    edit = propagate_edit(coordinates(16, 20), coordinates(16, 20), sticker, torch.zeros(3, 32, 40))
+    y, x = edit.image[1].gt(0.5).nonzero().T
+    assert abs(int(y.min()) - 10) <= 1 and abs(int(y.max()) - 19) <= 1 and abs(int(x.min()) - 15) <= 1 and abs(int(x.max()) - 29) <= 1
+
+
+def test_edits_refuse():
+    f, sticker, image = coordinates(8, 8), torch.ones(4, 16, 16), torch.ones(3, 16, 16)
+    for change, text in (
+        (dict(sticker=torch.zeros(4, 16, 16)), "sticker must have at least 4 pixels"), (dict(sticker=image), r"sticker must be \(4, H, W\) in \[0, 1\]"),
+        (dict(sticker=2 * sticker), "sticker must be"), (dict(target_image=-image), "target_image must be"), (dict(max_points=3), "max_points must be"),
+        (dict(threshold=0), "threshold must be"), (dict(target_map=f[:2]), "target_map must have the 3 channels"),
+        (dict(target_map=torch.zeros(3, 8, 8)), "fit no homography: are all points on a line"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            propagate_edit(**{**dict(source_map=f, target_map=f, sticker=sticker, target_image=image), **change})
+    with pytest.raises(TypeError, match="sticker must be"):
+        propagate_edit(f, f, sticker.byte(), image)
+
+
+def test_colours_are_joint_principal_components():
+    maps = [randn(7, 5, 4) * torch.linspace(3, 0.1, 7)[:, None, None], randn(7, 3, 6, seed=1) + 2]
+    found = feature_colours(maps)
+    assert [tuple(one.shape) for one in found] == [(3, 5, 4), (3, 3, 6)]
+    cells = torch.cat([one.flatten(1).T for one in maps]).double()
+    centred = cells - cells.mean(0)
+    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :3]
+    directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+    scores = centred @ directions
+    wanted = (scores - scores.amin(0)) / (scores.amax(0) - scores.amin(0))
+    torch.testing.assert_close(torch.cat([one.flatten(1).T for one in found]).double(), wanted, atol=1e-5, rtol=0)
+    both = torch.cat([one.flatten(1) for one in found], 1)
+    assert both.min() == 0 and both.max() == 1
+    ramp = feature_colours([torch.arange(24.0).reshape(1, 4, 6).expand(5, -1, -1)])[0]  # one component only
+    torch.testing.assert_close(ramp[0], torch.linspace(0, 1, 24).reshape(4, 6))
+    for bad, text in (
+        ([torch.ones(4, 2, 3)], "must not be constant"), ([], "maps must be"), ([maps[0], maps[1][:5]], "same channels"),
+        ([maps[0][:2]], "at least three"), ([maps[0] * math.nan], "finite"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            feature_colours(bad)

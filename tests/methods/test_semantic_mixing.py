@@ -1,0 +1,799 @@
+"""MagicMix against its limits (nu = 0, nu = 1, an ideal predictor), worked numbers, slow loops and the pipelines of diffusers."""
+
+import math
+import warnings
+
+import diffusers
+import pytest
+import torch
+
+from helpers import small_models
+from helpers.methods import semantic_mixing as sm
+from helpers.methods.semantic_mixing import Levels, WordWeights, blend, decode, denoise, encode, generate, img2img, levels, mix, mix_text, reweight_words
+
+torch.set_num_threads(1)
+N = 10
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return small_models.image_pipeline()
+
+
+@pytest.fixture
+def pipe(shared):
+    """The small pipeline, which every test must leave as it was."""
+    scheduler, processors, vae_scale = shared.scheduler, dict(shared.unet.attn_processors), shared.vae.config.scaling_factor
+    yield shared
+    shared.scheduler = scheduler
+    shared.vae.register_to_config(scaling_factor=vae_scale)
+    assert all(processors[name] is processor for name, processor in shared.unet.attn_processors.items())
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=seeded(seed))
+
+
+def pictures(count=2, height=16, width=32, seed=5):
+    return torch.rand(count, 3, height, width, generator=seeded(seed)) * 2 - 1
+
+
+IMAGE, NOISE = pictures(), randn(2, 4, 8, 16, seed=7)
+SHORT = dict(num_inference_steps=N, guidance_scale=3.0, noise=NOISE)
+
+
+class Predictor:
+    """Stands in for the U-Net's forward: counts its calls and answers with `answer(x)`."""
+
+    def __init__(self, answer):
+        self.answer, self.times, self.rows, self.inputs = answer, [], [], []
+
+    def __call__(self, x, t, encoder_hidden_states=None, **kwargs):
+        assert len(x) == len(encoder_hidden_states)
+        self.times.append(int(t))
+        self.rows.append(len(x))
+        self.inputs.append(x)
+        return (self.answer(x),)
+
+
+def ideal(pipe, monkeypatch, eps=NOISE):
+    predictor = Predictor(lambda x: eps.repeat(len(x) // len(eps), 1, 1, 1).to(x))
+    monkeypatch.setattr(pipe.unet, "forward", predictor)
+    return predictor
+
+
+def ddim(**changes):
+    config = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False)
+    return diffusers.DDIMScheduler(**{**config, **changes})
+
+
+# ------------------------------------------------------------------------------------------------------------ the window
+
+
+@pytest.mark.parametrize(
+    ("arguments", "window", "mixes"),
+    [
+        ((50, 0.3, 0.6), (15, 30), 14), ((50, 0.3, 0.6, "community"), (15, 30), 14), ((20, 0.3, 0.6), (6, 12), 5),
+        ((13, 0.3, 0.6, "community"), (3, 7), 3), ((13, 0.3, 0.6), (4, 8), 3), ((10, 0, 1), (0, 10), 9),
+        ((100, 0.29, 0.6, "community"), (28, 60), 31), ((100, 0.29, 0.6), (29, 60), 30), ((10, 0.5, 0.5), (5, 5), 0),
+        ((10, 0.4, 0.5), (4, 5), 0), ((1, 0, 1), (0, 1), 0),
+    ],
+)  # fmt: skip
+def test_fractions_become_counts(arguments, window, mixes):
+    found = levels(*arguments)
+    assert tuple(found) == window and len(found.mixed) == mixes == max(0, window[1] - window[0] - 1)
+    assert found.mixed == tuple(range(window[1] - 1, window[0], -1))
+
+
+def test_the_window_of_the_published_settings():
+    assert levels(50, 0.3, 0.6).mixed == tuple(range(29, 15, -1))
+
+
+@pytest.mark.parametrize(
+    ("steps", "variant", "offset", "first", "mixed"),
+    [(50, "paper", 0, 580, (21, 34)), (50, "paper", 1, 581, (21, 34)), (20, "paper", 0, 550, (9, 13)), (13, "community", 0, 456, (7, 9))],
+)
+def test_timesteps_come_from_the_scheduler(pipe, monkeypatch, steps, variant, offset, first, mixed):
+    """The sheet's table of indices, and the trap of steps_offset."""
+    pipe.scheduler = ddim(steps_offset=offset)
+    predictor = ideal(pipe, monkeypatch)
+    run = mix(pipe, IMAGE, "cat", variant=variant, num_inference_steps=steps, noise=NOISE, trace=True)
+    assert predictor.times[0] == run.trace[0].timestep == first
+    assert (steps - run.levels.mixed[0], steps - run.levels.mixed[-1]) == mixed
+    assert predictor.times == [k * (1000 // steps) + offset for k in reversed(range(run.levels.K_max))]
+    assert [step.timestep for step in run.trace] == predictor.times
+
+
+@pytest.mark.parametrize("guidance_scale", [1, 3.0])
+def test_as_many_calls_as_levels(pipe, monkeypatch, guidance_scale):
+    predictor, rows = ideal(pipe, monkeypatch), 2 if guidance_scale == 1 else 4
+    options = dict(num_inference_steps=N, guidance_scale=guidance_scale)
+    mix(pipe, IMAGE, "cat", noise=NOISE, **options)
+    assert predictor.rows == [rows] * 6
+    mix(pipe, IMAGE, "cat", layout="ddim_inversion", **options)
+    assert predictor.rows == [rows] * 6 + [2] * 6 + [rows] * 6
+    mix_text(pipe, "cat", "dog", noise=NOISE, **options)
+    assert len(predictor.rows) == 18 + N + 6 and len(set(predictor.rows[18:])) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- exact limits
+
+
+@pytest.mark.parametrize("variant", sm.VARIANTS)
+def test_nu_one_is_img2img_to_the_last_bit(pipe, variant):
+    plain = img2img(pipe, IMAGE, "cat", level=6, **SHORT)
+    for k_min in (0, 0.2, 0.6):
+        mixed = mix(pipe, IMAGE, "cat", k_min=k_min, nu=1, variant=variant, **SHORT)
+        assert torch.equal(mixed.latents, plain.latents) and torch.equal(mixed.images, plain.images)
+
+
+def test_nu_zero_is_img2img_from_the_end_of_the_window(pipe):
+    plain = img2img(pipe, IMAGE, "cat", level=4, **SHORT)
+    for k_max in (0.6, 0.8):
+        assert torch.equal(mix(pipe, IMAGE, "cat", k_min=0.3, k_max=k_max, nu=0, **SHORT).latents, plain.latents)
+    other = mix(pipe, IMAGE, "cat", k_min=0.3, k_max=0.6, nu=0, variant="community", **SHORT)
+    assert (other.latents - plain.latents).abs().max() > 0.05
+
+
+def test_nu_zero_inverted_is_inversion_with_a_new_prompt(pipe):
+    options = dict(num_inference_steps=N, guidance_scale=3.0, layout="ddim_inversion")
+    plain = img2img(pipe, IMAGE, "cat", level=4, **options)
+    assert torch.allclose(mix(pipe, IMAGE, "cat", k_min=0.3, k_max=0.6, nu=0, **options).latents, plain.latents, atol=1e-6)
+
+
+@pytest.mark.parametrize("k_min", [0.5, 0.6])
+def test_no_mix_without_a_window(pipe, k_min):
+    runs = [mix(pipe, IMAGE, "cat", k_min=k_min, k_max=0.6, nu=nu, **SHORT).latents for nu in (0, 0.4)]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], mix(pipe, IMAGE, "cat", k_min=0.4, k_max=0.6, nu=0.4, **SHORT).latents)
+
+
+def test_the_last_noise_level_still_shows_the_layout(pipe):
+    """K_max = N, nu = 1: near text-to-image from the same noise, not equal, and nearer than any earlier start."""
+    free = generate(pipe, "cat", **SHORT).latents
+    gaps = [float((mix(pipe, IMAGE, "cat", k_min=0, k_max=k, nu=1, **SHORT).latents - free).norm() / free.norm()) for k in (1, 0.5)]
+    assert 1e-4 < gaps[0] < 0.25 and gaps[0] < gaps[1]
+
+
+def scalar_chain(variant, nu, layout=0.0):
+    scheduler = diffusers.DDIMScheduler(num_train_timesteps=2, trained_betas=[0.36, 1 - 0.25 / 0.64], clip_sample=False)
+    scheduler.set_timesteps(2)
+    assert scheduler.alphas_cumprod.tolist() == pytest.approx([0.64, 0.25])
+    one, steps = torch.ones(1, 1, 1, 1), []
+    denoise(
+        Predictor(lambda x: x), scheduler, one, torch.zeros(1, 3, 2), level=2, guidance_scale=1, layout={2: layout * one}, nu={2: nu}, variant=variant,
+        callback=steps.append,
+    )  # fmt: skip
+    return steps
+
+
+def test_one_step_by_hand():
+    paper, community = scalar_chain("paper", 0.5), scalar_chain("community", 0.5)
+    for steps, state, estimate, after in ((paper, 0.5, 0.1340, 0.4072), (community, 1.0, 1.1340, 1.2072)):
+        assert (float(steps[0].seen), float(steps[0].state), float(steps[0].content)) == (0.5, state, 1.0)
+        assert float(steps[0].estimate) == pytest.approx(estimate, abs=1e-4)
+        assert float(steps[1].content) == pytest.approx(after, abs=1e-4)
+    for steps in (scalar_chain("paper", 0.25), scalar_chain("community", 0.25)):  # the exercise: eps = 0.25
+        start = float(steps[0].state)
+        assert float(steps[1].content) == pytest.approx(0.8 * (start - math.sqrt(0.75) * 0.25) / 0.5 + 0.6 * 0.25, abs=1e-6)
+
+
+@pytest.mark.parametrize(("variant", "nu"), [(variant, nu) for variant in sm.VARIANTS for nu in (0.0, 0.5, 1.0)])
+@pytest.mark.parametrize("one", [True, False])
+def test_an_ideal_predictor_stays_on_the_layouts_chain(pipe, monkeypatch, variant, nu, one):
+    pipe.scheduler = ddim(set_alpha_to_one=one, steps_offset=1)
+    ideal(pipe, monkeypatch)
+    x0 = encode(pipe, IMAGE)
+    final = 1.0 if one else 1 - 0.00085
+    for k_min, k_max in ((0.3, 0.6), (0, 1), (0.1, 0.2)):
+        run = mix(pipe, IMAGE, "cat", k_min=k_min, k_max=k_max, nu=nu, variant=variant, trace=True, **SHORT)
+        for step in run.trace:
+            assert step.layout is None or torch.allclose(step.state, step.layout, atol=2e-5)
+            assert torch.allclose(step.estimate, x0, atol=2e-4)
+        assert torch.allclose(run.latents, math.sqrt(final) * x0 + math.sqrt(1 - final) * NOISE, atol=1e-4)
+
+
+def test_the_last_step_of_stable_diffusion_leaves_a_little_noise():
+    assert math.sqrt(float(ddim().final_alpha_cumprod)) == pytest.approx(0.99957, abs=1e-5)
+    assert math.sqrt(1 - float(ddim().final_alpha_cumprod)) == pytest.approx(0.0292, abs=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------------- mixing
+
+
+def test_mixing_is_affine_and_keeps_the_noise():
+    z, x = randn(2, 4, 3, 5).double(), randn(2, 4, 3, 5, seed=1).double()
+    for nu in (0.0, 0.25, 0.5, 0.9, 1.0):
+        assert torch.allclose(blend(z, x, nu), nu * z + (1 - nu) * x)
+        assert torch.equal(blend(z, z, nu), z)
+        eps, a, b = randn(2, 4, 3, 5, seed=2).double(), 0.6, 0.8
+        assert torch.allclose(blend(a * z + b * eps, a * x + b * eps, nu), a * (nu * z + (1 - nu) * x) + b * eps)
+    assert torch.equal(blend(z, x, 1.0), z) and torch.equal(blend(z, x, 0.0), x)
+
+
+def test_independent_noises_would_be_too_clean():
+    eps, other = randn(1, 1, 1, 200_000), randn(1, 1, 1, 200_000, seed=1)
+    assert float(blend(eps, other, 0.5).std()) == pytest.approx(math.sqrt(0.5), abs=0.01)
+    assert torch.equal(blend(eps, eps, 0.5), eps)
+
+
+def test_the_noise_is_the_same_at_every_level(pipe):
+    run = mix(pipe, IMAGE, "cat", k_min=0, k_max=1, num_inference_steps=N, noise=NOISE, trace=True)
+    for step in run.trace:
+        alpha_bar = pipe.scheduler.alphas_cumprod[step.timestep]
+        assert torch.allclose((step.layout - alpha_bar.sqrt() * run.layout) / (1 - alpha_bar).sqrt(), NOISE, atol=1e-4)
+
+
+def slow_mix(pipe, x0, prompt, *, K_min, K_max, nu, g, variant):
+    """The method sheet's loop, one image and one branch at a time, with DDIM written out."""
+    alpha_bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
+    text = [pipe.text_encoder(pipe.tokenizer(words, padding="max_length", return_tensors="pt").input_ids)[0] for words in ("", prompt)]
+    finished = []
+    for i in range(len(x0)):
+        eps, z = NOISE[i : i + 1], x0[i : i + 1]
+
+        def layout(k, z=z, eps=eps):
+            a = alpha_bar[(k - 1) * (1000 // N) + 1]
+            return a**0.5 * z + (1 - a) ** 0.5 * eps
+
+        state = layout(K_max)
+        for k in range(K_max, 0, -1):
+            t = (k - 1) * (1000 // N) + 1
+            seen = nu(k) * state + (1 - nu(k)) * layout(k) if variant == "community" and K_min < k < K_max else state
+            without, with_prompt = (pipe.unet(seen, t, encoder_hidden_states=words).sample for words in text)
+            noise = without + g * (with_prompt - without)
+            a, b = alpha_bar[t], alpha_bar[max(0, t - 1000 // N)]
+            state = b**0.5 * (state - (1 - a) ** 0.5 * noise) / a**0.5 + (1 - b) ** 0.5 * noise
+            if variant == "paper" and k - 1 > K_min:
+                state = nu(k - 1) * state + (1 - nu(k - 1)) * layout(k - 1)
+        finished.append(state)
+    return torch.cat(finished)
+
+
+@pytest.mark.parametrize("variant", sm.VARIANTS)
+def test_against_a_slow_loop(pipe, variant):
+    with torch.no_grad():
+        x0 = pipe.vae.encode(IMAGE).latent_dist.mean * 0.7
+        nu = lambda k: 0.2 + k / 12  # noqa: E731
+        expected = slow_mix(pipe, x0, "blue cat", K_min=2, K_max=6, nu=nu, g=3.0, variant=variant)
+        found = mix(pipe, IMAGE, "blue cat", k_min=0.2, k_max=0.6, nu=nu, variant=variant, **SHORT)
+        assert torch.allclose(found.latents, expected, atol=1e-3, rtol=1e-3)
+        assert torch.allclose(found.images, pipe.vae.decode(expected / 0.7).sample.clamp(-1, 1), atol=1e-3)
+
+
+def test_img2img_against_the_pipeline_of_diffusers(pipe):
+    parts = {**pipe.components, "scheduler": ddim(steps_offset=1)}
+    theirs = diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    options = dict(num_inference_steps=N, guidance_scale=3.0, negative_prompt=["red", ""])
+    expected = theirs(["cat", "a dog"], IMAGE / 2 + 0.5, strength=0.6, generator=[seeded(1), seeded(2)], output_type="latent", **options).images
+    options |= dict(latent="sample", generator=[seeded(1), seeded(2)])
+    assert torch.allclose(img2img(pipe, IMAGE, ["cat", "a dog"], strength=0.6, **options).latents, expected, atol=1e-4)
+    options["generator"] = [seeded(1), seeded(2)]
+    assert torch.allclose(mix(pipe, IMAGE, ["cat", "a dog"], k_max=0.6, nu=1, **options).latents, expected, atol=1e-4)
+
+
+def test_generate_against_the_pipeline_of_diffusers(pipe):
+    expected = pipe(["cat", "a dog"], latents=NOISE, num_inference_steps=N, guidance_scale=3.0, output_type="latent", height=16, width=32).images
+    pipe.scheduler = ddim(steps_offset=1)
+    assert torch.allclose(generate(pipe, ["cat", "a dog"], **SHORT).latents, expected, atol=1e-4)
+    expected = pipe(["cat"], generator=seeded(3), num_inference_steps=N, output_type="latent").images
+    found = generate(pipe, "cat", generator=seeded(3), num_inference_steps=N)
+    assert torch.allclose(found.latents, expected, atol=1e-4) and found.images.shape == (1, 3, 16, 16)
+
+
+def test_nu_as_function_and_as_map(pipe):
+    half = mix(pipe, IMAGE, "cat", nu=0.5, **SHORT).latents
+    asked = []
+    assert torch.equal(mix(pipe, IMAGE, "cat", nu=lambda k: asked.append(k) or 0.5, **SHORT).latents, half)
+    assert asked == [5, 4]
+    assert torch.allclose(mix(pipe, IMAGE, "cat", nu=torch.full((8, 16), 0.5), **SHORT).latents, half, atol=1e-6)
+    each = mix(pipe, IMAGE, "cat", nu=torch.tensor([0.5, 1.0])[:, None, None, None], **SHORT).latents
+    assert torch.allclose(each[0], half[0], atol=1e-5)
+    assert torch.allclose(each[1], img2img(pipe, IMAGE, "cat", level=6, **SHORT).latents[1], atol=1e-5)
+    left = torch.zeros(8, 16)
+    left[:, 8:] = 1
+    step = mix(pipe, IMAGE, "cat", nu=left, trace=True, **SHORT).trace[1]
+    assert torch.equal(step.state[..., :8], step.layout[..., :8]) and torch.equal(step.state[..., 8:], step.content[..., 8:])
+
+
+def test_nu_multiplies_the_content(pipe):
+    step = mix(pipe, IMAGE, "cat", nu=0.9, trace=True, **SHORT).trace[1]
+    assert torch.allclose(step.state, 0.9 * step.content + 0.1 * step.layout, atol=1e-5)
+
+
+def test_the_trace_tells_every_level(pipe):
+    for variant in sm.VARIANTS:
+        run = mix(pipe, IMAGE, "cat", variant=variant, trace=True, **SHORT)
+        assert [step.level for step in run.trace] == [6, 5, 4, 3, 2, 1]
+        assert [step.layout is not None for step in run.trace] == [True, True, True, False, False, False]
+        assert torch.equal(run.trace[0].state, run.trace[0].layout)
+        for step in run.trace:
+            assert torch.equal(step.seen, step.state) == (variant == "paper" or step.level not in (5, 4))
+            assert torch.equal(step.content, step.state) == (variant == "community" or step.level not in (5, 4))
+            assert decode(pipe, step.estimate).shape == (2, 3, 16, 32)
+    assert mix(pipe, IMAGE, "cat", **SHORT).trace is None
+
+
+# ------------------------------------------------------------------------------------------------------- DDIM inversion
+
+
+@pytest.mark.parametrize("changes", [{}, {"set_alpha_to_one": True}, {"steps_offset": 0}, {"timestep_spacing": "trailing", "steps_offset": 0}])
+def test_inversion_lines_up_with_the_sampler(pipe, monkeypatch, changes):
+    """A predictor of constant noise goes up and comes down on one chain; both know the same timesteps."""
+    pipe.scheduler = ddim(**{"steps_offset": 1, **changes})
+    predictor = ideal(pipe, monkeypatch)
+    run = mix(pipe, IMAGE, "cat", k_min=0.2, k_max=0.7, layout="ddim_inversion", num_inference_steps=N, trace=True)
+    assert predictor.times[:7] == predictor.times[7:][::-1]
+    final = pipe.scheduler.final_alpha_cumprod
+    clean = (run.layout - (1 - final).sqrt() * NOISE) / final.sqrt()
+    for step in run.trace:
+        a = pipe.scheduler.alphas_cumprod[step.timestep]
+        assert torch.allclose(step.state, a.sqrt() * clean + (1 - a).sqrt() * NOISE, atol=1e-4)
+    assert torch.allclose(run.latents, run.layout, atol=1e-4)
+
+
+def test_inversion_looks_from_below(pipe, monkeypatch):
+    """x_k from x_{k-1}, with the noise predicted at t_k, and no guidance."""
+    predictor = Predictor(lambda x: 0.5 * x)
+    monkeypatch.setattr(pipe.unet, "forward", predictor)
+    run = mix(pipe, IMAGE, "cat", k_min=0, k_max=0.3, layout="ddim_inversion", num_inference_steps=N, trace=True)
+    state, alpha_bar = run.layout, pipe.scheduler.alphas_cumprod
+    for k, t in enumerate((1, 101, 201)):
+        assert predictor.times[k] == t and torch.allclose(predictor.inputs[k], state, atol=1e-5)
+        a, b = (alpha_bar[t - 100] if t > 100 else pipe.scheduler.final_alpha_cumprod), alpha_bar[t]
+        state = b.sqrt() * (state - (1 - a).sqrt() * 0.5 * state) / a.sqrt() + (1 - b).sqrt() * 0.5 * state
+    assert torch.allclose(run.trace[0].state, state, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------ text-text
+
+
+@pytest.mark.parametrize("nu", [0, 0.3, 1])
+def test_text_mixed_with_itself_is_the_layout(pipe, nu):
+    run = mix_text(pipe, "cat", "cat", nu=nu, **SHORT)
+    assert torch.allclose(run.latents, run.layout, atol=1e-4)
+    assert torch.allclose(run.layout, generate(pipe, "cat", **SHORT).latents, atol=1e-6)
+
+
+def test_text_mixing_uses_the_states_of_the_layouts_run(pipe):
+    drawn = {step.level: step.state for step in generate(pipe, "cat", trace=True, **SHORT).trace}
+    run = mix_text(pipe, "cat", "dog", trace=True, **SHORT)
+    for step in run.trace[:3]:
+        assert torch.equal(step.layout, drawn[step.level])
+    assert not torch.allclose(run.latents, run.layout, atol=1e-2)
+
+
+def test_text_mixing_by_renoising_is_image_text_mixing(pipe):
+    eps = randn(2, 4, 8, 16, seed=9)
+    run = mix_text(pipe, "cat", "dog", layout_states="renoise", renoise=eps, trace=True, **SHORT)
+    for step in run.trace[:3]:
+        a = pipe.scheduler.alphas_cumprod[step.timestep]
+        assert torch.allclose(step.layout, a.sqrt() * run.layout + (1 - a).sqrt() * eps, atol=1e-5)
+    options = dict(num_inference_steps=N, guidance_scale=3.0)
+    drawn = mix_text(pipe, "cat", "dog", layout_states="renoise", generator=seeded(4), **options)
+    source = seeded(4)
+    first, second = (torch.randn(1, 4, 8, 8, generator=source) for _ in range(2))
+    given = mix_text(pipe, "cat", "dog", layout_states="renoise", noise=first, renoise=second, **options)
+    assert torch.equal(drawn.latents, given.latents)
+
+
+# ------------------------------------------------------------------------------------------------------- words and maps
+
+
+def test_weights_of_words_cover_all_their_tokens(pipe):
+    weight = lambda prompt, weights: sm.token_weights(pipe.tokenizer, prompt, weights)  # noqa: E731
+    assert weight("a bee cat", {"bee": -1.0}).tolist() == [[1, 1, -1, -1, -1, 1, 1, 1, 1, 1]]
+    assert weight("cat a cat", {"cat": 0.5, "a": 2}).tolist() == [[1, 0.5, 2, 0.5, 1, 1, 1, 1, 1, 1]]
+    assert weight("a photo of a cat", {"photo of": 0.0}).tolist() == [[1, 1, 0, 0, 1, 1, 1, 1, 1, 1]]
+    assert weight(["red cat", "cat"], {"CAT": 2}).tolist() == [[1, 1, 2] + [1] * 7, [1, 2] + [1] * 8]
+    assert weight("red cat", [{"red": 2}, {"cat": 3}])[:, :3].tolist() == [[1, 2, 1], [1, 1, 3]]
+    assert weight("cat", {}).tolist() == [[1] * 10]
+
+
+def test_a_row_by_hand():
+    words = WordWeights(torch.tensor([[1.0, -1, 1]]), guided=False)
+    row = torch.tensor([[[0.2, 0.5, 0.3]]])
+    assert words.reweight(row, 1).flatten().tolist() == pytest.approx([0.2, -0.5, 0.3])
+    values = torch.tensor([[[1.0], [2], [3]]])
+    assert float(row @ values) == pytest.approx(2.1) and float(words.reweight(row, 1) @ values) == pytest.approx(0.1)
+
+
+def cross_attention(pipe):
+    return pipe.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn2
+
+
+def test_cross_attention_by_hand(pipe):
+    attn = cross_attention(pipe)
+    x, text = randn(4, 6, attn.to_q.in_features), randn(4, 10, 12, seed=1)
+    s = torch.tensor([[1.0, -1, 0.5, 2, 0, 1, 1, 1, 1, 1], [1, 1, 1, -2, 1, 1, 3, 1, 1, 1]])
+    expected = []
+    with torch.no_grad():
+        for i in range(4):
+            q, k, v = (layer(y).unflatten(-1, (attn.heads, -1)) for layer, y in ((attn.to_q, x[i]), (attn.to_k, text[i]), (attn.to_v, text[i])))
+            heads = []
+            for h in range(attn.heads):
+                scores = (q[:, h] @ k[:, h].T / math.sqrt(q.shape[-1])).exp()
+                weighted = scores / scores.sum(-1, keepdim=True) * (s[i - 2] if i >= 2 else 1)
+                heads.append(weighted @ v[:, h])
+            expected.append(attn.to_out[0](torch.cat(heads, -1)))
+        assert torch.allclose(WordWeights(s)(attn, x, text), torch.stack(expected), atol=1e-5)
+        plain = attn(x, text)
+        assert torch.allclose(plain[:2], torch.stack(expected[:2]), atol=1e-5)  # the unconditional half
+        assert torch.allclose(WordWeights(torch.ones(1, 10), guided=False)(attn, x, text), plain, atol=1e-5)
+        nothing = WordWeights(torch.zeros(1, 10), guided=False)(attn, x, text)
+        assert torch.allclose(nothing, attn.to_out[0].bias.expand_as(nothing), atol=1e-6)
+        image = randn(4, attn.to_q.in_features, 2, 3, seed=2)  # four axes
+        assert torch.allclose(WordWeights(torch.ones(1, 10))(attn, image, text), attn(image, text), atol=1e-5)
+
+
+def test_weight_one_changes_nothing_and_others_do(pipe):
+    plain = mix(pipe, IMAGE, "red cat", **SHORT).latents
+    assert torch.allclose(mix(pipe, IMAGE, "red cat", word_weights={"red": 1, "cat": 1}, **SHORT).latents, plain, atol=1e-4)
+    for s in (-1, 0, 2):
+        assert (mix(pipe, IMAGE, "red cat", word_weights={"cat": s}, **SHORT).latents - plain).abs().max() > 1e-3
+
+
+def test_a_unet_call_with_unit_weights(pipe):
+    x, text = randn(4, 4, 8, 8), randn(4, 10, 12, seed=1)
+    with torch.no_grad():
+        plain = pipe.unet(x, 500, encoder_hidden_states=text).sample
+        with reweight_words(pipe, "red cat", {"red": 1, "cat": 1}):
+            assert torch.allclose(pipe.unet(x, 500, encoder_hidden_states=text).sample, plain, atol=1e-5)
+        with reweight_words(pipe, "red cat", {"cat": -1}):
+            changed = pipe.unet(x, 500, encoder_hidden_states=text).sample
+    assert torch.allclose(changed[:2], plain[:2], atol=1e-5) and (changed[2:] - plain[2:]).abs().max() > 1e-3
+
+
+def test_only_cross_attention_is_touched_and_everything_comes_back(pipe):
+    before = dict(pipe.unet.attn_processors)
+    with reweight_words(pipe, "red cat", {"cat": -1}) as words:
+        inside = pipe.unet.attn_processors
+        for name in before:
+            assert inside[name] is (words if "attn2" in name else before[name])
+    with pytest.raises(RuntimeError, match="stop"), reweight_words(pipe, "red cat", {"cat": -1}):
+        raise RuntimeError("stop")
+    assert all(before[name] is processor for name, processor in pipe.unet.attn_processors.items())
+
+
+def test_everything_comes_back_after_a_failing_run(pipe, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    before = dict(pipe.unet.attn_processors)
+    monkeypatch.setattr(pipe.unet, "forward", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        mix(pipe, IMAGE, "cat", word_weights={"cat": 2}, **SHORT)
+    assert all(before[name] is processor for name, processor in pipe.unet.attn_processors.items())
+
+
+def test_the_manager_works_around_the_pipeline_itself(pipe):
+    options = dict(num_inference_steps=4, guidance_scale=3.0, output_type="latent", latents=NOISE[:, :, :, :8])
+    pipe.scheduler = ddim(steps_offset=1)
+    with reweight_words(pipe, ["red cat", "cat"], [{"red": 2}, {"cat": -1}]):
+        theirs = pipe(["red cat", "cat"], **options).images
+    ours = generate(
+        pipe, ["red cat", "cat"], word_weights=[{"red": 2}, {"cat": -1}], num_inference_steps=4, guidance_scale=3.0, noise=NOISE[:, :, :, :8]
+    ).latents
+    assert torch.allclose(theirs, ours, atol=1e-4)
+
+
+def test_words_can_be_weighted_at_some_levels(pipe):
+    plain = mix(pipe, IMAGE, "red cat", trace=True, **SHORT)
+    late = mix(pipe, IMAGE, "red cat", word_weights={"cat": -1}, word_levels=range(1, 4), trace=True, **SHORT)
+    always = mix(pipe, IMAGE, "red cat", word_weights={"cat": -1}, word_levels=range(1, N + 1), **SHORT).latents
+    assert torch.allclose(plain.trace[3].state, late.trace[3].state, atol=1e-4)
+    assert (plain.latents - late.latents).abs().max() > 1e-3
+    assert torch.allclose(always, mix(pipe, IMAGE, "red cat", word_weights={"cat": -1}, **SHORT).latents, atol=1e-6)
+
+
+def test_removal_is_weight_minus_one(pipe):
+    expected = mix(pipe, IMAGE, "a cat", word_weights={"cat": -1}, **SHORT).latents
+    assert torch.equal(mix(pipe, IMAGE, "a cat", remove="cat", **SHORT).latents, expected)
+    assert torch.equal(mix(pipe, IMAGE, "a", remove="cat", **SHORT).latents, expected)  # named at the end
+    alone = mix(pipe, IMAGE, "bee", word_weights={"bee": -1}, **SHORT).latents
+    assert torch.equal(mix(pipe, IMAGE, "", remove="bee", **SHORT).latents, alone)
+    both = mix(pipe, IMAGE, "", remove=["bee", "cat"], **SHORT).latents
+    assert torch.allclose(both[0], alone[0], atol=1e-4)
+    assert torch.allclose(both[1], mix(pipe, IMAGE, "cat", word_weights={"cat": -1}, **SHORT).latents[1], atol=1e-4)
+    expected = mix(pipe, IMAGE, "a cat", word_weights={"a": 2, "cat": -1}, **SHORT).latents
+    assert torch.equal(mix(pipe, IMAGE, "a", remove="cat", word_weights={"a": 2}, **SHORT).latents, expected)
+
+
+def test_long_prompts_are_cut_with_a_warning(pipe):
+    long = "a photo of a red cat a blue dog"  # nine words, eight places
+    with pytest.warns(UserWarning, match="longer than 10 tokens, cut off: 'dog"):
+        found = mix(pipe, IMAGE, long, **SHORT).latents
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert torch.equal(found, mix(pipe, IMAGE, "a photo of a red cat a blue", **SHORT).latents)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="'dog', which is not a word"):
+        mix(pipe, IMAGE, long, word_weights={"dog": 2}, **SHORT)
+
+
+# ---------------------------------------------------------------------------------------------- batches, seeds, prompts
+
+
+def test_a_batch_equals_single_runs(pipe):
+    options = dict(num_inference_steps=N, guidance_scale=3.0)
+    words = [{"cat": -1.0}, {"dog": 2.0}]
+    both = mix(pipe, IMAGE, ["a cat", "dog"], word_weights=words, generator=[seeded(1), seeded(2)], latent="sample", **options)
+    for i, prompt in enumerate(("a cat", "dog")):
+        one = mix(pipe, IMAGE[i : i + 1], prompt, word_weights=words[i], generator=seeded(i + 1), latent="sample", **options)
+        assert torch.allclose(both.latents[i], one.latents[0], atol=1e-4) and torch.allclose(both.images[i], one.images[0], atol=1e-4)
+    fan = mix(pipe, IMAGE[:1], ["a cat", "dog"], negative_prompt=["", "red"], noise=NOISE[:1], **options)
+    for i, (prompt, negative) in enumerate((("a cat", ""), ("dog", "red"))):
+        one = mix(pipe, IMAGE[:1], prompt, negative_prompt=negative, noise=NOISE[:1], **options)
+        assert torch.allclose(fan.latents[i], one.latents[0], atol=1e-4)
+    texts = mix_text(pipe, ["cat", "red"], "dog", noise=NOISE, **options)
+    assert torch.allclose(texts.latents[1], mix_text(pipe, "red", "dog", noise=NOISE[1:], **options).latents[0], atol=1e-4)
+
+
+def test_sixty_images_at_once(pipe):
+    run = mix(pipe, pictures(60, 16, 16), "cat", num_inference_steps=4, k_max=0.75, guidance_scale=3.0, generator=seeded())
+    assert run.images.shape == (60, 3, 16, 16) and run.images.isfinite().all()
+
+
+def test_same_seed_same_result_and_no_global_state(pipe):
+    before, state, image = pipe.scheduler.timesteps.clone(), torch.get_rng_state(), IMAGE.clone()
+    options = dict(num_inference_steps=N, guidance_scale=3.0)
+    first, second, other = (mix(pipe, IMAGE, "cat", generator=seeded(seed), **options).latents for seed in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.allclose(first, other, atol=1e-2)
+    assert torch.equal(mix(pipe, IMAGE, "cat", noise=torch.randn(NOISE.shape, generator=seeded(1)), **options).latents, first)
+    assert torch.equal(pipe.scheduler.timesteps, before) and torch.equal(torch.get_rng_state(), state) and torch.equal(image, IMAGE)
+
+
+def test_the_scheduler_is_left_alone(pipe):
+    pipe.scheduler = ddim(steps_offset=1)
+    before = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in vars(pipe.scheduler).items()}
+    mix(pipe, IMAGE, "cat", **SHORT)
+    mix_text(pipe, "cat", "dog", **SHORT)
+    mix(pipe, IMAGE, "cat", num_inference_steps=N, layout="ddim_inversion")
+    for name, value in vars(pipe.scheduler).items():
+        assert torch.equal(value, before[name]) if isinstance(value, torch.Tensor) else value == before[name]
+    assert pipe.scheduler.num_inference_steps is None
+
+
+def test_guidance_one_ignores_the_other_prompt(pipe):
+    options = dict(num_inference_steps=N, noise=NOISE, guidance_scale=1)
+    plain = mix(pipe, IMAGE, "cat", **options).latents
+    assert torch.equal(mix(pipe, IMAGE, "cat", negative_prompt="blue teapot", **options).latents, plain)
+    nearly = mix(pipe, IMAGE, "cat", negative_prompt="blue teapot", num_inference_steps=N, noise=NOISE, guidance_scale=1 + 1e-6).latents
+    assert torch.allclose(nearly, plain, atol=1e-3)
+    weighted = mix(pipe, IMAGE, "red cat", word_weights={"red": -1}, **options).latents  # without a second half
+    assert (weighted - mix(pipe, IMAGE, "red cat", **options).latents).abs().max() > 1e-4
+    zero = mix(pipe, IMAGE, "cat", num_inference_steps=N, noise=NOISE, guidance_scale=0).latents
+    assert torch.allclose(zero, mix(pipe, IMAGE, "", **options).latents, atol=1e-4)
+
+
+def test_a_negative_prompt_steers(pipe):
+    plain, away = (mix(pipe, IMAGE, "cat", negative_prompt=text, **SHORT).latents for text in ("", "red"))
+    assert (plain - away).abs().max() > 1e-3
+
+
+def test_prompts_can_be_embeddings(pipe):
+    plain = img2img(pipe, IMAGE, "cat", level=5, **SHORT).latents
+    assert torch.allclose(img2img(pipe, IMAGE, sm.embed(pipe, "cat"), level=5, **SHORT).latents, plain, atol=1e-6)
+    ends = [sm.blend_prompts(pipe, "cat", "dog", weight=w) for w in (0, 0.5, 1)]
+    assert torch.equal(ends[0], sm.embed(pipe, "cat")) and torch.equal(ends[2], sm.embed(pipe, "dog"))
+    assert torch.allclose(ends[1], (ends[0] + ends[2]) / 2, atol=1e-6)
+    assert generate(pipe, torch.cat(ends), num_inference_steps=2, noise=NOISE[:1]).images.shape == (3, 3, 16, 32)
+
+
+# -------------------------------------------------------------------------------------------------- latents and samplers
+
+
+def test_latents_are_scaled_by_the_pipelines_own_factor(pipe):
+    raw = pipe.vae.encode(IMAGE).latent_dist
+    assert torch.allclose(encode(pipe, IMAGE), 0.7 * raw.mean, atol=1e-6) and encode(pipe, IMAGE).shape == (2, 4, 8, 16)
+    assert torch.allclose(decode(pipe, NOISE), pipe.vae.decode(NOISE / 0.7).sample.clamp(-1, 1), atol=1e-6)
+    sampled = encode(pipe, IMAGE, latent="sample", generator=seeded(3))
+    assert torch.allclose(sampled, 0.7 * (raw.mean + raw.std * torch.randn(NOISE.shape, generator=seeded(3))), atol=1e-5)
+    pipe.vae.register_to_config(scaling_factor=2.0)
+    assert torch.allclose(encode(pipe, IMAGE), 2 * raw.mean, atol=1e-6)
+    assert torch.allclose(decode(pipe, NOISE), pipe.vae.decode(NOISE / 2).sample.clamp(-1, 1), atol=1e-6)
+
+
+def test_sizes_and_dtypes_follow(pipe):
+    run = mix(pipe, IMAGE.double(), "cat", num_inference_steps=N, noise=NOISE.double())
+    assert run.images.shape == IMAGE.shape and run.latents.shape == NOISE.shape and run.latents.dtype == torch.float32
+    half = small_models.image_pipeline().to(torch.bfloat16)
+    run = mix(half, IMAGE, "red cat", word_weights={"cat": -1}, nu=torch.tensor(0.5), num_inference_steps=4, noise=NOISE)
+    assert run.images.dtype == run.latents.dtype == torch.bfloat16 and run.images.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.parametrize("name", ["LMSDiscrete", "DPMSolverMultistep", "DEISMultistep", "UniPCMultistep"])
+def test_samplers_with_memory_must_be_allowed(pipe, name):
+    pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(pipe.scheduler.config)
+    for run in (lambda **options: mix(pipe, IMAGE, "cat", **SHORT, **options), lambda **options: mix_text(pipe, "cat", "dog", **SHORT, **options)):
+        with pytest.raises(ValueError, match=f"memory.*{name}Scheduler.*allow_multistep"):
+            run()
+    allowed = mix(pipe, IMAGE, "cat", nu=1, allow_multistep=True, **SHORT).latents
+    assert torch.equal(allowed, img2img(pipe, IMAGE, "cat", level=6, **SHORT).latents)
+    assert mix(pipe, IMAGE, "cat", variant="community", **SHORT).latents.isfinite().all()
+    with pytest.raises(ValueError, match="scheduler must be a DDIMScheduler"):
+        mix(pipe, IMAGE, "cat", layout="ddim_inversion", allow_multistep=True)
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.parametrize("name", ["EulerDiscrete", "LMSDiscrete", "DPMSolverMultistep", "DEISMultistep", "UniPCMultistep"])
+@pytest.mark.parametrize("variant", sm.VARIANTS)
+def test_other_samplers_keep_the_chain_too(pipe, monkeypatch, name, variant):
+    """With the ideal predictor all come back to x_0, and the U-Net sees the states of DDIM, also where the sampler counts in sigma units."""
+    pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(pipe.scheduler.config)
+    predictor = ideal(pipe, monkeypatch)
+    run = mix(pipe, IMAGE, "cat", nu=0.3, variant=variant, allow_multistep=True, **SHORT)
+    left = 0.00085 if name == "DEISMultistep" else 0.0  # DEIS stops at the schedule's first noise level
+    assert torch.allclose(run.latents, math.sqrt(1 - left) * run.layout + math.sqrt(left) * NOISE, atol=1e-3)
+    for x, t in zip(predictor.inputs, predictor.times):
+        a = pipe.scheduler.alphas_cumprod[t]
+        assert torch.allclose(x[:2], a.sqrt() * run.layout + (1 - a).sqrt() * NOISE, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.parametrize("name", ["PNDM", "DDPM", "EulerAncestralDiscrete", "FlowMatchEulerDiscrete", "HeunDiscrete", "LCM"])
+def test_samplers_that_do_not_fit_are_refused(pipe, name):
+    scheduler = getattr(diffusers, f"{name}Scheduler")
+    pipe.scheduler = scheduler() if name == "FlowMatchEulerDiscrete" else scheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match=f"scheduler must .*{name}Scheduler.*DDIMScheduler.from_config"):
+        mix(pipe, IMAGE, "cat", allow_multistep=True, **SHORT)
+
+
+def test_a_random_solver_is_refused(pipe):
+    pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="sde-dpmsolver++")
+    with pytest.raises(ValueError, match="draw none in a step"):
+        mix(pipe, IMAGE, "cat", allow_multistep=True, **SHORT)
+    pipe.scheduler = ddim(timestep_spacing="linspace")
+    with pytest.raises(ValueError, match="'linspace'"):
+        mix(pipe, IMAGE, "cat", layout="ddim_inversion", num_inference_steps=N)
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def broken(value):
+    image = IMAGE.clone()
+    image[0, 0, 0, 0] = value
+    return image
+
+
+NAN = math.nan
+BAD_MIXES = [
+    (dict(k_min=-0.1), ValueError, r"k_min must be .* in \[0, 1\], got -0.1"),
+    (dict(k_max=1.1), ValueError, r"k_max must be .* in \[0, 1\], got 1.1"),
+    (dict(k_min=0.7), ValueError, "k_min must be at most k_max, got k_min=0.7 and k_max=0.6"),
+    (dict(k_min=NAN), ValueError, "k_min must be a finite number"),
+    (dict(k_max="0.6"), TypeError, "k_max must be a finite number"),
+    (dict(k_min=0, k_max=0.04), ValueError, "k_max=0.04 of num_inference_steps=10 leaves no step"),
+    (dict(k_min=0, k_max=0.09, variant="community"), ValueError, "leaves no step"),
+    (dict(num_inference_steps=0), ValueError, "num_inference_steps must be an integer >= 1, got 0"),
+    (dict(num_inference_steps=10.0), TypeError, "num_inference_steps must be an integer"),
+    (dict(num_inference_steps=1001), ValueError, "at most the scheduler's 1000 timesteps, got 1001"),
+    (dict(nu=1.01), ValueError, r"nu must be .* in \[0, 1\], got 1.01"),
+    (dict(nu=-0.01), ValueError, "nu must be"),
+    (dict(nu=NAN), ValueError, "nu must be a finite"),
+    (dict(nu=True), TypeError, "nu must be"),
+    (dict(nu="half"), TypeError, "nu must be"),
+    (dict(nu=None), TypeError, "nu must be"),
+    (dict(nu=lambda k: k), ValueError, r"nu\(5\) must be .*got 5"),
+    (dict(nu=torch.full((8, 16), 2.0)), ValueError, r"nu must lie in \[0, 1\], got 2 .. 2"),
+    (dict(nu=torch.full((8, 16), NAN)), ValueError, "nu must be finite"),
+    (dict(nu=torch.ones(8, 16, dtype=torch.long)), TypeError, "nu must be a floating-point tensor, got torch.int64"),
+    (dict(nu=torch.ones(8, 8)), ValueError, "nu must broadcast to the latents"),
+    (dict(nu=torch.ones(3, 1, 1, 1)), ValueError, "nu must broadcast to the latents"),
+    (dict(nu=torch.ones(1, 2, 4, 8, 16)), ValueError, "nu must broadcast to the latents"),
+    (dict(guidance_scale=NAN), ValueError, "guidance_scale must be"),
+    (dict(guidance_scale=-1), ValueError, "guidance_scale must be"),
+    (dict(guidance_scale="7.5"), TypeError, "guidance_scale must be"),
+    (dict(variant="official"), ValueError, "variant must be one of paper, community, got 'official'"),
+    (dict(layout="image"), ValueError, "layout must be one of"),
+    (dict(latent="mode"), ValueError, "latent must be one of"),
+    (dict(latent="sample"), ValueError, "latent='sample' needs a generator"),
+    (dict(layout="ddim_inversion"), ValueError, "noise has no part in layout='ddim_inversion'"),
+    (dict(noise=None), ValueError, "noise needs a generator"),
+    (dict(noise=None, generator=0), TypeError, "generator must be a torch.Generator"),
+    (dict(noise=None, generator=[seeded()]), ValueError, "one torch.Generator or 2 of them, got 1"),
+    (dict(noise=NOISE[:, :3]), ValueError, r"noise must be \(2, 4, 8, 16\)"),
+    (dict(noise=torch.cat([NOISE, NOISE])), ValueError, "noise must be"),
+    (dict(noise=NOISE * NAN), ValueError, "noise must be finite"),
+    (dict(noise=NOISE.long()), TypeError, "noise must be a floating-point tensor"),
+    (dict(noise="random"), TypeError, "noise must be a floating-point tensor, got str"),
+    (dict(image=broken(NAN)), ValueError, "image must be finite"),
+    (dict(image=broken(1.5)), ValueError, r"image must lie in \[-1, 1\]"),
+    (dict(image=IMAGE[0]), ValueError, r"image must be \(B, 3, H, W\), got \(3, 16, 32\)"),
+    (dict(image=IMAGE[:, :1]), ValueError, "image must be"),
+    (dict(image=IMAGE[:0]), ValueError, "image must be finite and not empty"),
+    (dict(image=IMAGE.byte()), TypeError, "image must be a floating-point tensor, got torch.uint8"),
+    (dict(image="cat.png"), TypeError, "image must be a floating-point tensor, got str"),
+    (dict(image=pictures(2, 16, 24)), ValueError, "multiples of 16 pixels .*got 16 x 24"),
+    (dict(prompt=3), TypeError, "prompt must be a text"),
+    (dict(prompt=[]), ValueError, "prompt is an empty list"),
+    (dict(prompt=["cat", 3]), TypeError, "prompt must be a text"),
+    (dict(prompt=["cat"] * 3), ValueError, "batch sizes must be 1 or equal, got 2 for image, 3 for prompt"),
+    (dict(prompt=torch.zeros(1, 9, 12)), ValueError, r"embedding must be \(n, 10, 12\), got \(1, 9, 12\)"),
+    (dict(prompt=torch.zeros(1, 10, 12), remove="cat"), ValueError, "need a prompt in words"),
+    (dict(prompt=torch.full((1, 10, 12), NAN)), ValueError, "prompt must be finite"),
+    (dict(negative_prompt=["", "", ""]), ValueError, "batch sizes"),
+    (dict(negative_prompt=None), TypeError, "negative_prompt must be a text"),
+    (dict(inversion_prompt=2), TypeError, "must be a text"),
+    (dict(word_weights={"dog": 2}), ValueError, "names 'dog', which is not a word .*prompt 'cat'"),
+    (dict(prompt="bobcat", word_weights={"cat": 2}), ValueError, "names 'cat', which is not a word"),
+    (dict(word_weights={"ca": 2}), ValueError, "names 'ca'"),
+    (dict(word_weights={"": 2}), ValueError, "names ''"),
+    (dict(word_weights={"cat": NAN}), ValueError, r"word_weights\['cat'\] must be a finite number"),
+    (dict(word_weights={"cat": "-1"}), TypeError, r"word_weights\['cat'\] must be a finite number"),
+    (dict(word_weights={3: 1.0}), TypeError, "words as text, got 3"),
+    (dict(word_weights="cat"), TypeError, "word_weights must be"),
+    (dict(word_weights=[{"cat": 1}] * 3), ValueError, "batch sizes"),
+    (dict(word_weights="cat", remove="dog"), TypeError, "word_weights must be"),
+    (dict(word_weights={"cat": 2}, remove="cat"), ValueError, "remove='cat' is a word that word_weights weights too"),
+    (dict(remove=5), TypeError, "remove must be a text"),
+    (dict(word_levels=range(3)), ValueError, "word_levels must be a collection of levels, together with"),
+    (dict(word_weights={"cat": 2}, word_levels=3), ValueError, "word_levels must be a collection"),
+    (dict(pipe="sd"), TypeError, "pipe must be a StableDiffusionPipeline, got str"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), BAD_MIXES, ids=[",".join(changes) + f"-{i}" for i, (changes, _, _) in enumerate(BAD_MIXES)])
+def test_bad_input_is_refused_before_any_work(pipe, monkeypatch, changes, error, message):
+    def work(*args, **kwargs):
+        raise AssertionError("worked")
+
+    for part in (pipe.unet, pipe.vae.encoder, pipe.text_encoder):
+        monkeypatch.setattr(part, "forward", work)
+    with pytest.raises(error, match=message):
+        mix(**{"pipe": pipe, "image": IMAGE, "prompt": "cat", **SHORT, **changes})
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (lambda pipe: img2img(pipe, IMAGE, "cat", **SHORT), ValueError, "one of level and strength"),
+        (lambda pipe: img2img(pipe, IMAGE, "cat", level=3, strength=0.3, **SHORT), ValueError, "one of level and strength"),
+        (lambda pipe: img2img(pipe, IMAGE, "cat", level=11, **SHORT), ValueError, r"level must be an integer in 1 \.\. 10, got 11"),
+        (lambda pipe: img2img(pipe, IMAGE, "cat", level=0, **SHORT), ValueError, "level must be an integer"),
+        (lambda pipe: img2img(pipe, IMAGE, "cat", level=2.0, **SHORT), TypeError, "level must be an integer"),
+        (lambda pipe: img2img(pipe, IMAGE, "cat", strength=1.2, **SHORT), ValueError, "strength must be"),
+        (lambda pipe: img2img(pipe, IMAGE, "cat", strength=0.01, **SHORT), ValueError, "strength=0.01 of num_inference_steps=10 leaves no step"),
+        (lambda pipe: img2img(pipe, IMAGE, "cat", level=3, nu=0.5, **SHORT), TypeError, "nu"),
+        (lambda pipe: generate(pipe, "cat", num_inference_steps=N), ValueError, "noise needs a generator"),
+        (lambda pipe: generate(pipe, "cat", noise=NOISE[0]), ValueError, r"noise must be \(B, 4, h, w\)"),
+        (lambda pipe: generate(pipe, "cat", noise=NOISE[:, :3]), ValueError, r"noise must be \(2, 4, 8, 16\)"),
+        (lambda pipe: generate(pipe, "cat", noise=NOISE[..., :6]), ValueError, "multiples of 16 pixels"),
+        (lambda pipe: generate(pipe, ["cat"] * 3, noise=NOISE), ValueError, "batch sizes"),
+        (lambda pipe: mix_text(pipe, "cat", "dog", layout_states="image", **SHORT), ValueError, "layout_states must be one of"),
+        (lambda pipe: mix_text(pipe, "cat", "dog", renoise=NOISE, **SHORT), ValueError, "renoise belongs to"),
+        (lambda pipe: mix_text(pipe, "cat", "dog", layout_states="renoise", **SHORT), ValueError, "renoise needs a generator"),
+        (lambda pipe: mix_text(pipe, 1, "dog", **SHORT), TypeError, "must be a text"),
+        (lambda pipe: mix_text(pipe, "cat", "dog", nu=2, **SHORT), ValueError, "nu must be"),
+        (lambda pipe: mix_text(pipe, "cat", "dog", k_min=0.9, **SHORT), ValueError, "k_min must be at most"),
+        (lambda pipe: encode(pipe, IMAGE, latent="sample"), ValueError, "latent='sample' needs a generator"),
+        (lambda pipe: encode(pipe, IMAGE * 2), ValueError, "image must lie in"),
+        (lambda pipe: decode(pipe, NOISE[:, :3]), ValueError, r"latents must be \(B, 4, h, w\), got \(2, 3, 8, 16\)"),
+        (lambda pipe: decode(pipe, NOISE * NAN), ValueError, "latents must be finite"),
+        (lambda pipe: sm.blend_prompts(pipe, "cat", "dog", weight=1.5), ValueError, "weight must be"),
+        (lambda pipe: sm.blend_prompts(pipe, ["cat", "a"], ["dog"] * 3), ValueError, "batch sizes"),
+        (lambda pipe: reweight_words(pipe, "cat", {"dog": 1}), ValueError, "'dog', which is not a word"),
+        (lambda pipe: reweight_words("sd", "cat", {"cat": 1}), TypeError, "pipe must be"),
+    ],
+)
+def test_the_relatives_refuse_bad_input(pipe, run, error, message):
+    with pytest.raises(error, match=message):
+        run(pipe)
+
+
+def test_weights_that_do_not_fit_the_batch_are_refused(pipe):
+    with reweight_words(pipe, ["cat"] * 3, {"cat": 2}):
+        with pytest.raises(ValueError, match=r"weights are \(3, 10\), expected \(a divisor of 2 prompts, 10 tokens\)"):
+            pipe.unet(randn(4, 4, 8, 8), 500, encoder_hidden_states=randn(4, 10, 12))
+        with pytest.raises(TypeError, match="plain cross-attention .* got WordWeights"), reweight_words(pipe, "cat", {"cat": 2}):
+            pass
+
+
+def test_levels_know_what_they_need():
+    assert Levels(2, 5).needed == (5, 4, 3) and Levels(5, 5).needed == (5,)
