@@ -19,8 +19,10 @@ MAY = {
     "pages": set(),
     "zoo": {"toyworld", "realdata"},
     "methods": set(),
+    "correspondence": {"toyworld", "realdata"},
+    "judges": {"toyworld", "zoo"},
     "caches": {"methods", "zoo", "metrics", "toyworld"},
-    "recipes": {"zoo", "caches", "metrics", "toyworld", "realdata", "methods", "figures"},
+    "recipes": {"zoo", "caches", "correspondence", "judges", "small_models", "metrics", "toyworld", "realdata", "methods", "figures"},
 }
 
 
