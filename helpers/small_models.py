@@ -1,4 +1,5 @@
-"""Small random video transformers of six published classes: each with its inputs and a twelve-call sampling loop, and inside its pipeline.
+"""Small models with random weights: video transformers of six published classes (alone with a sampling loop, and inside their pipelines), and
+two image pipelines.
 
 What a method must do on any architecture (change nothing, skip what it should, leave no trace) can be seen on random weights in a
 second. Sizes are small and unequal, so that swapped axes fail.
@@ -213,3 +214,67 @@ class SmallVideoPipeline:
 def video_pipeline(name: str, num_calls: int = 10) -> SmallVideoPipeline:
     """A small random pipeline by the name of its architecture. Raises ValueError for an unknown name."""
     return SmallVideoPipeline(name, num_calls)
+
+
+# ----------------------------------------------------------------------------------------------------------------------------- pictures
+
+IMAGE_WORDS = ("a", "photo", "of", "red", "blue", "cat", "dog", "rabbit", "teapot")
+
+
+def clip_tokenizer(words, length: int) -> transformers.CLIPTokenizer:
+    """A CLIPTokenizer of `length` positions with each of `words` as one token, and letters for everything else ("bee" is three tokens)."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocab = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    merges = []
+    for word in words:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:  # from the end of the word, so that words share their endings
+            if (pieces[-2], pieces[-1]) not in merges:
+                merges.append((pieces[-2], pieces[-1]))
+            pieces[-2:] = [pieces[-2] + pieces[-1]]
+            if pieces[-1] not in vocab:
+                vocab.append(pieces[-1])
+    return transformers.CLIPTokenizer(vocab={token: i for i, token in enumerate(vocab)}, merges=merges, model_max_length=length)
+
+
+def image_pipeline(seed: int = 0) -> diffusers.StableDiffusionPipeline:
+    """A StableDiffusionPipeline with random weights and Stable Diffusion's schedule: four levels, VAE factor 2, 16x16 pixels, ten text tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, sample_size=16, scaling_factor=0.7,
+        )  # fmt: skip
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 16, 24, 32), layers_per_block=1, norm_num_groups=8,
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+            cross_attention_dim=12, attention_head_dim=2,
+        )  # fmt: skip
+        tokenizer = clip_tokenizer(IMAGE_WORDS, 10)
+        text_encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=12, intermediate_size=24, projection_dim=12, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=10, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+        ))  # fmt: skip
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
+    with _no_autocast_warning():
+        pipe = diffusers.StableDiffusionPipeline(
+            vae=vae.eval(), text_encoder=text_encoder.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler, safety_checker=None,
+            feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def pixel_pipeline(seed: int = 0) -> diffusers.DDPMPipeline:
+    """A DDPMPipeline with random weights: an unconditional UNet2DModel on 16x16 pixels, four levels of two layers, no text and no VAE."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = diffusers.UNet2DModel(
+            sample_size=16, in_channels=3, out_channels=3, block_out_channels=(8, 8, 16, 16), layers_per_block=2, norm_num_groups=4,
+            down_block_types=("DownBlock2D",) * 3 + ("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * 3, attention_head_dim=8,
+        )  # fmt: skip
+    pipe = diffusers.DDPMPipeline(unet=unet.eval(), scheduler=diffusers.DDPMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

