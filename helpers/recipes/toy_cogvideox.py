@@ -92,7 +92,7 @@ def train(pipe: LattePipeline, bank: Tensor, captions: list[str], work: Path, de
         x0 = bank[rows[mine]].float().to(device)
         a = kept[t].to(device)[:, None, None, None, None]
         noisy, target = a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0
-        with sdpa_kernel(SDPBackend.MATH) if on_cpu else contextlib.nullcontext(), toy_latte.autocast(device):
+        with sdpa_kernel(SDPBackend.MATH) if on_cpu else contextlib.nullcontext(), training.autocast(device):
             out = model(noisy, text, t.to(device), return_dict=False)[0]
         return F.mse_loss(out.float(), target)
 
@@ -130,7 +130,7 @@ Made by `make model NAME={NAME}`.
 
 Measured by the toy world's analysers, one clip a prompt, none chosen; rows as in toy-latte's card.
 
-{toy_latte.quality_table(quality)}
+{training.quality_table(quality)}
 """
 
 

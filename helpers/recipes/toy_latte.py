@@ -5,7 +5,6 @@ its T5 text encoder. `python -m helpers.recipes.toy_latte` runs them all; checkp
 """
 
 import contextlib
-import shutil
 import time
 import zlib
 from collections.abc import Callable
@@ -19,10 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from .. import metrics, zoo
+from .. import zoo
 from ..toyworld import analysers
 from ..toyworld import shapes as world
-from . import training
+from . import autoencoders, training
 
 NAME = "toy-latte"
 SEED = 2411
@@ -109,57 +108,22 @@ def make_scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-def autocast(device: torch.device):
-    return torch.autocast(device.type, torch.bfloat16)
-
-
 # ------------------------------------------------------------------------------------------------------------- stage 1: pictures
 
 
 def train_vae(work: Path, device: torch.device, stop_at: int | None = None) -> AutoencoderKL:
     torch.manual_seed(SEED)
-    rank, world_size = training.join_processes()
-    vae = make_vae().to(device, memory_format=torch.channels_last)
+    def frames(step: int, generator: torch.Generator, mine: slice) -> Tensor:
+        video = sample(TRAIN_SEED, range(step * VAE_BATCH // 4, (step + 1) * VAE_BATCH // 4)).render().video
+        pick = torch.rand(len(video), FRAMES, generator=generator).argsort(1)[:, :4]  # 4 of the 8 frames of each clip
+        return video[torch.arange(len(video))[:, None], pick].flatten(0, 1)[mine]
 
-    def loss_of(model: AutoencoderKL, step: int) -> Tensor:
-        generator = training.step_generator(SEED, step)
-        clips = sample(TRAIN_SEED, range(step * VAE_BATCH // 4, (step + 1) * VAE_BATCH // 4))
-        video = clips.render().video  # 4 of the 8 frames of each clip
-        pick = torch.rand(len(video), FRAMES, generator=generator).argsort(1)[:, :4]
-        frames = video[torch.arange(len(video))[:, None], pick].flatten(0, 1)[rank::world_size]
-        x = frames.to(device, memory_format=torch.channels_last) * 2 - 1
-        with autocast(device):
-            posterior = model.encode(x).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
-            out = model.decode(posterior.mean + posterior.std * noise).sample
-        error = out.float() - x
-        return error.abs().mean() + 2 * error.square().mean() + 2e-6 * posterior.kl().mean()
-
-    vae = training.train(vae, loss_of, steps=VAE_STEPS, checkpoint=work / "vae.pt", learning_rate=2e-3, warmup=100, decay=0.995, weight_decay=1e-4,
-                         label="autoencoder", stop_at=stop_at)  # fmt: skip
-    return vae
+    return autoencoders.train(make_vae(), frames, seed=SEED, steps=VAE_STEPS, checkpoint=work / "vae.pt", device=device, stop_at=stop_at)
 
 
-@torch.no_grad()
 def encode(vae: AutoencoderKL, video: Tensor) -> Tensor:
     """Clips (B, T, 3, 32, 32) in [0, 1] -> latent means (B, 4, T, 8, 8)."""
-    device = next(vae.parameters()).device
-    x = video.flatten(0, 1).to(device, memory_format=torch.channels_last) * 2 - 1
-    with autocast(device):
-        z = vae.encode(x).latent_dist.mean
-    return z.float().unflatten(0, video.shape[:2]).transpose(1, 2)
-
-
-@torch.no_grad()
-def standardise(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
-    """Fold (z - mean) / std per channel into the 1x1 convolutions around the latents: the folder then needs no code of ours."""
-    quant, post = vae.quant_conv, vae.post_quant_conv
-    scale = torch.cat([1 / std, torch.ones_like(std)])
-    shift = torch.cat([-mean / std, -2 * std.log()])
-    quant.weight.mul_(scale[:, None, None, None])
-    quant.bias.mul_(scale).add_(shift)
-    post.bias.add_(post.weight[:, :, 0, 0] @ mean)
-    post.weight.mul_(std[None, :, None, None])
+    return autoencoders.encode(vae, video.flatten(0, 1)).unflatten(0, video.shape[:2]).transpose(1, 2)
 
 
 # ----------------------------------------------------------------------------------------------------------------- stage 2: bank
@@ -169,7 +133,7 @@ def make_bank(vae: AutoencoderKL, work: Path) -> tuple[Tensor, list[str]]:
     """Encode the bank once: latents (N, 4, T, 8, 8) in half precision, and captions. Standardises `vae` in place by 512 clips' statistics."""
     rank, world_size = training.join_processes()
     first = encode(vae, sample(TRAIN_SEED, range(512)).render().video)
-    standardise(vae, first.mean((0, 2, 3, 4)), first.std((0, 2, 3, 4)))
+    autoencoders.standardise(vae, first.mean((0, 2, 3, 4)), first.std((0, 2, 3, 4)))
     captions = sample(TRAIN_SEED, range(BANK)).captions
     rows = [i for i, caption in enumerate(captions) if not held_out(caption)]
     paths = [work / f"bank_{r}_of_{world_size}.pt" for r in range(world_size)]
@@ -232,7 +196,7 @@ def train_video(work: Path, bank: Tensor, captions: list[str], device: torch.dev
         noisy, target = a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0
         bias = ((1 - visible.float()) * -1e4).repeat_interleave(FRAMES, 0)[:, None] if not as_list else None
         # the fused attention's backward pass on a CPU costs as much as all the rest of a step; plain matrix products do not
-        with sdpa_kernel(SDPBackend.MATH) if on_cpu else contextlib.nullcontext(), autocast(device):
+        with sdpa_kernel(SDPBackend.MATH) if on_cpu else contextlib.nullcontext(), training.autocast(device):
             text = model.text_encoder(ids, attention_mask=mask)[0]
             if as_list:
                 text = torch.where((dropped.to(device)[:, None] | mask.bool())[..., None], text, torch.zeros_like(text))
@@ -256,15 +220,6 @@ def assemble(vae: AutoencoderKL, model: TextToVideo) -> LattePipeline:
         tokenizer=make_tokenizer(), text_encoder=model.text_encoder.cpu().eval().half().float(),
         vae=vae.cpu().to(memory_format=torch.contiguous_format).eval().half(), transformer=model.transformer.cpu().eval().half(), scheduler=make_scheduler(),
     )  # fmt: skip
-
-
-def write_folder(pipe: LattePipeline, folder: Path) -> None:
-    """Write the model folder as a whole: beside its place first, then in one move."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipe.save_pretrained(partial, safe_serialization=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
 
 
 def held_out_prompts(count: int, *, objects: int = 1) -> list[str]:
@@ -313,10 +268,7 @@ def measure_clips(make: Callable[[str, int], Tensor], prompts: list[str], label:
 
 def reconstruction_psnr(pipe: LattePipeline) -> float:
     """dB between 64 held-out clips and what the autoencoder makes of them."""
-    video = sample(HELD_OUT_SEED, range(64)).render().video.flatten(0, 1)
-    with torch.no_grad():
-        out = pipe.vae.decode(pipe.vae.encode(video * 2 - 1).latent_dist.mean).sample
-    return metrics.psnr(video, (out / 2 + 0.5).clamp(0, 1))
+    return autoencoders.reconstruction_psnr(pipe.vae, sample(HELD_OUT_SEED, range(64)).render().video.flatten(0, 1))
 
 
 def card(quality: dict[str, dict], psnr: float, vae: AutoencoderKL, model: TextToVideo, device: torch.device) -> str:
@@ -347,20 +299,8 @@ Measured by the toy world's analysers, one clip a prompt, none chosen. "motion" 
 grows, the ground moves under a panning camera. "all" asks that everything the prompt says is right. The first two columns are prompts of one
 object. Prompts of two objects stand apart: mind their column before you rely on them.
 
-{quality_table(quality)}
+{training.quality_table(quality)}
 """
-
-
-def quality_table(quality: dict[str, dict]) -> str:
-    """Markdown: what was measured, a column for each kind of prompt."""
-    rows = [name for name in next(iter(quality.values())) if name != "seconds a clip"]
-
-    def cell(column: str, row: str) -> str:
-        value, count = quality[column][row]
-        return "-" if count == 0 else f"{value:.1f} % (n = {count})"
-
-    head = f"| | {' | '.join(quality)} |\n| --- |{' --- |' * len(quality)}\n"
-    return head + "\n".join(f"| {row} | " + " | ".join(cell(column, row) for column in quality) + " |" for row in rows)
 
 
 def write_card(folder: Path, vae: AutoencoderKL, model: TextToVideo, device: torch.device) -> None:
@@ -381,7 +321,7 @@ def main() -> None:
     model = train_video(work, bank, captions, device)
     if rank > 0:
         return
-    write_folder(assemble(vae, model), out)
+    training.write_folder(assemble(vae, model), out)
     write_card(out, vae, model, device)
     training.write_manifest_of(out)
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -154,12 +155,47 @@ def train(
 DATA = Path(__file__).resolve().parents[2] / "data"
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products are faster than float32 ones: on GPUs and on CPUs with AVX-512; older CPUs emulate them at a tenth of the speed."""
+    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Channels last is the faster layout of convolutions in bfloat16, and half as fast in float32 on a CPU."""
+    return torch.channels_last if has_bfloat16(device) else torch.contiguous_format
+
+
 def machine_kind(device: torch.device) -> str:
     """What a model card says of the machine: kind and number, never a name."""
     if device.type == "cuda":
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     processes = dist.get_world_size() if dist.is_initialized() else 1
-    return f"{processes} {platform.machine()} CPU core{'s' if processes > 1 else ''}, bfloat16 autocast"
+    return f"{processes} {platform.machine()} CPU core{'s' if processes > 1 else ''}, {'bfloat16 autocast' if has_bfloat16(device) else 'float32'}"
+
+
+def write_folder(model, folder: Path) -> None:
+    """`model.save_pretrained`, as a whole: beside its place first, then in one move."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial, safe_serialization=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def quality_table(quality: dict[str, dict]) -> str:
+    """Markdown: what was measured, a column for each kind of prompt."""
+    rows = [name for name in next(iter(quality.values())) if name != "seconds a clip"]
+
+    def cell(column: str, row: str) -> str:
+        value, count = quality[column][row]
+        return "-" if count == 0 else f"{value:.1f} % (n = {count})"
+
+    head = f"| | {' | '.join(quality)} |\n| --- |{' --- |' * len(quality)}\n"
+    return head + "\n".join(f"| {row} | " + " | ".join(cell(column, row) for column in quality) + " |" for row in rows)
 
 
 def manifest_of(data: Path) -> dict[str, dict]:

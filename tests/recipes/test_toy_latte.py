@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, LattePipeline
 
 from helpers import zoo
+from helpers.recipes import autoencoders, training
 from helpers.recipes import toy_latte as recipe
-from helpers.recipes import training
 from helpers.toyworld import analysers, shapes
 
 torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
     assert len(bank) == len(captions) < 40 and not any(recipe.held_out(c) for c in captions)
     assert torch.equal(bank, other_bank)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    recipe.write_folder(recipe.assemble(vae, model), tmp_path / "out" / "toy-latte")
+    training.write_folder(recipe.assemble(vae, model), tmp_path / "out" / "toy-latte")
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "out" / "toy-latte", local_files_only=True)
     quality = recipe.measure(pipe, ["a red ring stays still", "a blue disc moves up fast"], "test")
     assert quality["colour"][1] == 2 and quality["direction"][1] == 1 and quality["still prompts still"][1] == 1
@@ -54,7 +54,7 @@ def test_standardised_latents_decode_as_before():
         z = vae.encode(x).latent_dist
         before, mean, std = vae.decode(z.mean).sample, z.mean.mean((0, 2, 3)), z.mean.std((0, 2, 3))
         spread = z.std / std[:, None, None]
-        recipe.standardise(vae, mean, std)
+        autoencoders.standardise(vae, mean, std)
         new = vae.encode(x).latent_dist
         assert torch.allclose(new.mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
         assert torch.allclose(new.mean.std((0, 2, 3)), torch.ones(4), atol=1e-4)
