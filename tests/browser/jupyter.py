@@ -142,3 +142,26 @@ def wait_for_change(control, before: str, seconds: float = 20) -> float:
             return time.monotonic() - started
         time.sleep(0.03)
     raise AssertionError(f"the picture did not change within {seconds} s; message: {control.locator('.stepwise-message').inner_text()!r}")
+
+
+def pick_at(control, x: int, y: int) -> float:
+    """Press the mouse on pixel (x, y) of a pick's source; the milliseconds from the press, in the browser, until line and markers are laid out anew."""
+    control.locator(".stepwise-pick[data-ready]").wait_for(timeout=30_000)
+    source = control.locator(".stepwise-pick-source")
+    box = source.evaluate("""(source) => {
+        const image = source.querySelector('img');
+        source.addEventListener('pointerdown', () => { source.started = performance.now(); }, { capture: true, once: true });
+        source.addEventListener('pointerdown', () => setTimeout(() => {
+            source.getBoundingClientRect();
+            source.took = performance.now() - source.started;
+        }), { once: true });
+        return { x: source.clientWidth / image.naturalWidth, y: source.clientHeight / image.naturalHeight };
+    }""")
+    source.click(position={"x": (x + 0.5) * box["x"], "y": (y + 0.5) * box["y"]})
+    control.page.wait_for_function("(source) => source.took !== undefined", arg=source.element_handle(), timeout=20_000)
+    return source.evaluate("(source) => { const took = source.took; delete source.took; return took; }")
+
+
+def pick_line(control) -> str:
+    """The line below a pick's pictures."""
+    return control.locator(".stepwise-pick-line").inner_text()

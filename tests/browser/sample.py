@@ -1,4 +1,4 @@
-"""Two small pages that try helpers.explore in a browser: one to run, one as committed (executed and tidied, no kernel)."""
+"""Two small pages that try helpers.explore in a browser, the last control twice: one to run, one as committed (executed and tidied, no kernel)."""
 
 from pathlib import Path
 
@@ -33,9 +33,23 @@ control(draw, title="powers", power=(1, 4, 1), colour=["red", "blue"], mirrored=
 BUTTON = 'control(None, title="words", buttons={"sample": sample}, text="a red ring")'
 
 
+PICK = """
+import numpy as np
+from helpers.explore import pick
+
+rng = np.random.default_rng(0)
+source = np.stack(np.broadcast_arrays(np.linspace(0, 1, 16), np.linspace(0, 1, 12)[:, None], 0.4))
+x, y = np.meshgrid(np.arange(16), np.arange(12))
+turned = np.stack([15 - x, 11 - y], -1)
+tall = np.stack([y // 2, x], -1)
+heat = [rng.uniform(-1, 1, (12, 3, 4)), rng.uniform(-1, 1, (12, 8, 3))]
+pick(source, [source[:, ::-1, ::-1], rng.random((3, 16, 6))], [turned, tall], heat=heat, titles=["turned", "<b>tall"], title="pixels", start=(3, 2), scale=8)
+"""
+
+
 def write_samples(folder: Path) -> None:
     folder.mkdir(parents=True)
-    cells = [new_code_cell(SOURCE.strip(), metadata={"tags": ["control"]}), new_code_cell(BUTTON, metadata={"tags": ["control"]})]
+    cells = [new_code_cell(source.strip(), metadata={"tags": ["control"]}) for source in (SOURCE, BUTTON, PICK, PICK)]
     for name in ("live.ipynb", "stored.ipynb"):
         nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), folder / name)
     execute(folder / "stored.ipynb")
