@@ -20,7 +20,9 @@ MAY = {
     "zoo": {"toyworld", "realdata"},
     "methods": set(),
     "correspondence": {"toyworld", "realdata"},
-    "judges": {"toyworld", "zoo"},
+    "judges": {"toyworld"},
+    "matching_bench": {"correspondence", "methods"},
+    "mixing_bench": {"figures", "judges", "toyworld"},
     "caches": {"methods", "zoo", "metrics", "toyworld"},
     "recipes": {"zoo", "caches", "correspondence", "judges", "small_models", "metrics", "toyworld", "realdata", "methods", "figures"},
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import metrics
 from . import training
@@ -34,6 +34,32 @@ def train(
 
     return training.train(vae, loss_of, steps=steps, checkpoint=checkpoint, learning_rate=2e-3, warmup=100, decay=0.995, weight_decay=1e-4,
                           label="autoencoder", stop_at=stop_at)  # fmt: skip
+
+
+def tune_decoder(
+    vae: AutoencoderKL, pictures: Callable[[int, torch.Generator, slice], Tensor], *, seed: int, steps: int, checkpoint: Path, device: torch.device,
+    stop_at: int | None = None,
+) -> AutoencoderKL:  # fmt: skip
+    """Go on with the decoder alone, by squared error alone: fewer decibels lost at edges, and the latents stay where they are. `pictures` as in `train`."""
+    rank, world_size = training.join_processes()
+    vae = vae.to(device, memory_format=training.memory_format(device))
+
+    def loss_of(parts: nn.ModuleDict, step: int) -> Tensor:
+        generator = training.step_generator(seed, step)
+        x = pictures(step, generator, slice(rank, None, world_size)).to(device, memory_format=training.memory_format(device)) * 2 - 1
+        with training.autocast(device):
+            with torch.no_grad():
+                posterior = vae.encode(x).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+            out = parts["decoder"](parts["post_quant_conv"](posterior.mean + posterior.std * noise))
+        return (out.float() - x).square().mean()
+
+    parts = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}).requires_grad_(True)
+    tuned = training.train(parts, loss_of, steps=steps, checkpoint=checkpoint, learning_rate=1e-3, warmup=100, decay=0.995, weight_decay=1e-4,
+                           label="decoder", stop_at=stop_at)  # fmt: skip
+    vae.post_quant_conv, vae.decoder = tuned["post_quant_conv"], tuned["decoder"]
+    vae.seconds = getattr(vae, "seconds", 0.0) + tuned.seconds
+    return vae
 
 
 @torch.no_grad()

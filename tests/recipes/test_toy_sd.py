@@ -1,0 +1,99 @@
+"""The recipe on a few steps (it runs, stops, continues), the text treatment against the pipeline's own, and the finished model."""
+
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+from helpers.recipes import autoencoders, training
+from helpers.recipes import toy_sd as recipe
+from helpers.toyworld import creatures as world
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    for name, value in {"VAE_STEPS": 3, "CROP_STEPS": 2, "VAE_BATCH": 8, "BANK": 70, "DECODER_STEPS": 3, "STEPS": 3, "BATCH": 5}.items():
+        monkeypatch.setattr(recipe, name, value)
+
+
+def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
+    def run(work, stops):
+        for stop in stops:
+            vae = recipe.train_vae(work, CPU, stop_at=stop)
+        latents = autoencoders.encode(vae, recipe.sample(1, range(3)).image)
+        for stop in stops:
+            vae = recipe.tune_decoder(vae, work, CPU, stop_at=stop)
+        assert torch.equal(autoencoders.encode(vae, recipe.sample(1, range(3)).image), latents)
+        recipe.standardise(vae)
+        bank, captions = recipe.make_bank(vae, work)
+        for stop in stops:
+            model = recipe.train_image(work, bank, captions, CPU, stop_at=stop)
+        return vae, model, bank, captions
+
+    vae, model, bank, captions = run(tmp_path / "whole", (None,))
+    _, again, other_bank, _ = run(tmp_path / "parts", (1, 2, None))
+    assert len(bank) == len(captions) < 70 and not any(recipe.held_out(c) for c in captions)
+    assert bank.shape[1:] == (4, 16, 16) and torch.equal(bank, other_bank)
+    assert bank.float().std().item() == pytest.approx(1, abs=0.15) and abs(bank.float().mean()) < 0.15
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    training.write_folder(recipe.assemble(vae, model), tmp_path / "out" / "toy-sd")
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "out" / "toy-sd", local_files_only=True)
+    assert type(pipe) is StableDiffusionPipeline and pipe.vae.config.scaling_factor == pytest.approx(vae.config.scaling_factor)
+    assert recipe.pictures(pipe, ["cat", "dog"], 0, num_inference_steps=2, guidance_scale=3.0, height=64, width=64).shape == (2, 3, 64, 64)
+    quality = {"held-out prompts": {"category": (50.0, 2), "all": (0.0, 2)}}
+    card = recipe.card(quality, 30.0, 1.5, vae, model, CPU)
+    assert "| category | 50.0 % (n = 2) |" in card and "stable" not in card.split("\n")[0].lower()
+
+
+def test_crops_then_whole_pictures_and_two_processes_share_a_batch(small):
+    seen = []
+    for step in range(3):
+        shares = slice(0, None, 1), slice(0, None, 2), slice(1, None, 2)
+        whole, *halves = (recipe.vae_pictures(step, training.step_generator(5, step), mine) for mine in shares)
+        assert all(torch.equal(whole[r::2], half) for r, half in enumerate(halves))
+        seen.append(tuple(whole.shape))
+    assert seen == [(8, 3, 32, 32), (8, 3, 32, 32), (2, 3, 64, 64)]
+
+
+def test_every_word_is_one_token():
+    tokenizer = recipe.make_tokenizer()
+    words = recipe.vocabulary()
+    ids = [tokenizer(word).input_ids for word in words]
+    assert all(len(row) == 3 and row[0] == 0 and row[2] == 1 for row in ids)
+    assert len({row[1] for row in ids}) == len(words)
+    full = recipe.sample(7, range(200)).full_captions
+    assert max(len(tokenizer(caption).input_ids) for caption in full) <= recipe.TEXT_LENGTH
+    assert len(tokenizer("zebra").input_ids) > 3  # an unknown word falls into pieces
+
+
+def test_captions_are_encoded_as_the_pipeline_does(small):
+    torch.manual_seed(0)
+    vae, model = recipe.make_vae(), recipe.TextToImage(len(recipe.make_tokenizer()))
+    pipe = recipe.assemble(vae, model)
+    captions = ["a photo of a cat", ""]
+    ids = pipe.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        ours = model.text_encoder(ids)[0]
+        own, empty = pipe.encode_prompt(captions[0], "cpu", 1, True)
+    assert torch.allclose(ours[:1], own, atol=1e-5) and torch.allclose(ours[1:], empty, atol=1e-5)
+
+
+def test_held_out_captions_say_two_things_or_more():
+    captions = recipe.sample(5, range(2000)).captions
+    kept_out = [c for c in captions if recipe.held_out(c)]
+    assert 0.06 < len(kept_out) / len(captions) < 0.2
+    assert not any(recipe.held_out(c) for name in world.CATEGORIES for c in (name, f"a photo of a {name}", f"a sketch of a {name}"))
+    prompts = recipe.held_out_prompts(40)
+    assert len(prompts) == 40 and all(map(recipe.held_out, prompts))
+    assert not any(f"{texture} " in f"{p} " and f"{category} " in f"{p} " for p in prompts for category, texture in recipe.HELD_OUT)
+
+
+def test_unseen_pairs_are_the_pairs_that_training_leaves_out():
+    prompts = recipe.unseen_pairs(30)
+    said = [world.parse_creature_caption(p) for p in prompts]
+    named = {(world.CATEGORIES[s["category"]], world.TEXTURES[s["texture"]]) for s in said}
+    assert len(prompts) == 30 and named == set(recipe.HELD_OUT)
+    assert all(s["colour"] is not None and s["facing"] is not None for s in said)
