@@ -1,0 +1,277 @@
+"""Honest measures for pictures that mix two concepts: how much of the layout stayed, how much of the content came in.
+
+The papers on mixing show pictures. Here a *case* is a picture of a known thing, the word of another one, and one noise that every method gets:
+
+    todo = cases(["a photo of a cat", "a photo of a car"], [["rabbit", "teapot"], ["lamp"]], seed=4)     # three cases of two sources
+    images = mix(pipe, todo.image * 2 - 1, todo.words, noise=todo.noise, ...).images / 2 + 0.5
+    found = measure(judges.load(), images, todo)                                                         # found.layout, found.content, ...
+
+Knobs trade one for the other, so methods are compared at the same layout: `gain` interpolates their curves and resamples the sources.
+Arrays come back as numpy float64. Bad arguments raise ValueError or TypeError that names the argument.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from scipy.ndimage import binary_dilation, gaussian_filter
+from torch import Tensor
+
+from .figures import as_pictures
+from .judges import Judges, Reading, overlap
+from .toyworld import CATEGORIES
+from .toyworld.creatures import BACKGROUNDS, CreaturePictures, creatures_of
+
+FAMILIES = (("cat", "dog", "rabbit", "fox"), ("bird", "fish"), ("car", "teapot", "lamp"))
+LATENT = (4, 16, 16)  # of toy-sd
+BLUR = 4.0  # px, standard deviation of the second opinion on layout
+MARGIN = 3  # px around the source's mask that do not count as background
+ENOUGH_LAYOUT = 0.5  # intersection over union from which on a layout counts as kept
+BOTH = (0.2, 0.8)  # a picture is "both" when content and source get such a probability each
+PAPER = torch.tensor(BACKGROUNDS["paper"])
+SKETCHED_FROM = 0.15  # share of paper in an object from which on it counts as sketched
+
+# ------------------------------------------------------------------------------------------------------------------------------ cases
+
+
+@dataclass(frozen=True)
+class Cases:
+    """n cases. image (n, 3, 64, 64) in [0, 1]; mask (n, 64, 64) bool, exact; sources, words: n categories each, what the picture shows and what is
+    to come in; row (n,) int: which source picture; noise (n, 4, 16, 16): the case's own, the same for every method; pictures: the sources, once each."""
+
+    image: Tensor
+    mask: Tensor
+    sources: list[str]
+    words: list[str]
+    row: np.ndarray
+    noise: Tensor
+    pictures: CreaturePictures
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def take(self, rows: Sequence[int]) -> "Cases":
+        """Some of the cases, in the order given."""
+        rows = [int(r) for r in np.arange(len(self))[rows]]
+        words, sources = ([many[r] for r in rows] for many in (self.words, self.sources))
+        return Cases(self.image[rows], self.mask[rows], sources, words, self.row[rows], self.noise[rows], self.pictures)
+
+
+def cases(captions: Sequence[str], contents: Sequence[Sequence[str]], *, seed: int, latent: tuple[int, int, int] = LATENT) -> Cases:
+    """One case for each content word of each source: captions (m texts that the toy world can draw), contents (m lists of category names).
+
+    What a caption leaves open, and the noise of every case, follow from `seed`. Raises ValueError for lists of unequal length, an unknown category,
+    none at all.
+    """
+    captions, contents = list(captions), [list(words) for words in contents]
+    if len(captions) != len(contents):
+        raise ValueError(f"contents must hold one list for each of the {len(captions)} captions, got {len(contents)}")
+    words = [word for some in contents for word in some]
+    if unknown := [word for word in words if word not in CATEGORIES]:
+        raise ValueError(f"contents: {unknown[0]!r} is no category; choose from {', '.join(CATEGORIES)}")
+    if not words:
+        raise ValueError("contents must hold at least one word, got none")
+    drawn = creatures_of(captions, seed)
+    row = np.repeat(np.arange(len(captions)), [len(some) for some in contents])
+    noise = torch.randn(len(row), *latent, generator=torch.Generator().manual_seed(seed))
+    shown = [CATEGORIES[drawn.category[r]] for r in row]
+    return Cases(drawn.image[row], drawn.mask[row], shown, words, row, noise, drawn)
+
+
+def other_words(category: str, turn: int = 0) -> list[str]:
+    """Three content words for a source: one of its own family, then one of each of the two others; `turn` moves on through each family.
+
+    Raises ValueError for an unknown category.
+    """
+    if category not in CATEGORIES:
+        raise ValueError(f"category {category!r} is unknown; choose from {', '.join(CATEGORIES)}")
+    own = next(family for family in FAMILIES if category in family)
+    pools = [[word for word in own if word != category], *(family for family in FAMILIES if family is not own)]
+    return [pool[turn % len(pool)] for pool in pools]
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ measures
+
+
+class Measures(NamedTuple):
+    """Of n pictures, (n,) each. layout L: overlap of the judge's mask with the source's exact one; luminance: second opinion, correlation of blurred
+    luminances, cut at 0; content S and source R: probabilities; score M = 2LS / (L + S); background: mean change of pixels away from the source."""
+
+    layout: np.ndarray
+    luminance: np.ndarray
+    content: np.ndarray
+    source: np.ndarray
+    score: np.ndarray
+    background: np.ndarray
+
+    @property
+    def both(self) -> np.ndarray:
+        """(n,) bool: the judge sees the content and the source, each with a probability in [0.2, 0.8]."""
+        low, high = BOTH
+        return (self.content >= low) & (self.content <= high) & (self.source >= low) & (self.source <= high)
+
+
+def measure(judges: Judges, images: Tensor, todo: Cases, reading: Reading | None = None) -> Measures:
+    """Read pictures (n, 3, 64, 64) in [0, 1], one a case. reading: of the same pictures, where there is one already.
+
+    Raises ValueError when there are more or fewer pictures than cases.
+    """
+    if len(images) != len(todo):
+        raise ValueError(f"images must be one for each of the {len(todo)} cases, got {len(images)}")
+    reading = judges.read(images) if reading is None else reading
+    layout = overlap(reading.mask.cpu(), todo.mask.float()).double().numpy()
+    content, source = (probability(reading, names) for names in (todo.words, todo.sources))
+    both = layout + content
+    score = np.divide(2 * layout * content, both, out=np.zeros_like(both), where=both > 0)
+    away = [binary_dilation(mask, iterations=MARGIN) for mask in todo.mask.numpy()]
+    change = (images - todo.image).abs().mean(1).double().numpy()
+    background = np.array([c[~m].mean() if not m.all() else np.nan for c, m in zip(change, away)])
+    return Measures(layout, luminance_correlation(images, todo.image), content, source, score, background)
+
+
+def probability(reading: Reading, names: Sequence[str]) -> np.ndarray:
+    """(n,) the judge's probability that picture i shows a names[i]."""
+    rows = [CATEGORIES.index(name) for name in names]
+    return reading.category.cpu().double().numpy()[np.arange(len(rows)), rows]
+
+
+def luminance_correlation(images: Tensor, others: Tensor, *, blur: float = BLUR) -> np.ndarray:
+    """(n,) Pearson correlation of two pictures' luminances (n, 3, H, W), blurred by `blur` px, cut at 0; 0 where one is flat."""
+    if images.shape != others.shape:
+        raise ValueError(f"others {tuple(others.shape)} must match images {tuple(images.shape)}")
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    flat = []
+    for pictures in (images, others):
+        grey = torch.einsum("nchw,c->nhw", pictures.double().cpu(), weights).numpy()
+        blurred = gaussian_filter(grey, (0, blur, blur)).reshape(len(grey), -1)
+        flat.append(blurred - blurred.mean(1, keepdims=True))
+    a, b = flat
+    size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.clip(np.divide((a * b).sum(1), size, out=np.zeros(len(a)), where=size > 1e-9), 0, 1)
+
+
+def sketched(images: Tensor, masks: Tensor, *, tolerance: float = 0.25) -> np.ndarray:
+    """(n,) bool: whether enough of an object's pixels, images (n, 3, H, W) and masks (n, H, W), have the colour of the toy world's paper, which is what
+    sketches are filled with. Right for more than 95 % of renders; False for an empty mask."""
+    if images.shape[0] != masks.shape[0] or images.shape[2:] != masks.shape[1:]:
+        raise ValueError(f"masks must be (n, H, W) of the images {tuple(images.shape)}, got {tuple(masks.shape)}")
+    near = (images - PAPER.to(images)[:, None, None]).abs().amax(1) < tolerance
+    inside = masks > 0.5
+    return ((near & inside).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1) >= SKETCHED_FROM).cpu().numpy()
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ comparisons
+
+
+def resamples(groups: Sequence[int], draws: int = 1000, seed: int = 0) -> list[np.ndarray]:
+    """Rows of `draws` bootstrap samples that take whole groups (here: source pictures) with replacement; groups (n,): which group a row is of."""
+    groups = np.asarray(groups)
+    if groups.ndim != 1 or not len(groups):
+        raise ValueError(f"groups must be (n,) with at least one row, got shape {groups.shape}")
+    rows = [np.flatnonzero(groups == g) for g in np.unique(groups)]
+    rng = np.random.default_rng(seed)
+    return [np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(draws)]
+
+
+def interval(values: Sequence[float], level: float = 95) -> tuple[float, float]:
+    """The middle `level` percent of bootstrap values."""
+    tail = (100 - level) / 2
+    return tuple(float(v) for v in np.percentile(values, [tail, 100 - tail]))
+
+
+def mean_interval(values: np.ndarray, samples: Sequence[np.ndarray], level: float = 95) -> tuple[float, float, float]:
+    """Mean of values (n,) and the bootstrap interval of it: mean, low, high."""
+    values = np.asarray(values, dtype=float)
+    return float(values.mean()), *interval([values[rows].mean() for rows in samples], level)
+
+
+def at_layout(layout: np.ndarray, content: np.ndarray, places: Sequence[float]) -> np.ndarray:
+    """Mean content of a method at given mean layouts: its settings (settings, n) averaged over the cases, joined by straight lines.
+
+    Places beyond the ends of the curve get the value at the end.
+    """
+    layout, content = np.asarray(layout), np.asarray(content)
+    if layout.ndim != 2 or layout.shape != content.shape:
+        raise ValueError(f"content must be (settings, n) like layout {layout.shape}, got {content.shape}")
+    x, y = layout.mean(1), content.mean(1)
+    order = np.argsort(x)
+    return np.interp(places, x[order], y[order])
+
+
+class Gain(NamedTuple):
+    value: float  # mean difference of content at the same layout
+    spread: float  # standard deviation over the bootstrap samples
+    low: float  # 95 % interval
+    high: float
+    places: np.ndarray  # the layouts at which the two were compared
+
+
+def gain(ours: tuple, rival: tuple, samples: Sequence[np.ndarray], points: int = 5) -> Gain:
+    """How much more content `ours` injects than `rival` at the same layout, both (layout, content) with (settings, n) each, on the same cases.
+
+    Compared at `points` layouts inside the range that both curves cover (its two ends left out), averaged; paired bootstrap over `samples`. Raises
+    ValueError when the ranges do not overlap.
+    """
+    ends = [np.asarray(layout).mean(1) for layout, _ in (ours, rival)]
+    low, high = max(x.min() for x in ends), min(x.max() for x in ends)
+    if not low < high:
+        raise ValueError(f"ours and rival must share a range of layouts, got {[(round(x.min(), 3), round(x.max(), 3)) for x in ends]}")
+    places = np.linspace(low, high, points + 2)[1:-1]
+
+    def difference(rows) -> float:
+        return float(np.mean(at_layout(*(np.asarray(v)[:, rows] for v in ours), places) - at_layout(*(np.asarray(v)[:, rows] for v in rival), places)))
+
+    drawn = np.array([difference(rows) for rows in samples])
+    return Gain(difference(slice(None)), float(drawn.std(ddof=1)), *interval(drawn), places)
+
+
+def settling(curve: np.ndarray) -> float:
+    """When a quantity settles: the mean share of the way that its average still has to go, over all steps, as a share of the run in [0, 1].
+
+    curve (n, steps): agreement with the finished picture, from noise to the end. A quantity that jumps at one step settles there; one that grows
+    evenly settles half way. Raises ValueError when the average agrees no better at the end than at the beginning.
+    """
+    mean = np.asarray(curve, dtype=float).mean(0)
+    if mean.ndim != 1 or len(mean) < 2:
+        raise ValueError(f"curve must be (n, steps) with two steps or more, got shape {np.shape(curve)}")
+    if not mean[-1] > mean[0]:
+        raise ValueError(f"curve must end above its beginning, got {mean[0]:.3f} to {mean[-1]:.3f}")
+    left = 1 - np.clip((mean - mean[0]) / (mean[-1] - mean[0]), 0, 1)
+    return float((left[:-1] + left[1:]).mean() / 2)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ figures
+
+
+def picture_table(
+    pictures, rows: Sequence, columns: Sequence, *, ax: Axes, xlabel: str = "", ylabel: str = "", gap: int = 4, levels: int = 32
+) -> Axes:  # fmt: skip
+    """Draw pictures (R, C, 3, H, W) in [0, 1] as a table with a name for every row and column; a picture of NaN stays empty.
+
+    levels: of each colour channel; generated pictures carry a faint noise that the eye does not see and a PNG must store (256: draw it all).
+    Raises ValueError when the names do not fit, and for less than two levels.
+    """
+    if levels < 2:
+        raise ValueError(f"levels must be at least 2, got {levels}")
+    pictures = torch.as_tensor(pictures)
+    if pictures.ndim != 5 or tuple(pictures.shape[:2]) != (len(rows), len(columns)):
+        raise ValueError(f"pictures must be ({len(rows)}, {len(columns)}, 3, H, W) for these rows and columns, got {tuple(pictures.shape)}")
+    height, width = pictures.shape[-2:]
+    for r, line in enumerate(pictures):
+        for c, picture in enumerate(line):
+            if torch.isfinite(picture).all():
+                left, top = c * (width + gap), r * (height + gap)
+                drawn = np.round(as_pictures(picture).clip(0, 1) * (levels - 1)) / (levels - 1)
+                ax.imshow(drawn, extent=(left, left + width, top + height, top))
+    ax.set(xlim=(0, len(columns) * (width + gap) - gap), ylim=(len(rows) * (height + gap) - gap, 0), xlabel=xlabel, ylabel=ylabel)
+    ax.set_xticks([c * (width + gap) + width / 2 for c in range(len(columns))], [str(c) for c in columns])
+    ax.set_yticks([r * (height + gap) + height / 2 for r in range(len(rows))], [str(r) for r in rows])
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.set_aspect("equal")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
