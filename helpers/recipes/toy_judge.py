@@ -210,7 +210,7 @@ def held_out_quality(pair: judges.Judges, vae: AutoencoderKL) -> tuple[dict[str,
     for label, view in (("", said["images"]), (", reconstructed", reconstruct(vae, said["images"], "held-out pictures through the autoencoder"))):
         reading = pair.read(view / 255)
         everything = torch.ones(HELD_OUT, dtype=torch.bool)
-        for style, rows in (("photos and sketches", everything), *((f"{name}s", said["style"] == k) for k, name in enumerate(world.STYLES))):
+        for style, rows in (("photos and sketches", everything), *((name, said["style"] == k) for k, name in enumerate(("photos", "sketches")))):
             quality[style + label] = measure(reading, said, rows, unjudged)
     alone = [measure(reading, said, everything, unjudged)["category"][0] for reading in pair.read_each(said["images"] / 255)]
     return quality, alone
