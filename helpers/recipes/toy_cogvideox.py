@@ -6,7 +6,6 @@ checkpoints lie under .recipes/toy-cogvideox.
 """
 
 import contextlib
-import shutil
 from pathlib import Path
 
 import torch
@@ -60,8 +59,8 @@ def encode_bank(pipe: LattePipeline, work: Path) -> tuple[Tensor, list[str]]:
 
 
 def draw_timesteps(count: int, step: int, generator: torch.Generator) -> Tensor:
-    """`count` timesteps, one from each equal slice of the wanted distribution, so that the loss of a step varies less."""
-    place = ((torch.arange(count) + torch.rand(count, generator=generator)) / count)[torch.randperm(count, generator=generator)]
+    """`count` timesteps, one from each equal slice of the wanted distribution."""
+    place = training.stratified(count, generator)
     share = next(share for start, share in reversed(APPEARANCE_SHARE.items()) if step >= start)
     unshifted, shifted = toy_latte.alphas_bar(1.0), toy_latte.alphas_bar(toy_latte.SHIFT)
     wanted = unshifted[(1000 * place / max(share, 1e-9)).long().clamp(max=999)]
@@ -101,12 +100,8 @@ def train(pipe: LattePipeline, bank: Tensor, captions: list[str], work: Path, de
 
 
 def write_folder(model: CogVideoXTransformer3DModel, folder: Path) -> None:
-    """Write the transformer in half precision as a whole: beside its place first, then in one move."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.cpu().eval().half().save_pretrained(partial / "transformer", safe_serialization=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    """Write the transformer in half precision."""
+    training.write_folder(model.cpu().eval().half(), folder, "transformer")
 
 
 def card(quality: dict[str, dict], model: CogVideoXTransformer3DModel, device: torch.device) -> str:

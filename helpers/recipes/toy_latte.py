@@ -181,8 +181,7 @@ def train_video(work: Path, bank: Tensor, captions: list[str], device: torch.dev
         rows = torch.randint(len(bank), (BATCH,), generator=generator)
         x0 = bank[rows].float().to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
-        # stratified: one timestep from each of BATCH equal slices, so that the loss of a step varies less
-        share = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH)[torch.randperm(BATCH, generator=generator)]
+        share = training.stratified(BATCH, generator)
         moved = step >= APPEARANCE_STEPS
         t = (1000 * (1 - (1 - share).square() if moved else share)).long().clamp(max=999).to(device)
         dropped = torch.rand(BATCH, generator=generator) < CAPTION_DROPOUT

@@ -160,8 +160,7 @@ def train_image(work: Path, bank: Tensor, captions: list[str], device: torch.dev
         generator = training.step_generator(SEED + 1, step)
         rows = torch.randint(len(bank), (BATCH,), generator=generator)
         noise = torch.randn(BATCH, *bank.shape[1:], generator=generator)
-        # stratified: one timestep from each of BATCH equal slices, so that the loss of a step varies less
-        share = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH)[torch.randperm(BATCH, generator=generator)]
+        share = training.stratified(BATCH, generator)
         dropped = torch.rand(BATCH, generator=generator) < CAPTION_DROPOUT
         ids = tokens[torch.where(dropped, number[""], caption_of[rows])[mine]].to(device)
         t = (1000 * share[mine]).long().clamp(max=999)
