@@ -28,7 +28,7 @@ test: $(STAMP)  ## unit tests, every notebook run again and compared, then the g
 	$(BIN)/pytest -n $(WORKERS) tests
 	@mkdir -p $(dir $(SOCKET_LOG)) && rm -f $(SOCKET_LOG)
 	PYTHONPATH=$(CURDIR)/tests/notebooks/offline STEPWISE_SOCKET_LOG=$(SOCKET_LOG) $(BIN)/pytest -p no:randomly --nbval --nbval-sanitize-with tests/notebooks/sanitize.cfg \
-		--nbval-current-env --nbval-cell-timeout 600 -n $(WORKERS) --dist loadfile notebooks
+		--nbval-current-env --nbval-cell-timeout 1200 -n $(WORKERS) --dist loadfile notebooks
 	STEPWISE_SOCKET_LOG=$(SOCKET_LOG) $(BIN)/pytest -m notebooks tests/notebooks
 
 env: $(STAMP)  ## make the environment only

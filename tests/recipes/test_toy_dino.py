@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from transformers import Dinov2Model
 
 from helpers.recipes import toy_dino as recipe
@@ -191,20 +190,6 @@ def test_masks_are_blocks_in_one_view_of_each_picture():
 # ------------------------------------------------------------------------------------------------------------------- measured quality
 
 
-def test_keypoints_of_a_perfect_and_of_a_useless_map():
-    pictures = toy_sd.sample(9, range(40))
-    pairs = recipe.same_category_pairs(pictures.category, 12)
-    assert all(pictures.category[a] == pictures.category[b] and a != b for a, b in pairs)
-    assert len({row for pair in pairs for row in pair}) == 24
-    itself = [(i, i) for i in range(5)]
-    everywhere = F.one_hot(torch.arange(16 * 16)).T.reshape(1, 256, 16, 16).float().expand(40, -1, -1, -1)
-    assert recipe.keypoint_pck(everywhere, pictures, itself, (0.1, 0.2))[1] > 99  # a map that knows its place finds it again
-    constant = torch.ones(40, 3, 16, 16)
-    assert recipe.keypoint_pck(constant, pictures, pairs)[0] < 10
-    with pytest.raises(ValueError, match="count must be at most"):
-        recipe.same_category_pairs(pictures.category, 40)
-
-
 def test_category_accuracy_by_hand():
     bank, queries = torch.tensor([[1.0, 0.0], [3.0, 0.3], [0.9, 0.2], [0.0, 1.0], [0.1, 2.0]]), torch.tensor([[2.0, 0.1], [0.1, 5.0], [1.0, 0.2]])
     categories = torch.tensor([4, 4, 7, 7, 7])
@@ -212,9 +197,13 @@ def test_category_accuracy_by_hand():
     assert recipe.category_accuracy(bank, categories, queries, torch.tensor([7, 7, 7]), k=5) == pytest.approx(100)  # three of all five
 
 
-def test_pixels_as_tokens():
-    images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(1))
-    maps, whole = recipe.pixels_of(images)
-    assert maps.shape == (2, 48, 2, 3) and whole.shape == (2, 288)
-    patch = images[1, :, 4:8, 8:12]
-    assert torch.equal(maps[1, :, 1, 2], (2 * patch - 1).flatten())
+def test_measure_tells_a_transformer_that_reads_from_one_that_does_not(small):
+    vit = recipe.make_vit()
+    quality = recipe.measure(vit, count=1)
+    assert set(quality) == {recipe.NAME, "untrained", "pixels"}
+    assert all(len(values) == 3 and all(0 <= v <= 100 for v in values) for values in quality.values())
+    with torch.no_grad():
+        for p in vit.parameters():
+            p.zero_()  # every picture alike: the first pixel is the best match of all, and one category gets every vote
+    blind = recipe.measure(vit, count=1)
+    assert blind["pixels"] == quality["pixels"] and blind[recipe.NAME][0] < quality["pixels"][0]
