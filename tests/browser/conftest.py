@@ -1,4 +1,4 @@
-"""One JupyterLab and one Chromium for all browser tests, on a copy of the notebooks."""
+"""One JupyterLab and one Chromium for the browser tests of a process, on a copy of the notebooks."""
 
 import os
 import shutil
@@ -10,20 +10,18 @@ from tests.browser import jupyter
 from tests.browser.sample import write_samples
 
 ROOT = Path(__file__).resolve().parents[2]
-SHOTS = []  # where the screenshots of this run are
+SHOTS = Path(os.environ.get("STEPWISE_SCREENSHOTS") or ROOT / ".pytest_cache" / "screenshots")
 
 
 @pytest.fixture(scope="session")
-def screenshots(tmp_path_factory):
-    folder = Path(os.environ.get("STEPWISE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    SHOTS.append(folder)
-    return folder
+def screenshots():
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    return SHOTS
 
 
 def pytest_terminal_summary(terminalreporter):
-    for folder in SHOTS:
-        terminalreporter.write_line(f"screenshots in {folder}")
+    if SHOTS.exists():
+        terminalreporter.write_line(f"screenshots in {SHOTS}")
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ class Page:
         """Run JavaScript with `panel` (the notebook) and `cells` (its cells) in scope."""
         return self.page.evaluate(f"async () => {{ const panel = window.jupyterapp.shell.currentWidget; const cells = panel.content.widgets; {body} }}")
 
-    def run_all(self, timeout: float = 900) -> list[str]:
+    def run_all(self, timeout: float = 2400) -> list[str]:
         """Run all cells, wait for the end, and return the errors that untagged cells show."""
         self.evaluate("await panel.sessionContext.ready; await panel.sessionContext.session?.kernel?.info;")
         self.evaluate("for (const c of cells) if (c.model.type === 'code') c.model.executionCount = null;")
