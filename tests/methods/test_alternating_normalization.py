@@ -1,0 +1,311 @@
+"""Alternating normalization against hand examples, closed forms, limits, a slow loop and Sinkhorn's balance."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+from sklearn.base import clone
+
+from helpers.methods import alternating_normalization as can
+
+torch.set_num_threads(1)
+EVEN = (0.5, 0.5)
+
+
+def rows_of(*rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def random_rows(count, classes, seed=0, low=0.05, high=0.95):
+    rows = low + (high - low) * torch.rand(count, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return rows / rows.sum(1, keepdim=True)
+
+
+def slow(row, reference, prior, alpha, depth):
+    """The paper's procedure for one row, number by number."""
+    stack = [list(map(float, r)) for r in reference] + [list(map(float, row))]
+    classes = len(prior)
+    for _ in range(depth):
+        sums = [sum(r[c] ** alpha for r in stack) for c in range(classes)]
+        stack = [[r[c] ** alpha / sums[c] * prior[c] if sums[c] else 0.0 for c in range(classes)] for r in stack]
+        stack = [[v / sum(r) for v in r] for r in stack]
+    return stack[-1]
+
+
+# ------------------------------------------------------------------------------------------------------------------ must hold
+
+
+def test_rows_stay_probabilities_and_zeros_stay_zeros():
+    b = random_rows(6, 4)
+    b[0, 1] = b[2, 3] = 0
+    b = b / b.sum(1, keepdim=True)
+    for depth in (0, 1, 2, 5):
+        out = can.iterate(b, random_rows(7, 4, 1), (1, 2, 3, 4), alpha=1.7, depth=depth)
+        assert (out >= 0).all() and torch.allclose(out.sum(1), torch.ones(6, dtype=torch.float64))
+        assert out[0, 1] == 0 and out[2, 3] == 0
+    assert torch.allclose(can.iterate(b, random_rows(7, 4, 1), (1, 1, 1, 1), depth=0), b)
+
+
+def test_decided_rows_come_back_bit_by_bit():
+    b = torch.softmax(torch.randn(50, 5, generator=torch.Generator().manual_seed(2)) * 4, 1)
+    found = can.alternating_normalization(b, torch.ones(5), threshold=0.6)
+    assert found.probabilities.dtype == torch.float32 and 0 < found.ambiguous.sum() < 50
+    assert torch.equal(found.probabilities[~found.ambiguous], b[~found.ambiguous])
+    assert not torch.equal(found.probabilities[found.ambiguous], b[found.ambiguous])
+    assert torch.equal(can.alternating_normalization(b, torch.ones(5), threshold=0.6, depth=0).probabilities, b)
+
+
+@pytest.mark.parametrize("depth, first", [(0, 0.5), (1, 0.75), (2, 0.8333333333), (3, 0.875)])
+def test_the_teaser(depth, first):
+    out = can.iterate(rows_of(EVEN), rows_of((0.0, 1.0)), EVEN, depth=depth)
+    assert out[0, 0].item() == pytest.approx(first) == pytest.approx(1 - 1 / (2 * (depth + 1)), abs=1e-9)
+
+
+def test_one_step_maps_a_to_a_fraction():
+    for a in (0.2, 0.5, 0.9):
+        out = can.one_step(rows_of((a, 1 - a)), rows_of((0.0, 1.0)), EVEN)
+        assert out[0, 0].item() == pytest.approx((2 - a) / (3 - 2 * a))
+
+
+def test_two_reference_rows_and_the_threshold():
+    reference = rows_of((0.9, 0.1), (0.8, 0.2))
+    out = can.one_step(rows_of((0.55, 0.45)), reference, EVEN)
+    assert torch.allclose(out, rows_of((0.28947, 0.71053)), atol=1e-5)
+    assert can.binary_threshold(reference, EVEN) == pytest.approx(0.85)
+    above, below = can.one_step(rows_of((0.851, 0.149), (0.849, 0.151)), reference, EVEN)[:, 0].tolist()
+    assert above > 0.5 > below
+
+
+def test_identity_as_reference_by_hand():
+    out = can.one_step(rows_of((0.4, 0.2, 0.4)), torch.eye(3), (0.5, 0.3, 0.2))
+    assert torch.allclose(out, rows_of((0.57143, 0.2, 0.22857)), atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1, 4])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_identity_and_equal_priors_never_move_the_best_class(alpha, depth):
+    b = random_rows(40, 5, 3)
+    assert torch.equal(can.iterate(b, torch.eye(5), torch.ones(5), alpha=alpha, depth=depth).argmax(1), b.argmax(1))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1, 3])
+def test_rows_like_the_reference_become_the_prior(alpha):
+    b, prior = random_rows(1, 4, 4), torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    for depth in (1, 2, 4):
+        assert torch.allclose(can.iterate(b, b.expand(6, -1), prior, alpha=alpha, depth=depth)[0], prior, atol=1e-9)
+
+
+def test_small_exponents_give_the_prior_on_the_support():
+    prior = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    out = can.one_step(rows_of((0.9, 0.1, 0.0)), random_rows(5, 3, 5), prior, alpha=1e-6)
+    assert torch.allclose(out, rows_of((0.4, 0.6, 0.0)), atol=1e-4)
+    assert torch.allclose(can.one_step(rows_of(EVEN), rows_of((0.0, 1.0)), EVEN, alpha=1e-6), rows_of((2 / 3, 1 / 3)), atol=1e-4)
+    for alpha in (1e-3, 1, 9):
+        assert torch.equal(can.one_step(rows_of((0.0, 1.0, 0.0)), random_rows(5, 3, 6), prior, alpha=alpha), rows_of((0.0, 1.0, 0.0)))
+
+
+def test_many_reference_rows_are_the_prior_correction():
+    b, reference, prior = random_rows(3, 4, 7), random_rows(5, 4, 8), torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    for alpha in (0.5, 1, 2):
+        wanted = prior * b**alpha / (reference**alpha).sum(0)
+        wanted = wanted / wanted.sum(1, keepdim=True)
+        assert torch.allclose(can.one_step(b, reference.repeat(20_000, 1), prior, alpha=alpha), wanted, atol=1e-4)
+    assert torch.allclose(can.one_step(b, reference, prior), can.one_step(b, reference, 7 * prior))
+
+
+def test_classes_and_reference_rows_have_no_order():
+    b, reference, prior = random_rows(4, 5, 9), random_rows(6, 5, 10), torch.tensor([0.1, 0.3, 0.2, 0.15, 0.25], dtype=torch.float64)
+    order, mixed = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([5, 2, 0, 1, 4, 3])
+    for depth in (1, 3):
+        plain = can.iterate(b, reference, prior, alpha=1.3, depth=depth)
+        assert torch.allclose(can.iterate(b[:, order], reference[:, order], prior[order], alpha=1.3, depth=depth), plain[:, order])
+        assert torch.allclose(can.iterate(b, reference[mixed], prior, alpha=1.3, depth=depth), plain)
+
+
+def test_many_rounds_balance_the_stack():
+    b, reference, prior = random_rows(1, 4, 11), random_rows(9, 4, 12), torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    stack = can.iterate(b, reference, prior, depth=200, trace=True)
+    assert stack.shape == (201, 1, 10, 4)
+    assert torch.allclose(stack[0, 0], torch.cat([reference, b])) and torch.allclose(stack[1:].sum(-1), torch.ones(200, 1, 10, dtype=torch.float64))
+    assert torch.allclose(stack[-1, 0].mean(0), prior, atol=1e-6)  # Sinkhorn: the columns have the prior as their mean
+
+
+def test_two_classes_are_one_rising_map():
+    p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    for alpha in (0.3, 1, 5):
+        out = can.one_step(torch.stack([p, 1 - p], 1), random_rows(8, 2, 13), (0.3, 0.7), alpha=alpha)[:, 0]
+        assert (out.diff() > 0).all()
+        t = can.binary_threshold(random_rows(8, 2, 13), (0.3, 0.7), alpha=alpha)
+        assert torch.equal(out > 0.5, p > t)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1, 2.5])
+def test_closed_form_and_rounds_against_the_slow_loop(alpha):
+    b, reference, prior = random_rows(5, 4, 14), random_rows(6, 4, 15), [0.4, 0.1, 0.2, 0.3]
+    b[1, 2], reference[:, 3] = 0, 0  # a zero in a row, and a class that no reference row uses
+    b, reference = b / b.sum(1, keepdim=True), reference / reference.sum(1, keepdim=True)
+    for depth in (1, 2, 3):
+        wanted = torch.tensor([slow(row, reference, prior, alpha, depth) for row in b], dtype=torch.float64)
+        assert torch.allclose(can.iterate(b, reference, prior, alpha=alpha, depth=depth), wanted, atol=1e-12)
+    once = torch.tensor([slow(row, reference, prior, alpha, 1) for row in b], dtype=torch.float64)
+    assert torch.allclose(can.one_step(b, reference, prior, alpha=alpha), once, atol=1e-12)
+    assert torch.allclose(can.iterate(b, reference, prior, alpha=alpha, depth=1, trace=True)[-1, :, -1], once, atol=1e-12)
+
+
+def test_large_exponents_and_many_classes_do_not_underflow():
+    b = torch.softmax(20 * torch.randn(3, 1000, generator=torch.Generator().manual_seed(16), dtype=torch.float64), 1)
+    reference = torch.softmax(20 * torch.randn(4, 1000, generator=torch.Generator().manual_seed(17), dtype=torch.float64), 1)
+    out = can.iterate(b, reference, torch.ones(1000), alpha=9.0, depth=2)
+    assert torch.isfinite(out).all() and torch.allclose(out.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_a_class_that_nobody_uses_stays_empty():
+    out = can.iterate(rows_of((0.5, 0.5, 0.0)), rows_of((0.9, 0.1, 0.0)), (1, 1, 1), depth=3)
+    assert torch.isfinite(out).all() and out[0, 2] == 0
+
+
+def test_top_k_entropy_by_hand_and_against_scipy():
+    row = rows_of((0.5, 0.25, 0.25), (0.5, 0.5, 0.0), (1.0, 0.0, 0.0), (1 / 3, 1 / 3, 1 / 3))
+    assert torch.allclose(can.top_k_entropy(row, 2), torch.tensor([0.918296, 1, 0, 1], dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(can.top_k_entropy(row, 3), torch.tensor([0.946395, 0.630930, 0, 1], dtype=torch.float64), atol=1e-6)
+    assert (can.top_k_entropy(row, 2)[1] > can.top_k_entropy(row, 2)[0]) and (can.top_k_entropy(row, 3)[1] < can.top_k_entropy(row, 3)[0])
+    rows = random_rows(9, 6, 18, low=0)
+    assert np.allclose(can.top_k_entropy(rows, 6), entropy(rows.numpy(), base=6, axis=1))
+    assert np.allclose(can.top_k_entropy(rows, 6, renormalise=False), entropy(rows.numpy(), base=6, axis=1))
+    top = rows.sort(1, descending=True).values[:, :3].numpy()
+    assert np.allclose(can.top_k_entropy(rows, 3, renormalise=False), -(top * np.log(top)).sum(1) / np.log(6))
+
+
+def test_official_values_up_to_its_guards():
+    """The code adds 1e-10 to both denominators: the difference shows only there."""
+    b, reference, prior = random_rows(4, 3, 19), random_rows(5, 3, 20), np.array([0.2, 0.5, 0.3])
+    for alpha, depth in ((1, 1), (1, 3), (5, 2)):
+        for row, ours in zip(b.numpy(), can.iterate(b, reference, prior, alpha=alpha, depth=depth).numpy()):
+            stack = np.vstack([reference.numpy(), row]).T  # classes x examples, as the code stores it
+            for _ in range(depth):
+                stack = np.exp(alpha * np.log(stack))
+                stack = stack / (stack.sum(1, keepdims=True) + 1e-10) * prior[:, None]
+                stack = stack / (stack.sum(0, keepdims=True) + 1e-10)
+            assert np.allclose(stack[:, -1], ours, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------------ the whole
+
+
+def test_undecided_for_any_k():
+    rows = rows_of((0.5, 0.5, 0.0), (0.5, 0.25, 0.25), (0.98, 0.01, 0.01))
+    assert can.is_ambiguous(rows, threshold=0.95).tolist() == [True, False, False]
+    assert can.is_ambiguous(rows, threshold=0.94, k=None).tolist() == [True, True, False]
+    assert can.is_ambiguous(rows, threshold=0.95, k=3).tolist() == [False, False, False]
+    two = rows_of((0.6, 0.4), (0.99, 0.01))
+    assert can.is_ambiguous(two).tolist() == [True, False]  # a k above the number of classes is left out
+    assert can.is_ambiguous(rows, threshold=0).all() and not can.is_ambiguous(rows[2:], threshold=1).any()
+
+
+def test_reference_is_stratified_and_small_classes_stay_whole():
+    rows = torch.full((901, 3), 0.1, dtype=torch.float64)
+    rows[:600, 0] = rows[600:900, 1] = rows[900:, 2] = 0.8
+    kept = can.choose_reference(rows, cap=90)
+    assert torch.bincount(kept.argmax(1)).tolist() == [60, 30, 1]
+    assert torch.equal(kept, can.choose_reference(rows, cap=90)) and len(can.choose_reference(rows)) == 901
+    distinct = random_rows(2000, 4, 21)
+    assert len(can.choose_reference(distinct)) == pytest.approx(1000, abs=3)
+    assert not torch.equal(can.choose_reference(distinct, seed=1), can.choose_reference(distinct, seed=2))
+
+
+def test_reference_from_validation_or_from_the_rows_themselves():
+    test, validation = random_rows(30, 3, 22, low=0), random_rows(40, 3, 23, low=0)
+    ours = can.alternating_normalization(test, torch.ones(3), threshold=0.9)
+    other = can.alternating_normalization(test, torch.ones(3), threshold=0.9, reference=validation)
+    decided = ~can.is_ambiguous(validation, threshold=0.9)
+    assert torch.equal(other.reference, validation[decided]) and torch.equal(ours.reference, test[~ours.ambiguous])
+    wanted = can.one_step(test[other.ambiguous], validation[decided], torch.ones(3))
+    assert torch.allclose(other.probabilities[other.ambiguous], wanted)
+    vague = torch.full((3, 3), 1 / 3)
+    with pytest.raises(ValueError, match="reference must hold a decided row"):
+        can.alternating_normalization(vague, torch.ones(3))
+    found = can.alternating_normalization(vague, (1, 1, 2), identity=True)
+    assert torch.equal(found.reference, torch.eye(3, dtype=torch.float64)) and found.probabilities.argmax(1).tolist() == [2, 2, 2]
+
+
+def biased(seed, count=400):
+    """Rows of a classifier that is too fond of class 0, and the labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (count,), generator=generator)
+    scores = 2.5 * torch.nn.functional.one_hot(labels, 3) + torch.randn(count, 3, generator=generator) * 1.2
+    scores[:, 0] += 2.5
+    return scores.double().softmax(1), labels
+
+
+def test_it_repairs_a_bias_and_the_choice_knows_when_to_leave_alone():
+    validation, labels = biased(0)
+    fresh, truth = biased(1)
+    chosen = can.tune(validation, labels, torch.ones(3))
+    best = chosen.best
+    assert best.depth > 0 and len(chosen.accuracy) == 4 * 4 * 4
+    options = dict(threshold=best.threshold, alpha=best.alpha, depth=best.depth, reference=validation)
+    after = can.alternating_normalization(fresh, torch.ones(3), **options).probabilities
+    before = (fresh.argmax(1) == truth).double().mean()
+    assert (after.argmax(1) == truth).double().mean() > before + 0.03
+    perfect = torch.eye(3, dtype=torch.float64)[labels] * 0.4 + 0.2
+    assert can.tune(perfect, labels, torch.ones(3)).best.depth == 0  # nothing to gain: the first of equal scores does nothing
+
+
+def test_face_of_scikit_learn():
+    validation, labels = biased(0)
+    fresh, _ = biased(1)
+    model = can.AlternatingNormalizer(threshold=0.6, alpha=0.5).fit(validation.numpy(), labels.numpy())
+    counts = torch.bincount(labels).double() + 1
+    wanted = can.alternating_normalization(fresh, counts, reference=validation, threshold=0.6, alpha=0.5).probabilities
+    assert np.allclose(model.transform(fresh.numpy()), wanted) and model.predict(fresh.numpy()).shape == (400,)
+    assert clone(model).get_params() == model.get_params() and model.set_params(depth=0).transform(fresh.numpy()) == pytest.approx(fresh.numpy())
+    own = can.AlternatingNormalizer(prior=[0.2, 0.3, 0.5]).fit(validation.numpy())
+    assert own.prior_.tolist() == pytest.approx([0.2, 0.3, 0.5])
+    with pytest.raises(ValueError, match="y must be"):
+        can.AlternatingNormalizer().fit(validation.numpy())
+
+
+# ------------------------------------------------------------------------------------------------------------------ refusals
+
+GOOD = random_rows(4, 3, 30)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: can.alternating_normalization(torch.randn(4, 3), torch.ones(3)), ValueError, "apply softmax first"),
+        (lambda: can.alternating_normalization(GOOD * 2, torch.ones(3)), ValueError, "row 0 sums to 2"),
+        (lambda: can.alternating_normalization(rows_of((1.5, -0.5, 0)), torch.ones(3)), ValueError, "smallest entry -0.5"),
+        (lambda: can.alternating_normalization(rows_of((np.nan, 0.5, 0.5)), torch.ones(3)), ValueError, "must be finite"),
+        (lambda: can.alternating_normalization(torch.ones(4, 3, dtype=torch.long), torch.ones(3)), TypeError, "floating-point"),
+        (lambda: can.alternating_normalization("rows", torch.ones(3)), TypeError, "probabilities must be an array"),
+        (lambda: can.alternating_normalization(torch.ones(4, 1), torch.ones(1)), ValueError, "two classes or more"),
+        (lambda: can.alternating_normalization(GOOD[0], torch.ones(3)), ValueError, r"must be \(N, C\)"),
+        (lambda: can.alternating_normalization(GOOD, torch.ones(4)), ValueError, "prior must hold 3"),
+        (lambda: can.alternating_normalization(GOOD, (0.5, 0.5, 0)), ValueError, "prior must hold 3 positive"),
+        (lambda: can.alternating_normalization(GOOD, (0.5, -0.5, 1)), ValueError, "positive"),
+        (lambda: can.alternating_normalization(GOOD, torch.ones(3), threshold=1.2), ValueError, "threshold must be in"),
+        (lambda: can.alternating_normalization(GOOD, torch.ones(3), threshold="0.5"), TypeError, "threshold must be a number"),
+        (lambda: can.alternating_normalization(GOOD, torch.ones(3), k=1), ValueError, "k must be at least 2"),
+        (lambda: can.alternating_normalization(GOOD, torch.ones(3), k=4), ValueError, "k must hold a number in 2 .. 3"),
+        (lambda: can.top_k_entropy(GOOD, 4), ValueError, "k must be in 2 .. 3"),
+        (lambda: can.one_step(GOOD, GOOD, torch.ones(3), alpha=0), ValueError, "alpha must be in"),
+        (lambda: can.one_step(GOOD, GOOD, torch.ones(3), alpha=-1), ValueError, "alpha must be in"),
+        (lambda: can.iterate(GOOD, GOOD, torch.ones(3), depth=-1), ValueError, "depth must be at least 0"),
+        (lambda: can.iterate(GOOD, GOOD, torch.ones(3), depth=1.5), TypeError, "depth must be a whole number"),
+        (lambda: can.one_step(GOOD, GOOD[:0], torch.ones(3)), ValueError, "reference must hold a row"),
+        (lambda: can.one_step(GOOD, random_rows(4, 5), torch.ones(3)), ValueError, r"reference must be \(N, 3\)"),
+        (lambda: can.choose_reference(GOOD, cap=0), ValueError, "cap must be at least 1"),
+        (lambda: can.tune(GOOD, [0, 1, 2], torch.ones(3)), ValueError, "labels must be 4"),
+        (lambda: can.tune(GOOD, [0, 1, 2, 3], torch.ones(3)), ValueError, r"labels must be in 0 \.\. 2"),
+        (lambda: can.binary_threshold(GOOD, torch.ones(3)), ValueError, r"reference must be \(N, 2\)"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_no_rows_are_no_rows():
+    assert can.iterate(GOOD[:0], GOOD, torch.ones(3), depth=2).shape == (0, 3)
+    assert can.alternating_normalization(GOOD[:0], torch.ones(3), reference=GOOD, threshold=1.0).probabilities.shape == (0, 3)
