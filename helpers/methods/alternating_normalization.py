@@ -6,8 +6,8 @@ arXiv 2109.13449. Where the paper and the official code differ, this follows the
     adjusted = alternating_normalization(test, prior, reference=validation).probabilities
 
 or, in the manner of scikit-learn, `AlternatingNormalizer().fit(validation, labels).transform(test)`. Probabilities are (N, C) tensors or arrays whose rows
-sum to 1; work is done in float64 and in logarithms, so that large exponents and many classes are safe; results are tensors of the input's dtype. Bad
-arguments raise ValueError or TypeError that names the argument, before any work is done.
+sum to 1. Work is done in float64, and in logarithms wherever powers are taken, so that large exponents and many classes are safe; results are tensors of
+the input's dtype. Bad arguments raise ValueError or TypeError that names the argument, before any work is done.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,13 +39,14 @@ def _probabilities(name: str, value, classes: int | None = None) -> Tensor:
     if rows.ndim != 2 or rows.shape[1] < 2 or classes not in (None, rows.shape[1]):
         raise ValueError(f"{name} must be (N, {'C' if classes is None else classes}) with two classes or more, got {tuple(rows.shape)}")
     rows = rows.double()
-    if not torch.isfinite(rows).all():
-        raise ValueError(f"{name} must be finite; row {int((~torch.isfinite(rows)).any(1).nonzero()[0])} is not")
-    wrong = (rows < 0).any(1) | ((rows.sum(1) - 1).abs() > _SUM_TOLERANCE)
+    sums = rows.sum(1)
+    wrong = ~((sums - 1).abs() <= _SUM_TOLERANCE) | ((rows.amin(1) < 0) if len(rows) else False)  # NaN is wrong too
     if wrong.any():
         i = int(wrong.nonzero()[0])
+        if not torch.isfinite(rows[i]).all():
+            raise ValueError(f"{name} must be finite; row {i} is not")
         raise ValueError(
-            f"{name} must have rows of probabilities that sum to 1; row {i} sums to {rows[i].sum():.4g} with the smallest entry {rows[i].min():.4g}. "
+            f"{name} must have rows of probabilities that sum to 1; row {i} sums to {sums[i]:.4g} with the smallest entry {rows[i].min():.4g}. "
             "For logits, apply softmax first."
         )
     return rows
@@ -143,9 +144,14 @@ def one_step(rows, reference, prior, *, alpha: float = 1.0) -> Tensor:
 
     with the reference A (n, C) and the prior q (C,). Section 3 of the paper with d = 1, where nothing has to be iterated.
     """
-    rows, log_b, log_a, log_q = _logarithms(rows, reference, prior)
+    b, known, q = _checked(rows, reference, prior)
     alpha = _number("alpha", alpha, 0, float("inf"), open_low=True)
-    return _finish(rows, _one_step(alpha * log_b, (alpha * log_a).logsumexp(0), log_q))
+    if alpha == 1:  # no power to take, nothing to underflow: no logarithms
+        out = (known.sum(0) + b).clamp_min_(1e-300).reciprocal_().mul_(b).mul_(q)
+        return _like(rows, out.div_(out.sum(1, keepdim=True)))
+    powered, log_sums = alpha * b.log(), (alpha * known.log()).logsumexp(0)
+    out = torch.where(powered.isfinite(), q.log() + powered - torch.logaddexp(log_sums, powered), -torch.inf)
+    return _like(rows, out.softmax(1))
 
 
 def iterate(rows, reference, prior, *, alpha: float = 1.0, depth: int = 1, trace: bool = False) -> Tensor:
@@ -155,42 +161,37 @@ def iterate(rows, reference, prior, *, alpha: float = 1.0, depth: int = 1, trace
     alpha; multiplies by the prior; and divides each line by its sum over the classes. depth = 0 returns the rows. trace=True returns
     (depth + 1, u, n + 1, C): the whole stack before the first round and after each.
     """
-    rows, log_b, log_a, log_q = _logarithms(rows, reference, prior)
+    b, known, q = _checked(rows, reference, prior)
     alpha, depth = _number("alpha", alpha, 0, float("inf"), open_low=True), _whole("depth", depth, 0)
     if not trace and depth <= 1:
-        return _finish(rows, log_b if depth == 0 else _one_step(alpha * log_b, (alpha * log_a).logsumexp(0), log_q))
-    batch = max(1, _CHUNK // ((len(log_a) + 1) * log_a.shape[1]))
+        return one_step(rows, reference, prior, alpha=alpha) if depth else _like(rows, b)
+    log_a, log_q = known.log(), q.log()
+    batch = max(1, _CHUNK // ((len(known) + 1) * known.shape[1]))
     done = []
-    for some in log_b.split(batch):
+    for some in b.log().split(batch):
         stack = torch.cat([log_a.expand(len(some), -1, -1), some[:, None]], 1)  # (batch, n + 1, C)
         stages = [stack]
         for _ in range(depth):
             powered = alpha * stack
             over_examples = powered.logsumexp(1, keepdim=True)
             stack = torch.where(over_examples.isfinite(), powered - over_examples, -torch.inf) + log_q  # a class that nobody uses stays empty
-            stack = stack - stack.logsumexp(2, keepdim=True)
+            stack = stack.log_softmax(2)
             stages.append(stack)
-        done.append(torch.stack(stages).exp() if trace else stack[:, -1])
-    return torch.cat(done, 1) if trace else _finish(rows, torch.cat(done) if done else log_b)
+        done.append(torch.stack(stages) if trace else stack[:, -1])
+    return torch.cat(done, 1).exp() if trace else _like(rows, torch.cat(done).exp())
 
 
-def _logarithms(rows, reference, prior) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The rows as they came, and the logarithms of rows, reference and prior."""
+def _checked(rows, reference, prior) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, reference and prior in float64."""
     checked = _probabilities("rows", rows)
     known = _probabilities("reference", reference, checked.shape[1])
     if len(known) == 0:
         raise ValueError('reference must hold a row or more, got none; pass torch.eye(C) for "no evidence about any class"')
-    return torch.as_tensor(rows), checked.log(), known.log(), _prior(prior, checked.shape[1]).log()
+    return checked, known, _prior(prior, checked.shape[1])
 
 
-def _one_step(powered: Tensor, log_sums: Tensor, log_q: Tensor) -> Tensor:
-    """log b' from alpha log b (u, C) and log a (C,)."""
-    out = torch.where(powered.isfinite(), log_q + powered - torch.logaddexp(log_sums, powered), -torch.inf)
-    return out - out.logsumexp(1, keepdim=True)
-
-
-def _finish(rows: Tensor, logs: Tensor) -> Tensor:
-    return logs.exp().to(rows.dtype)
+def _like(rows, result: Tensor) -> Tensor:
+    return result.to(torch.as_tensor(rows).dtype)
 
 
 class Adjusted(NamedTuple):

@@ -10,9 +10,7 @@ are free and deciding costs nothing. The ceiling is the efficiency of an imagina
 skipped calls still run embedders, timestep MLP, reshapes, final layers and the scheduler.
 """
 
-import argparse
 import itertools
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -25,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from helpers.methods.caching_schedules import FAST_30, CachingClock, Codebook, apply_adacache, uniform_calls
 from helpers.methods.motion_regularization import MotionRegulariser, layout_of
+from tests.benchmarks._script import start
 
 CALLS, GUIDANCE = 30, 3.0
 MODEL = ROOT / "data" / "models" / "toy-latte"
@@ -195,12 +194,4 @@ def table(result):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--repeats", type=int, default=15)
-    options = parser.parse_args()
-    result = measure(options.repeats)
-    if options.json:
-        print(json.dumps(result))
-    else:
-        table(result)
+    start(__doc__, measure, table)

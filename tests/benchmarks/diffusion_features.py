@@ -11,8 +11,6 @@ process's own peak, where Linux tells it.
 All on one thread, in turns in one process; medians.
 """
 
-import argparse
-import json
 import math
 import statistics
 import sys
@@ -28,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from helpers import zoo
 from helpers.methods.diffusion_features import dift, match, propagate_labels
 from helpers.recipes import toy_sd
+from tests.benchmarks._script import start
 
 ENSEMBLE, BLOCK, T = 8, 1, 20
 POINTS, TARGETS, SIZE = 64, 10, (128, 128)
@@ -212,12 +211,4 @@ def table(result):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--repeats", type=int, default=15)
-    options = parser.parse_args()
-    result = measure(options.repeats)
-    if options.json:
-        print(json.dumps(result))
-    else:
-        table(result)
+    start(__doc__, measure, table)
