@@ -21,6 +21,7 @@ MAY = {
     "methods": set(),
     "correspondence": {"toyworld", "realdata"},
     "judges": {"toyworld"},
+    "tasks": {"toyworld", "realdata"},
     "matching_bench": {"correspondence", "methods"},
     "mixing_bench": {"figures", "judges", "toyworld"},
     "caches": {"methods", "zoo", "metrics", "toyworld"},
