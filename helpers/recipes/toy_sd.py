@@ -29,7 +29,7 @@ VAE_STEPS, VAE_BATCH = 9500, 32
 CROP_STEPS, CROP = 5700, 32  # the autoencoder sees crops first, and whole pictures, a quarter as many, at the end: steps of equal work
 DECODER_STEPS = 5000  # then its decoder alone
 BANK = 40_000  # pictures that are looked at; those with a held-out caption are left out of the encoded bank
-STEPS, BATCH, CAPTION_DROPOUT = 6000, 48, 0.1
+STEPS, BATCH, CAPTION_DROPOUT = 10_000, 48, 0.1
 TEXT_LENGTH = 16
 TRAIN_SEED, HELD_OUT_SEED = 1, 2  # of the toy world: the second is never trained on
 
