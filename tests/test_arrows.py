@@ -25,7 +25,9 @@ MAY = {
     "matching_bench": {"correspondence", "methods"},
     "mixing_bench": {"figures", "judges", "toyworld"},
     "caches": {"methods", "zoo", "metrics", "toyworld"},
-    "recipes": {"zoo", "caches", "correspondence", "judges", "matching_bench", "small_models", "metrics", "toyworld", "realdata", "methods", "figures"},
+    "recipes": {
+        "zoo", "caches", "correspondence", "judges", "matching_bench", "small_models", "tasks", "metrics", "toyworld", "realdata", "methods", "figures",
+    },
 }
 
 
