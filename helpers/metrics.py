@@ -1,4 +1,4 @@
-"""How close two pictures or clips are. Values in, numbers out."""
+"""How close two pictures or clips are, and how far confidence may be trusted. Values in, numbers out."""
 
 import numpy as np
 import torch
@@ -33,3 +33,21 @@ def ssim(a: Tensor, b: Tensor) -> float:
         raise ValueError(f"a must be at least 7x7 pixels for SSIM's window, got {tuple(a.shape[-2:])}")
     frames = zip(a.flatten(0, -4) if a.ndim > 3 else a[None], b.flatten(0, -4) if b.ndim > 3 else b[None], strict=True)
     return float(np.mean([structural_similarity(x.numpy(), y.numpy(), channel_axis=0, data_range=1.0) for x, y in frames]))
+
+
+def calibration_error(probabilities, labels, *, bins: int = 10) -> float:
+    """Expected calibration error in [0, 1]: |confidence - accuracy| over `bins` equal bins of the confidence, weighed by their rows (Guo et al. 2017, eq. 3).
+
+    probabilities (N, C), labels (N,). Raises ValueError for other shapes or fewer than one bin.
+    """
+    rows, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if rows.ndim != 2 or len(rows) == 0:
+        raise ValueError(f"probabilities must be (N, C), got {rows.shape}")
+    if labels.shape != (len(rows),):
+        raise ValueError(f"labels must be ({len(rows)},), got {labels.shape}")
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    confidence, right = rows.max(1), rows.argmax(1) == labels
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).mean() for b in range(bins) if (place == b).any()]
+    return float(sum(gaps))

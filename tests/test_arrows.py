@@ -11,6 +11,7 @@ MAY = {
     "toyworld": set(),
     "realdata": set(),
     "metrics": set(),
+    "probabilities": set(),
     "exercises": set(),
     "small_models": set(),
     "figures": set(),

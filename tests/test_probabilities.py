@@ -1,0 +1,87 @@
+"""Peers of alternating normalization against hand examples, limits and each other."""
+
+import numpy as np
+import pytest
+
+from helpers import metrics
+from helpers import probabilities as peers
+from helpers.methods import alternating_normalization as can
+
+
+def example(count=300, classes=4, seed=0, prior=None, bias=1.0):
+    """Probabilities that are right about the labels but for a bias towards class 0."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(classes, count, p=prior)
+    logits = 2 * np.eye(classes)[labels] + rng.normal(size=(count, classes))
+    logits[:, 0] += bias
+    out = np.exp(logits)
+    return out / out.sum(1, keepdims=True), labels
+
+
+def test_prior_correction_by_hand():
+    out = peers.prior_correction([[0.5, 0.5]], [0.8, 0.2], mean=[0.4, 0.6])
+    assert out == pytest.approx(np.array([[2.0, 1 / 3]]) / (7 / 3))
+    p, labels = example()
+    own = peers.prior_correction(p, np.ones(4))
+    assert (own.argmax(1) == labels).mean() > (p.argmax(1) == labels).mean()
+    assert np.allclose(peers.prior_correction(p, p.mean(0)), p)
+
+
+def test_prior_correction_is_what_many_reference_rows_do():
+    p, _ = example()
+    one = can.one_step(p[:5], np.repeat(p, 400, 0), np.ones(4)).numpy()
+    assert np.allclose(one, peers.prior_correction(p[:5], np.ones(4), mean=p.mean(0)), atol=1e-4)
+
+
+def test_temperature():
+    p, labels = example(4000, bias=0)
+    assert np.allclose(peers.with_temperature(p, 1), p)
+    sharp = peers.with_temperature(p, 0.5)
+    assert np.allclose(sharp, p**2 / (p**2).sum(1, keepdims=True)) and (sharp.argmax(1) == p.argmax(1)).all()
+    found = peers.fit_temperature(sharp, labels)
+    assert found == pytest.approx(2 * peers.fit_temperature(p, labels), rel=0.01)
+    assert metrics.calibration_error(peers.with_temperature(sharp, found), labels) < metrics.calibration_error(sharp, labels)
+
+
+def test_sinkhorn_balances_and_agrees_with_many_rounds():
+    p, _ = example(40, bias=2)
+    out = peers.sinkhorn(p, [0.4, 0.3, 0.2, 0.1])
+    assert np.allclose(out.mean(0), [0.4, 0.3, 0.2, 0.1], atol=1e-6) and np.allclose(out.sum(1), 1)
+    rounds = can.iterate(p[-1:], p[:-1], [0.4, 0.3, 0.2, 0.1], depth=300).numpy()  # the stack of all rows, the last one read
+    assert np.allclose(rounds[0], out[-1], atol=1e-5)
+
+
+def test_em_finds_the_prior_of_a_classifier_that_may_be_believed():
+    prior = np.array([0.55, 0.25, 0.15, 0.05])
+    rng = np.random.default_rng(3)
+    labels = rng.choice(4, 20_000, p=prior)
+    x = 1.5 * np.eye(4)[labels] + rng.normal(size=(20_000, 4))
+    logits = 1.5 * x  # the posterior under equal priors
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    out, found = peers.label_shift_em(p, np.ones(4))
+    assert found == pytest.approx(prior, abs=0.02) and (out.argmax(1) == labels).mean() > (p.argmax(1) == labels).mean()
+
+
+def test_estimated_prior():
+    validation, labels = example(5000)
+    prior = np.array([0.1, 0.2, 0.3, 0.4])
+    shifted, _ = example(20_000, seed=1, prior=prior)
+    assert peers.estimate_prior(shifted, validation, labels) == pytest.approx(prior, abs=0.03)
+
+
+def test_calibration_error_by_hand():
+    p = np.array([[0.95, 0.05], [0.95, 0.05], [0.35, 0.65], [0.35, 0.65]])
+    assert metrics.calibration_error(p, np.array([0, 1, 1, 1])) == pytest.approx(0.5 * 0.45 + 0.5 * 0.35)
+    assert metrics.calibration_error(np.eye(3)[[0, 1, 2]], np.array([0, 1, 2])) == 0
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda p, y: peers.prior_correction(p * 2, np.ones(4)), "probabilities must be"),
+    (lambda p, y: peers.prior_correction(p, np.ones(3)), "prior must hold 4"),
+    (lambda p, y: peers.with_temperature(p, 0), "temperature must be above 0"), (lambda p, y: peers.fit_temperature(p, y[:3]), "labels must be"),
+    (lambda p, y: peers.sinkhorn(p, [1, 0, 1, 1]), "prior must hold 4 positive"), (lambda p, y: peers.estimate_prior(p, p, y + 1), "labels must be"),
+    (lambda p, y: metrics.calibration_error(p, y[:2]), "labels must be"), (lambda p, y: metrics.calibration_error(p, y, bins=0), "bins must be"),
+])  # fmt: skip
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*example(20))
