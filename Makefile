@@ -43,7 +43,7 @@ notebooks: $(STAMP)  ## execute notebooks in place (PAGES=notebooks/01_caching_s
 	$(BIN)/python -m helpers.pages execute $(if $(PAGES),$(PAGES),$(sort $(wildcard notebooks/*.ipynb)))
 
 browser: $(STAMP)  ## open every notebook in a real JupyterLab in Chromium and move every control
-	$(BIN)/pytest -m browser -n $(WORKERS) --dist worksteal tests/browser
+	$(BIN)/pytest -m browser -n $(WORKERS) tests/browser
 
 model: $(STAMP)  ## train a model from nothing, resumable (NAME=toy-latte; PROCESSES=2 CPU cores or GPUs)
 	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(BIN)/python -m torch.distributed.run --standalone \

@@ -13,6 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SHOTS = Path(os.environ.get("STEPWISE_SCREENSHOTS") or ROOT / ".pytest_cache" / "screenshots")
 
 
+def pytest_collection_modifyitems(items):
+    """Whole pages first: what is short fills the end of the workers' time."""
+    items.sort(key=lambda item: "browser/test_notebooks" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def screenshots():
     SHOTS.mkdir(parents=True, exist_ok=True)
