@@ -54,7 +54,7 @@ class Control:
             raise ValueError("a control needs at least one slider, got none")
         if unknown := set(defaults) - set(sliders):
             raise ValueError(f"defaults name {sorted(unknown)}, which are no sliders of this control: {sorted(sliders)}")
-        self.draw, self.title, self.buttons, self.cache = draw, title, buttons, {}
+        self.draw, self.title, self.buttons, self.cache, self.places = draw, title, buttons, {}, []
         self.states = {name: _states(name, spec) for name, spec in sliders.items()}
         start = _signature_defaults(draw or next(iter(buttons.values()))) | defaults
         self.inputs = {name: _input(name, spec, self.states[name], start.get(name), precompute) for name, spec in sliders.items()}
@@ -83,8 +83,21 @@ class Control:
         """The picture of one state as PNG bytes, or its HTML; drawn at the first request."""
         key = tuple(sorted((name, round(v, 10) if isinstance(v, float) else v) for name, v in values.items()))
         if key not in self.cache:
-            self.cache[key] = as_content(self.draw(**values))
+            drawn = self.draw(**values)
+            if isinstance(drawn, Figure):
+                self._settle(drawn)
+            self.cache[key] = as_content(drawn)
         return self.cache[key]
+
+    def _settle(self, figure: Figure) -> None:
+        """Axes stay where the first state has them: the picture does not jump, and the slow search for a layout is done once."""
+        if len(figure.axes) == len(self.places):
+            figure.set_layout_engine("none")
+            for ax, place in zip(figure.axes, self.places, strict=True):
+                ax.set_position(place, which="original")
+        elif figure.get_layout_engine():
+            figure.draw_without_rendering()
+            self.places = [ax.get_position(original=True) for ax in figure.axes]
 
     def film_strip(self) -> bytes | str:
         """The strip's states in one PNG with a caption each (or in one HTML string where draw returns HTML)."""
@@ -127,7 +140,8 @@ class Control:
                 self.state(**dict(zip(self.inputs, values, strict=True)))
 
     def _button(self, label, callback):
-        button = widgets.Button(description=label).add_class("stepwise-button").add_class(f"stepwise-button-{label.replace(' ', '-')}")
+        button = widgets.Button(description=label, layout={"width": "max-content"})
+        button.add_class("stepwise-button").add_class(f"stepwise-button-{label.replace(' ', '-')}")
         button.on_click(lambda _: self._pressed(callback))
         return button
 

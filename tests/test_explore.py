@@ -292,3 +292,21 @@ def test_cells_of_a_source_that_is_not_square():
 def test_bad_picks_are_refused(changes, kind, word):
     with pytest.raises(kind, match=word):
         a_pick(**changes)
+
+
+def test_axes_stay_where_the_first_state_has_them():
+    places = []
+
+    def draw(size=1):
+        fig, ax = plt.subplots(figsize=(4, 2), layout="constrained")
+        ax.plot([0, 10**size])
+        places.append(ax)
+        return fig
+
+    shown = control(draw, title="t", size=[1, 6])
+    shown.state(size=6)
+    first, second = (ax.get_position() for ax in places[:2])
+    assert first.bounds == pytest.approx(second.bounds) and first.width < 0.95
+    fig = draw(6)
+    fig.draw_without_rendering()
+    assert fig.axes[0].get_position().x0 != pytest.approx(first.x0, abs=1e-3)  # alone, wider tick labels would have moved it

@@ -48,6 +48,17 @@ def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
     assert "| category | 50.0 % (n = 2) |" in card and "stable" not in card.split("\n")[0].lower()
 
 
+def test_errors_count_as_those_of_the_velocity_would():
+    kept = recipe.make_scheduler().alphas_cumprod[[0, 261, 500, 999]]
+    x0, noise, guess = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)).unbind(0)
+    for a, weight in zip(kept, recipe.weight_of(kept)):
+        x = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        estimate = (x - (1 - a).sqrt() * guess) / a.sqrt()
+        velocity, guessed = a.sqrt() * noise - (1 - a).sqrt() * x0, a.sqrt() * guess - (1 - a).sqrt() * estimate
+        wanted = (guessed - velocity).square().mean() if 1 / a < recipe.LARGEST_WEIGHT else recipe.LARGEST_WEIGHT * (guess - noise).square().mean()
+        assert torch.allclose(weight * (guess - noise).square().mean(), wanted, rtol=1e-4)
+
+
 def test_crops_then_whole_pictures_and_two_processes_share_a_batch(small):
     seen = []
     for step in range(3):
