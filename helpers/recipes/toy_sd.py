@@ -30,6 +30,7 @@ DECODER_STEPS = 5000  # then its decoder alone
 BANK = 40_000  # pictures that are looked at; those with a held-out caption are left out of the encoded bank
 STEPS, BATCH, CAPTION_DROPOUT = 10_000, 48, 0.1
 LARGEST_WEIGHT = 25.0  # of the error at one timestep
+FULL_CAPTIONS = 0.5  # share of pictures whose caption says everything; the others' captions leave attributes out at random
 TEXT_LENGTH = 16
 TRAIN_SEED, HELD_OUT_SEED = 1, 2  # of the toy world: the second is never trained on
 
@@ -127,10 +128,11 @@ def standardise(vae: AutoencoderKL) -> None:
     vae.register_to_config(scaling_factor=1 / common.item())
 
 
-def make_bank(vae: AutoencoderKL, work: Path) -> tuple[Tensor, list[str]]:
-    """Encode the bank once: scaled latents (N, 4, 16, 16) in half precision, and captions, held-out ones left out. `vae` must be standardised."""
+def make_bank(vae: AutoencoderKL, work: Path) -> tuple[Tensor, list[tuple[str, str]]]:
+    """Encode the bank once: scaled latents (N, 4, 16, 16) in half precision, and for each picture its caption and the one that says everything (the
+    caption again where that is held out). Pictures whose caption is held out are left out. `vae` must be standardised."""
     rank, world_size = training.join_processes()
-    paths = [work / f"bank_{r}_of_{world_size}.pt" for r in range(world_size)]
+    paths = [work / f"encoded_{r}_of_{world_size}.pt" for r in range(world_size)]
     if not paths[rank].exists():
         latents, captions = [], []
         for start in tqdm(range(64 * rank, BANK, 64 * world_size), desc="encoding pictures", mininterval=5, disable=rank > 0):
@@ -138,7 +140,8 @@ def make_bank(vae: AutoencoderKL, work: Path) -> tuple[Tensor, list[str]]:
             z = autoencoders.encode(vae, pictures.image) * vae.config.scaling_factor
             rows = [i for i, caption in enumerate(pictures.captions) if not held_out(caption)]
             latents.append(z[rows].half().cpu())
-            captions += [pictures.captions[i] for i in rows]
+            both = [(pictures.captions[i], pictures.full_captions[i]) for i in rows]
+            captions += [(said, said if held_out(full) else full) for said, full in both]
         training.save_atomically({"latents": torch.cat(latents), "captions": captions}, paths[rank])
     training.wait_for_all()
     parts = [torch.load(path, weights_only=True) for path in paths]
@@ -153,7 +156,7 @@ def weight_of(kept: Tensor) -> Tensor:
     return (1 / kept).clamp(max=LARGEST_WEIGHT)
 
 
-def train_image(work: Path, bank: Tensor, captions: list[str], device: torch.device, stop_at: int | None = None) -> TextToImage:
+def train_image(work: Path, bank: Tensor, captions: list[tuple[str, str]], device: torch.device, stop_at: int | None = None) -> TextToImage:
     torch.manual_seed(SEED + 1)
     rank, world_size = training.join_processes()
     mine = slice(rank, None, world_size)
@@ -161,10 +164,10 @@ def train_image(work: Path, bank: Tensor, captions: list[str], device: torch.dev
     model = TextToImage(len(tokenizer)).to(device)
     if device.type == "cpu":  # with so few channels a head, plain products are a tenth faster than the fused kernel
         model.unet.set_attn_processor(AttnProcessor())
-    different = sorted({"", *captions})
+    different = sorted({"", *(caption for both in captions for caption in both)})
     number = {caption: i for i, caption in enumerate(different)}
     tokens = tokenizer(different, padding="max_length", return_tensors="pt").input_ids
-    caption_of = torch.tensor([number[caption] for caption in captions])
+    caption_of = torch.tensor([[number[caption] for caption in both] for both in captions])
     kept = make_scheduler().alphas_cumprod
 
     def loss_of(model: TextToImage, step: int) -> Tensor:
@@ -173,7 +176,8 @@ def train_image(work: Path, bank: Tensor, captions: list[str], device: torch.dev
         noise = torch.randn(BATCH, *bank.shape[1:], generator=generator)
         share = training.stratified(BATCH, generator)
         dropped = torch.rand(BATCH, generator=generator) < CAPTION_DROPOUT
-        ids = tokens[torch.where(dropped, number[""], caption_of[rows])[mine]].to(device)
+        which = (torch.rand(BATCH, generator=generator) < FULL_CAPTIONS).long()
+        ids = tokens[torch.where(dropped, number[""], caption_of[rows, which])[mine]].to(device)
         t = (1000 * share[mine]).long().clamp(max=999)
         a = kept[t][:, None, None, None].to(device)
         noise, x0 = noise[mine].to(device), bank[rows[mine]].float().to(device)
@@ -269,7 +273,7 @@ the same parts (`StableDiffusionImg2ImgPipeline.from_pipe`). Made by `make model
 - **Training**: autoencoder {VAE_STEPS} steps of {VAE_BATCH} crops, then of whole pictures, and {DECODER_STEPS} of its decoder alone, {vae.seconds / 60:.0f}
   minutes; U-Net and text encoder together {STEPS} steps of {BATCH} pictures, {model.seconds / 60:.0f} minutes; {training.machine_kind(device)}.
   Noise prediction with Stable Diffusion's schedule, its error weighted by 1 / alpha_bar up to {LARGEST_WEIGHT:g}; AdamW, averaged weights; captions
-  dropped in one picture of {round(1 / CAPTION_DROPOUT)}.
+  dropped in one picture of {round(1 / CAPTION_DROPOUT)}, complete in {100 * FULL_CAPTIONS:.0f} % of the others.
 - **Autoencoder**: {psnr:.1f} dB on held-out pictures.
 - **Speed**: {seconds:.2f} s a picture on one core ({call["num_inference_steps"]} steps, guidance {call["guidance_scale"]:g}).
 

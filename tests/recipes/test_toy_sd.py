@@ -35,7 +35,9 @@ def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
 
     vae, model, bank, captions = run(tmp_path / "whole", (None,))
     _, again, other_bank, _ = run(tmp_path / "parts", (1, 2, None))
-    assert len(bank) == len(captions) < 70 and not any(recipe.held_out(c) for c in captions)
+    assert len(bank) == len(captions) < 70 and not any(recipe.held_out(c) for both in captions for c in both)
+    said, full = zip(*captions)
+    assert any(a != b for a, b in captions) and sum("facing" in c for c in full) > 1.3 * sum("facing" in c for c in said)
     assert bank.shape[1:] == (4, 16, 16) and torch.equal(bank, other_bank)
     assert bank.float().std().item() == pytest.approx(1, abs=0.15) and abs(bank.float().mean()) < 0.15
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
