@@ -134,6 +134,7 @@ def _order(p, axis: int) -> Tensor:
 _HUES, _KINDS = tuple(COLOURS), {"animal on four legs": ("cat", "dog", "rabbit", "fox"), "animal": ("bird", "fish"), "thing": ("car", "teapot", "lamp")}
 _KIND_OF = torch.tensor([next(i for i, members in enumerate(_KINDS.values()) if c in members) for c in CATEGORIES])
 _SHAPE, _TEXTURE, _CATEGORY = (_of_shapes(lambda p: p.shape), _of_shapes(lambda p: p.texture), _of_creatures(lambda p: p.category))
+_NUMBERS, _COUNT = ("one", "two", "three", "four"), _of_crowds(lambda p: p.count - 1)
 
 
 def _between(names: Sequence[str], what: str, every: Sequence[str], family: Callable, **options):
@@ -160,8 +161,8 @@ _TOY: dict[str, tuple] = {
     "large or small": (("small", "large"), _of_shapes(lambda p: (p.radius > 0.23 * p.image.shape[-1]).long()), {}),
     "which quarter": (("top left", "top right", "bottom left", "bottom right"),
                       _of_shapes(lambda p: ((p.position > p.image.shape[-1] / 2).long() * torch.tensor([1, 2])).sum(1)), {}),
-    "how many": (("one", "two", "three", "four"), _of_crowds(lambda p: p.count - 1), {}),
-    "how many, in noise": (("one", "two", "three", "four"), _noisy(_of_crowds(lambda p: p.count - 1), 0.25), {}),
+    "how many": (_NUMBERS, _COUNT, {}),
+    "how many, in noise": (_NUMBERS, _noisy(_COUNT, 0.25), {}),
     "more than two": (("one or two", "three or four"), _of_crowds(lambda p: (p.count > 2).long()), {}),
     "is there a star": (("no", "yes"), _of_crowds(lambda p: (p.shape == SHAPES.index("star")).any(1).long()), {}),
     "touching": (("apart", "touching"), _of_pairs(lambda p: p.touching.long()), {}),
@@ -216,7 +217,7 @@ def _drawn(draw: Callable, classes, prior, seed: int, first: int, count: int, si
         parts = [draw(seed, range(start, min(start + _CHUNK, first + count)), size) for start in range(first, first + count, _CHUNK)]
         return Pictures(*(torch.cat(column) for column in zip(*parts, strict=True)))
     share = np.array(prior) / np.sum(prior)
-    wanted = np.maximum(1, np.floor(share * count)).astype(int)
+    wanted = np.floor(share * count).astype(int)
     wanted[share.argmax()] += count - wanted.sum()
     images, labels, start = [], [], first
     while wanted.sum() > 0:

@@ -73,6 +73,7 @@ def test_priors():
     counts = torch.bincount(tail.train.labels, minlength=9)
     assert counts.sum() == 200 and (counts.diff() <= 0).all() and counts[0] > 8 * counts[-1] and counts.min() >= 1
     assert torch.bincount(tail.test.labels, minlength=9).float().std() < 6
+    assert len(tasks.load("category, long tail", train=1, validation=3, test=1, size=32).validation) == 3  # fewer pictures than classes
     shifted = tasks.load("shape, shifted", train=120, validation=1, test=170, size=32)
     assert torch.bincount(shifted.test.labels).tolist() == [80, 40, 20, 10, 10, 10]
     assert torch.bincount(shifted.train.labels, minlength=6).min() > 8

@@ -144,14 +144,7 @@ def one_step(rows, reference, prior, *, alpha: float = 1.0) -> Tensor:
 
     with the reference A (n, C) and the prior q (C,). Section 3 of the paper with d = 1, where nothing has to be iterated.
     """
-    b, known, q = _checked(rows, reference, prior)
-    alpha = _number("alpha", alpha, 0, float("inf"), open_low=True)
-    if alpha == 1:  # no power to take, nothing to underflow: no logarithms
-        out = (known.sum(0) + b).clamp_min_(1e-300).reciprocal_().mul_(b).mul_(q)
-        return _like(rows, out.div_(out.sum(1, keepdim=True)))
-    powered, log_sums = alpha * b.log(), (alpha * known.log()).logsumexp(0)
-    out = torch.where(powered.isfinite(), q.log() + powered - torch.logaddexp(log_sums, powered), -torch.inf)
-    return _like(rows, out.softmax(1))
+    return iterate(rows, reference, prior, alpha=alpha)
 
 
 def iterate(rows, reference, prior, *, alpha: float = 1.0, depth: int = 1, trace: bool = False) -> Tensor:
@@ -164,7 +157,7 @@ def iterate(rows, reference, prior, *, alpha: float = 1.0, depth: int = 1, trace
     b, known, q = _checked(rows, reference, prior)
     alpha, depth = _number("alpha", alpha, 0, float("inf"), open_low=True), _whole("depth", depth, 0)
     if not trace and depth <= 1:
-        return one_step(rows, reference, prior, alpha=alpha) if depth else _like(rows, b)
+        return _like(rows, _closed_form(b, known, q, alpha) if depth else b)
     log_a, log_q = known.log(), q.log()
     batch = max(1, _CHUNK // ((len(known) + 1) * known.shape[1]))
     done = []
@@ -179,6 +172,15 @@ def iterate(rows, reference, prior, *, alpha: float = 1.0, depth: int = 1, trace
             stages.append(stack)
         done.append(torch.stack(stages) if trace else stack[:, -1])
     return torch.cat(done, 1).exp() if trace else _like(rows, torch.cat(done).exp())
+
+
+def _closed_form(b: Tensor, known: Tensor, q: Tensor, alpha: float) -> Tensor:
+    """`one_step` of checked arguments."""
+    if alpha == 1:  # no power to take, nothing to underflow: no logarithms
+        out = (known.sum(0) + b).clamp_min_(1e-300).reciprocal_().mul_(b).mul_(q)
+        return out.div_(out.sum(1, keepdim=True))
+    powered, log_sums = alpha * b.log(), (alpha * known.log()).logsumexp(0)
+    return torch.where(powered.isfinite(), q.log() + powered - torch.logaddexp(log_sums, powered), -torch.inf).softmax(1)
 
 
 def _checked(rows, reference, prior) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """helpers.explore.control in a real JupyterLab: the live face answers, the stored face needs no kernel."""
 
-
 import pytest
 
 from tests.browser.jupyter import pick_at, pick_line, picture, wait_for_change
