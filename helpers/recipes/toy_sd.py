@@ -1,7 +1,8 @@
 """Recipe of data/models/toy-sd: a small text-to-image StableDiffusionPipeline, trained on pictures of the toy world's creatures and things.
 
-Three stages, each resumable: an AutoencoderKL on pictures, a bank of encoded pictures, then the UNet2DConditionModel together with its
-CLIP text encoder. `python -m helpers.recipes.toy_sd` runs them all; checkpoints lie under .recipes/toy-sd.
+Four stages, each resumable: an AutoencoderKL on pictures, a bank of encoded pictures, the UNet2DConditionModel together with its CLIP text
+encoder, then the U-Net alone on pairs of pictures that differ in where the object faces. `python -m helpers.recipes.toy_sd` runs them all;
+checkpoints lie under .recipes/toy-sd.
 """
 
 import time
@@ -29,14 +30,19 @@ CROP_STEPS, CROP = 5700, 32  # the autoencoder sees crops first, and whole pictu
 DECODER_STEPS = 3700  # then its decoder alone
 BANK = 40_000  # pictures that are looked at; those with a held-out caption are left out of the encoded bank
 STEPS, BATCH, CAPTION_DROPOUT = 10_000, 48, 0.1
+PLAIN_STEPS = 7656  # of STEPS, on which the learning rate's way down to 0 is laid out; the pairs follow
+PAIRS = 9600  # pictures that are drawn once more, their object facing the other way
+PAIR_STEPS, PAIR_FULL_CAPTIONS = 2000, 0.7
+FACING_APART = 4.0  # distance of the text states of "left" and "right"; a state has length 8
+FACING_TIMES, FACING_SHARE = (0.35, 0.8), 0.7  # of the schedule, where facing is decided; the share of timesteps that fall there
 LARGEST_WEIGHT = 25.0  # of the error at one timestep
 FULL_CAPTIONS = 0.5  # share of pictures whose caption says everything; the others' captions leave attributes out at random
 TEXT_LENGTH = 16
 TRAIN_SEED, HELD_OUT_SEED = 1, 2  # of the toy world: the second is never trained on
 
 
-def sample(seed: int, indices) -> world.CreaturePictures:
-    return world.creatures(seed, indices, size=SIZE, exclude=HELD_OUT)
+def sample(seed: int, indices, turned: bool = False) -> world.CreaturePictures:
+    return world.creatures(seed, indices, size=SIZE, exclude=HELD_OUT, turned=turned)
 
 
 def held_out(caption: str) -> bool:
@@ -156,19 +162,30 @@ def weight_of(kept: Tensor) -> Tensor:
     return (1 / kept).clamp(max=LARGEST_WEIGHT)
 
 
-def train_image(work: Path, bank: Tensor, captions: list[tuple[str, str]], device: torch.device, stop_at: int | None = None) -> TextToImage:
+def weighted_error(model: TextToImage, x0: Tensor, noise: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+    """Of the noise that `model` sees in x0 (B, 4, 16, 16) noised to timesteps t (B,), with captions ids (B, TEXT_LENGTH)."""
+    a = make_scheduler().alphas_cumprod[t][:, None, None, None].to(noise)
+    with training.autocast(noise.device):
+        text = model.text_encoder(ids)[0]
+        out = model.unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t.to(noise.device), text, return_dict=False)[0]
+    return (weight_of(a) * (out.float() - noise).square()).mean()
+
+
+def tokens_of(captions: list[tuple[str, ...]]) -> tuple[Tensor, Tensor]:
+    """(different captions, TEXT_LENGTH) token ids, the empty caption's first, and each caption's row in them, in the shape of `captions`."""
+    different = sorted({"", *(caption for some in captions for caption in some)})
+    row = {caption: i for i, caption in enumerate(different)}
+    return make_tokenizer()(different, padding="max_length", return_tensors="pt").input_ids, torch.tensor([[row[c] for c in some] for some in captions])
+
+
+def train_image(work: Path, bank: Tensor, captions: list[tuple[str, str]], device: torch.device, stop_at: int = PLAIN_STEPS) -> TextToImage:
     torch.manual_seed(SEED + 1)
     rank, world_size = training.join_processes()
     mine = slice(rank, None, world_size)
-    tokenizer = make_tokenizer()
-    model = TextToImage(len(tokenizer)).to(device)
+    model = TextToImage(len(make_tokenizer())).to(device)
     if device.type == "cpu":  # with so few channels a head, plain products are a tenth faster than the fused kernel
         model.unet.set_attn_processor(AttnProcessor())
-    different = sorted({"", *(caption for both in captions for caption in both)})
-    number = {caption: i for i, caption in enumerate(different)}
-    tokens = tokenizer(different, padding="max_length", return_tensors="pt").input_ids
-    caption_of = torch.tensor([[number[caption] for caption in both] for both in captions])
-    kept = make_scheduler().alphas_cumprod
+    tokens, caption_of = tokens_of(captions)
 
     def loss_of(model: TextToImage, step: int) -> Tensor:
         generator = training.step_generator(SEED + 1, step)
@@ -177,18 +194,84 @@ def train_image(work: Path, bank: Tensor, captions: list[tuple[str, str]], devic
         share = training.stratified(BATCH, generator)
         dropped = torch.rand(BATCH, generator=generator) < CAPTION_DROPOUT
         which = (torch.rand(BATCH, generator=generator) < FULL_CAPTIONS).long()
-        ids = tokens[torch.where(dropped, number[""], caption_of[rows, which])[mine]].to(device)
+        ids = tokens[torch.where(dropped, 0, caption_of[rows, which])[mine]]
         t = (1000 * share[mine]).long().clamp(max=999)
-        a = kept[t][:, None, None, None].to(device)
-        noise, x0 = noise[mine].to(device), bank[rows[mine]].float().to(device)
-        noisy = a.sqrt() * x0 + (1 - a).sqrt() * noise
-        with training.autocast(device):
-            text = model.text_encoder(ids)[0]
-            out = model.unet(noisy, t.to(device), text, return_dict=False)[0]
-        return (weight_of(a) * (out.float() - noise).square()).mean()
+        return weighted_error(model, bank[rows[mine]].float().to(device), noise[mine].to(device), t, ids.to(device))
 
     return training.train(model, loss_of, steps=STEPS, checkpoint=work / "image.pt", learning_rate=1e-3, warmup=300, decay=0.9985,
                           label="U-Net", stop_at=stop_at)  # fmt: skip
+
+
+def make_pairs(vae: AutoencoderKL, work: Path) -> tuple[Tensor, list[tuple[str, str, str, str]]]:
+    """Encode pictures as drawn and with their object facing the other way: latents (N, 2, 4, 16, 16) in half precision, and for each pair the caption
+    of either picture and the one that says everything (as in `make_bank`)."""
+    rank, world_size = training.join_processes()
+    paths = [work / f"pairs_{r}_of_{world_size}.pt" for r in range(world_size)]
+    if not paths[rank].exists():
+        latents, captions = [], []
+        for start in tqdm(range(64 * rank, PAIRS, 64 * world_size), desc="encoding pairs", mininterval=5, disable=rank > 0):
+            one, other = (sample(TRAIN_SEED, range(start, min(start + 64, PAIRS)), turned=turned) for turned in (False, True))
+            said, full = (list(zip(*both)) for both in ((one.captions, other.captions), (one.full_captions, other.full_captions)))
+            rows = [i for i in range(len(one)) if "facing" in full[i][0] and not any(map(held_out, said[i]))]
+            z = autoencoders.encode(vae, torch.cat([one.image[rows], other.image[rows]])) * vae.config.scaling_factor
+            latents.append(torch.stack(z.chunk(2), 1).half().cpu())
+            captions += [said[i] + (said[i] if any(map(held_out, full[i])) else full[i]) for i in rows]
+        training.save_atomically({"latents": torch.cat(latents), "captions": captions}, paths[rank])
+    training.wait_for_all()
+    parts = [torch.load(path, weights_only=True) for path in paths]
+    return torch.cat([part["latents"] for part in parts]), [caption for part in parts for caption in part["captions"]]
+
+
+def set_facings_apart(model: TextToImage, captions: list[tuple[str, ...]], steps: int = 600) -> None:
+    """Fit the text encoder to its own states, those of "left" and "right" FACING_APART from each other from the word on; in place.
+
+    Trained together with the U-Net it draws the two words ever closer: as long as the U-Net cannot use their difference, it only disturbs. And a
+    U-Net that is not told of a difference never learns to use it.
+    """
+    encoder, tokens = model.text_encoder, tokens_of(captions)[0].to(model.text_encoder.device)
+    one, other = (make_tokenizer()(word).input_ids[1] for word in world.FACINGS)
+    side = ((tokens == one).float() - (tokens == other).float()).cumsum(1)
+    swapped = torch.where(tokens == one, other, torch.where(tokens == other, one, tokens))
+    generator = training.step_generator(SEED + 3, 0)
+    direction = torch.nn.functional.normalize(torch.randn(encoder.config.hidden_size, generator=generator), dim=0).to(tokens.device)
+    with torch.no_grad():
+        middle = torch.cat([(encoder(some)[0] + encoder(same)[0]) / 2 for some, same in zip(tokens.split(512), swapped.split(512))])
+    target = middle + FACING_APART / 2 * side[..., None] * direction
+    optimizer = torch.optim.AdamW(encoder.parameters(), weight_decay=0.0)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
+        rows = torch.randint(len(tokens), (128,), generator=generator).to(tokens.device)
+        (encoder(tokens[rows])[0] - target[rows]).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def train_facing(model: TextToImage, pairs: Tensor, captions: list[tuple[str, ...]], work: Path, device: torch.device, stop_at: int | None = None):
+    """Teach the U-Net which way to face: each step shows pictures beside their turned twins, under the same noise, so that what the two gradients do not
+    share is facing. The text encoder stays as it is; most timesteps fall where facing is open and the place of the object is not."""
+    rank, world_size = training.join_processes()
+    mine = slice(rank, None, world_size)
+    model.requires_grad_(True)
+    if not (work / "facing.pt").exists():
+        set_facings_apart(model, captions)
+    model.text_encoder.requires_grad_(False)
+    tokens, caption_of = tokens_of(captions)
+    count, (early, late) = BATCH // 2, FACING_TIMES
+
+    def loss_of(model: TextToImage, step: int) -> Tensor:
+        generator = training.step_generator(SEED + 4, step)
+        rows = torch.randint(len(pairs), (count,), generator=generator)[mine]
+        noise = torch.randn(count, *pairs.shape[2:], generator=generator)[mine].repeat(2, 1, 1, 1).to(device)
+        u = training.stratified(count, generator)[mine]
+        share = torch.where(u < FACING_SHARE, early + (late - early) * u / FACING_SHARE, (u - FACING_SHARE) / (1 - FACING_SHARE))
+        dropped = (torch.rand(count, generator=generator) < CAPTION_DROPOUT)[mine]
+        which = 2 * (torch.rand(count, generator=generator) < PAIR_FULL_CAPTIONS).long()[mine]
+        ids = torch.cat([tokens[torch.where(dropped, 0, caption_of[rows, which + twin])] for twin in (0, 1)])
+        x0 = torch.cat([pairs[rows, 0], pairs[rows, 1]]).float()
+        return weighted_error(model, x0.to(device), noise, (1000 * share).long().clamp(max=999).repeat(2), ids.to(device))
+
+    return training.train(model, loss_of, steps=PAIR_STEPS, checkpoint=work / "facing.pt", learning_rate=1e-3, warmup=50, decay=0.99,
+                          label="facing", stop_at=stop_at)  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------------------- the folder
@@ -271,7 +354,8 @@ the same parts (`StableDiffusionImg2ImgPipeline.from_pipe`). Made by `make model
 - **Data**: the first {BANK:,} pictures of toy-world seed {TRAIN_SEED}, less those whose caption is held out (one caption in five by its checksum, of
   those that say two things or more), less the pairs {", ".join(f"{texture} {category}" for category, texture in HELD_OUT)}, which never occur.
 - **Training**: autoencoder {VAE_STEPS} steps of {VAE_BATCH} crops, then of whole pictures, and {DECODER_STEPS} of its decoder alone, {vae.seconds / 60:.0f}
-  minutes; U-Net and text encoder together {STEPS} steps of {BATCH} pictures, {model.seconds / 60:.0f} minutes; {training.machine_kind(device)}.
+  minutes; U-Net and text encoder together {PLAIN_STEPS} steps of {BATCH} pictures, then the U-Net alone {PAIR_STEPS} steps of {BATCH // 2} pictures and
+  their twins, whose object faces the other way, {model.seconds / 60:.0f} minutes; {training.machine_kind(device)}.
   Noise prediction with Stable Diffusion's schedule, its error weighted by 1 / alpha_bar up to {LARGEST_WEIGHT:g}; AdamW, averaged weights; captions
   dropped in one picture of {round(1 / CAPTION_DROPOUT)}, complete in {100 * FULL_CAPTIONS:.0f} % of the others.
 - **Autoencoder**: {psnr:.1f} dB on held-out pictures.
@@ -298,7 +382,9 @@ def main() -> None:
     vae = tune_decoder(train_vae(work, device), work, device)
     standardise(vae)
     bank, captions = make_bank(vae, work)
-    model = train_image(work, bank, captions, device)
+    together = train_image(work, bank, captions, device)
+    model = train_facing(together, *make_pairs(vae, work), work, device)
+    model.seconds += together.seconds
     if rank > 0:
         return
     training.write_folder(assemble(vae, model), out)

@@ -270,11 +270,13 @@ _TABLES = {"style": STYLES, "texture": TEXTURES, "colour": tuple(COLOURS), "cate
 
 def creatures(
     seed: int, indices, *, size: int = 64, categories=CATEGORIES, colours=tuple(COLOURS), textures=TEXTURES, styles=None, exclude=(),
+    turned: bool = False,
 ) -> CreaturePictures:  # fmt: skip
     """Pictures `indices` of the seed's endless list: one creature or thing each.
 
     size: side in px (>= 32). categories, colours, textures: names to choose among; styles: names with equal shares (None: 85 % photos,
-    15 % sketches). exclude: (category, texture) pairs that never occur, e.g. [("rabbit", "striped")]. ValueError or TypeError for anything else.
+    15 % sketches). exclude: (category, texture) pairs that never occur, e.g. [("rabbit", "striped")]. turned: the same pictures, their
+    objects facing the other way. ValueError or TypeError for anything else.
     """
     size = check_size("size", size, 32)
     pairs, hues = _allowed_pairs(categories, textures, exclude), torch.tensor(check_names("colours", colours, COLOURS))
@@ -286,6 +288,7 @@ def creatures(
     words = {"style": style, "category": pair[:, 0], "texture": pair[:, 1], "colour": hues[d.integer(len(hues))],
              "facing": d.integer(2), "background": d.integer(8)}  # fmt: skip
     words["background"] = torch.where(style == 1, list(BACKGROUNDS).index("paper"), words["background"])
+    words["facing"] = 1 - words["facing"] if turned else words["facing"]
     return _draw_pictures(d, words, size)
 
 

@@ -1,5 +1,6 @@
 """The recipe on a few steps (it runs, stops, continues), the text treatment against the pipeline's own, and the finished model."""
 
+import copy
 
 import pytest
 import torch
@@ -15,8 +16,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def small(monkeypatch):
-    for name, value in {"VAE_STEPS": 3, "CROP_STEPS": 2, "VAE_BATCH": 8, "BANK": 70, "DECODER_STEPS": 3, "STEPS": 3, "BATCH": 5}.items():
+    for name, value in {"VAE_STEPS": 3, "CROP_STEPS": 2, "VAE_BATCH": 8, "BANK": 70, "DECODER_STEPS": 3, "STEPS": 4,
+                        "PLAIN_STEPS": 3, "BATCH": 6, "PAIRS": 70, "PAIR_STEPS": 3}.items():  # fmt: skip
         monkeypatch.setattr(recipe, name, value)
+
+
+def turned(caption):
+    """The caption of the same picture with its object facing the other way."""
+    return " ".join({"left": "right", "right": "left"}.get(word, word) for word in caption.split())
 
 
 def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
@@ -30,11 +37,18 @@ def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
         recipe.standardise(vae)
         bank, captions = recipe.make_bank(vae, work)
         for stop in stops:
-            model = recipe.train_image(work, bank, captions, CPU, stop_at=stop)
-        return vae, model, bank, captions
+            model = recipe.train_image(work, bank, captions, CPU, stop_at=stop or recipe.PLAIN_STEPS)
+        pairs, both = recipe.make_pairs(vae, work)
+        for stop in stops:
+            model = recipe.train_facing(model, pairs, both, work, CPU, stop_at=stop)
+        return vae, model, bank, captions, pairs, both
 
-    vae, model, bank, captions = run(tmp_path / "whole", (None,))
-    _, again, other_bank, _ = run(tmp_path / "parts", (1, 2, None))
+    vae, model, bank, captions, pairs, both = run(tmp_path / "whole", (None,))
+    _, again, other_bank, _, other_pairs, _ = run(tmp_path / "parts", (1, 2, None))
+    assert len(pairs) == len(both) > 40 and torch.equal(pairs, other_pairs) and pairs.shape[1:] == (2, 4, 16, 16)
+    assert not any(recipe.held_out(c) for some in both for c in some)
+    assert all(turned(some[0]) == some[1] and turned(some[2]) == some[3] for some in both)
+    assert torch.load(tmp_path / "whole" / "image.pt", weights_only=True)["step"] == 3
     assert len(bank) == len(captions) < 70 and not any(recipe.held_out(c) for both in captions for c in both)
     said, full = zip(*captions)
     assert any(a != b for a, b in captions) and sum("facing" in c for c in full) > 1.3 * sum("facing" in c for c in said)
@@ -59,6 +73,36 @@ def test_errors_count_as_those_of_the_velocity_would():
         velocity, guessed = a.sqrt() * noise - (1 - a).sqrt() * x0, a.sqrt() * guess - (1 - a).sqrt() * estimate
         wanted = (guessed - velocity).square().mean() if 1 / a < recipe.LARGEST_WEIGHT else recipe.LARGEST_WEIGHT * (guess - noise).square().mean()
         assert torch.allclose(weight * (guess - noise).square().mean(), wanted, rtol=1e-4)
+
+
+def test_facings_are_set_apart_and_nothing_else_moves():
+    torch.manual_seed(0)
+    model = recipe.TextToImage(len(recipe.make_tokenizer()))
+    captions = ["a cat", "a red cat facing left", "a red cat facing right on white", "a sketch of a dotted bird facing left on paper"]
+    ids = recipe.make_tokenizer()(captions + [turned(c) for c in captions], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        before = model.text_encoder(ids)[0]
+    recipe.set_facings_apart(model, [(c, turned(c)) for c in captions], steps=200)
+    with torch.no_grad():
+        after = model.text_encoder(ids)[0]
+    distance = (after[:4] - after[4:]).norm(dim=-1)
+    assert distance[0].max() == 0 and all(row[0] == 0 and row[-1] == pytest.approx(recipe.FACING_APART, rel=0.2) for row in distance[1:])
+    middle = (after[:4] + after[4:] - before[:4] - before[4:]) / 2
+    assert middle.norm(dim=-1).mean() < 0.15 * before.norm(dim=-1).mean()
+
+
+def test_only_the_unet_learns_from_pairs(small, tmp_path):
+    torch.manual_seed(0)
+    model = recipe.TextToImage(len(recipe.make_tokenizer()))
+    pairs, captions = torch.randn(4, 2, 4, 16, 16), [("a cat facing left", "a cat facing right") * 2] * 4
+    (tmp_path / "apart").mkdir()
+    learned = recipe.train_facing(copy.deepcopy(model), pairs, captions, tmp_path / "apart", CPU, stop_at=1)
+    recipe.set_facings_apart(model, captions)
+
+    def same(part):
+        return [torch.equal(p, q) for p, q in zip(getattr(model, part).parameters(), getattr(learned, part).parameters(), strict=True)]
+
+    assert all(same("text_encoder")) and not any(same("unet")[:10])
 
 
 def test_crops_then_whole_pictures_and_two_processes_share_a_batch(small):

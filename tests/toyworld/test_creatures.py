@@ -62,6 +62,16 @@ def test_everything_occurs_and_choices_are_kept(many):
     assert {CATEGORIES[c] for c in some.category} == {"fox", "car"} and set(some.colour.tolist()) == {0} and set(some.style.tolist()) == {1}
 
 
+def test_turned_pictures_differ_in_facing_only():
+    drawn, turned = creatures(4, range(24)), creatures(4, range(24), turned=True)
+    assert torch.equal(turned.facing, 1 - drawn.facing)
+    assert all(torch.equal(getattr(drawn, name), getattr(turned, name)) for name in ("category", "colour", "texture", "style", "background"))
+    assert [c.replace("left", "right") for c in drawn.full_captions] == [c.replace("left", "right") for c in turned.full_captions]
+    middle = [(p.image - p.image.median(-1, keepdim=True)[0]).abs().mean((1, 2)) for p in (drawn, turned)]  # what stands out, column by column
+    places = [(m * torch.arange(64)).sum(1) / m.sum(1) for m in middle]
+    assert (places[0] - places[1]).abs().mean() < 6 < (places[0] - (63 - places[0])).abs().mean()  # turned about its own place, not mirrored in the picture
+
+
 def test_excluded_pairs_never_occur():
     banned = {("rabbit", "striped"), ("car", "dotted")}
     c = creatures(2, range(300), size=32, exclude=banned)
