@@ -232,13 +232,14 @@ def settling(curve: np.ndarray) -> float:
     """When a quantity settles: the mean share of the way that its average still has to go, over all steps, as a share of the run in [0, 1].
 
     curve (n, steps): agreement with the finished picture, from noise to the end. A quantity that jumps at one step settles there; one that grows
-    evenly settles half way. Raises ValueError when the average agrees no better at the end than at the beginning.
+    evenly settles half way; one that agrees no better at the end than at the beginning was settled from the start, 0. Raises ValueError for fewer
+    than two steps.
     """
     mean = np.asarray(curve, dtype=float).mean(0)
     if mean.ndim != 1 or len(mean) < 2:
         raise ValueError(f"curve must be (n, steps) with two steps or more, got shape {np.shape(curve)}")
     if not mean[-1] > mean[0]:
-        raise ValueError(f"curve must end above its beginning, got {mean[0]:.3f} to {mean[-1]:.3f}")
+        return 0.0
     left = 1 - np.clip((mean - mean[0]) / (mean[-1] - mean[0]), 0, 1)
     return float((left[:-1] + left[1:]).mean() / 2)
 

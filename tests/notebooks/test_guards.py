@@ -158,7 +158,19 @@ def test_the_overview_is_the_one_tagged_picture(tmp_path):
             overview(tmp_path / "other.ipynb")
 
 
-def test_pictures_are_packed_without_changing_a_pixel():
+def test_pictures_get_a_palette_where_it_cannot_be_seen():
+    smooth = np.add.outer(np.arange(120), np.arange(160)) * 255 // 278
+    grain = np.random.default_rng(0).integers(0, 4, (120, 160))
+    plot = np.stack([smooth, 255 - smooth, smooth // 2 + grain, np.full_like(smooth, 255)], 2).astype(np.uint8)
+    raw = io.BytesIO()
+    Image.fromarray(plot).save(raw, "PNG")
+    packed = pages.compact(raw.getvalue())
+    seen = np.asarray(Image.open(io.BytesIO(packed)).convert("RGB")).astype(float)
+    assert Image.open(io.BytesIO(packed)).mode == "P" and pages.compact(packed) == packed
+    assert np.sqrt(((seen - plot[..., :3]) ** 2).mean()) <= pages.PALETTE_ERROR
+
+
+def test_pictures_of_many_colours_are_packed_without_changing_a_pixel():
     noise = np.tile(np.random.default_rng(0).integers(0, 256, (9, 7, 4), dtype=np.uint8), (4, 5, 1))
     noise[..., 3] = 255
     for alpha in (255, 100):
