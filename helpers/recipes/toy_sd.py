@@ -162,9 +162,9 @@ def weight_of(kept: Tensor) -> Tensor:
     return (1 / kept).clamp(max=LARGEST_WEIGHT)
 
 
-def weighted_error(model: TextToImage, x0: Tensor, noise: Tensor, t: Tensor, ids: Tensor) -> Tensor:
-    """Of the noise that `model` sees in x0 (B, 4, 16, 16) noised to timesteps t (B,), with captions ids (B, TEXT_LENGTH)."""
-    a = make_scheduler().alphas_cumprod[t][:, None, None, None].to(noise)
+def weighted_error(model: TextToImage, kept: Tensor, x0: Tensor, noise: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+    """Of the noise that `model` sees in x0 (B, 4, 16, 16) noised to timesteps t (B,), with captions ids (B, TEXT_LENGTH); kept: alpha_bar (1000,)."""
+    a = kept[t][:, None, None, None].to(noise)
     with training.autocast(noise.device):
         text = model.text_encoder(ids)[0]
         out = model.unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t.to(noise.device), text, return_dict=False)[0]
@@ -178,7 +178,7 @@ def tokens_of(captions: list[tuple[str, ...]]) -> tuple[Tensor, Tensor]:
     return make_tokenizer()(different, padding="max_length", return_tensors="pt").input_ids, torch.tensor([[row[c] for c in some] for some in captions])
 
 
-def train_image(work: Path, bank: Tensor, captions: list[tuple[str, str]], device: torch.device, stop_at: int = PLAIN_STEPS) -> TextToImage:
+def train_image(work: Path, bank: Tensor, captions: list[tuple[str, str]], device: torch.device, stop_at: int | None = None) -> TextToImage:
     torch.manual_seed(SEED + 1)
     rank, world_size = training.join_processes()
     mine = slice(rank, None, world_size)
@@ -186,6 +186,7 @@ def train_image(work: Path, bank: Tensor, captions: list[tuple[str, str]], devic
     if device.type == "cpu":  # with so few channels a head, plain products are a tenth faster than the fused kernel
         model.unet.set_attn_processor(AttnProcessor())
     tokens, caption_of = tokens_of(captions)
+    kept = make_scheduler().alphas_cumprod
 
     def loss_of(model: TextToImage, step: int) -> Tensor:
         generator = training.step_generator(SEED + 1, step)
@@ -196,10 +197,10 @@ def train_image(work: Path, bank: Tensor, captions: list[tuple[str, str]], devic
         which = (torch.rand(BATCH, generator=generator) < FULL_CAPTIONS).long()
         ids = tokens[torch.where(dropped, 0, caption_of[rows, which])[mine]]
         t = (1000 * share[mine]).long().clamp(max=999)
-        return weighted_error(model, bank[rows[mine]].float().to(device), noise[mine].to(device), t, ids.to(device))
+        return weighted_error(model, kept, bank[rows[mine]].float().to(device), noise[mine].to(device), t, ids.to(device))
 
     return training.train(model, loss_of, steps=STEPS, checkpoint=work / "image.pt", learning_rate=1e-3, warmup=300, decay=0.9985,
-                          label="U-Net", stop_at=stop_at)  # fmt: skip
+                          label="U-Net", stop_at=PLAIN_STEPS if stop_at is None else stop_at)  # fmt: skip
 
 
 def make_pairs(vae: AutoencoderKL, work: Path) -> tuple[Tensor, list[tuple[str, str, str, str]]]:
@@ -228,8 +229,8 @@ def set_facings_apart(model: TextToImage, captions: list[tuple[str, ...]], steps
     Trained together with the U-Net it draws the two words ever closer: as long as the U-Net cannot use their difference, it only disturbs. And a
     U-Net that is not told of a difference never learns to use it.
     """
-    encoder, tokens = model.text_encoder, tokens_of(captions)[0].to(model.text_encoder.device)
-    one, other = (make_tokenizer()(word).input_ids[1] for word in world.FACINGS)
+    encoder, tokens, tokenizer = model.text_encoder, tokens_of(captions)[0].to(model.text_encoder.device), make_tokenizer()
+    one, other = (tokenizer(word).input_ids[1] for word in world.FACINGS)
     side = ((tokens == one).float() - (tokens == other).float()).cumsum(1)
     swapped = torch.where(tokens == one, other, torch.where(tokens == other, one, tokens))
     generator = training.step_generator(SEED + 3, 0)
@@ -246,7 +247,8 @@ def set_facings_apart(model: TextToImage, captions: list[tuple[str, ...]], steps
         optimizer.zero_grad(set_to_none=True)
 
 
-def train_facing(model: TextToImage, pairs: Tensor, captions: list[tuple[str, ...]], work: Path, device: torch.device, stop_at: int | None = None):
+def train_facing(model: TextToImage, pairs: Tensor, captions: list[tuple[str, ...]], work: Path, device: torch.device,
+                 stop_at: int | None = None) -> TextToImage:  # fmt: skip
     """Teach the U-Net which way to face: each step shows pictures beside their turned twins, under the same noise, so that what the two gradients do not
     share is facing. The text encoder stays as it is; most timesteps fall where facing is open and the place of the object is not."""
     rank, world_size = training.join_processes()
@@ -256,7 +258,7 @@ def train_facing(model: TextToImage, pairs: Tensor, captions: list[tuple[str, ..
         set_facings_apart(model, captions)
     model.text_encoder.requires_grad_(False)
     tokens, caption_of = tokens_of(captions)
-    count, (early, late) = BATCH // 2, FACING_TIMES
+    kept, count, (early, late) = make_scheduler().alphas_cumprod, BATCH // 2, FACING_TIMES
 
     def loss_of(model: TextToImage, step: int) -> Tensor:
         generator = training.step_generator(SEED + 4, step)
@@ -268,7 +270,7 @@ def train_facing(model: TextToImage, pairs: Tensor, captions: list[tuple[str, ..
         which = 2 * (torch.rand(count, generator=generator) < PAIR_FULL_CAPTIONS).long()[mine]
         ids = torch.cat([tokens[torch.where(dropped, 0, caption_of[rows, which + twin])] for twin in (0, 1)])
         x0 = torch.cat([pairs[rows, 0], pairs[rows, 1]]).float()
-        return weighted_error(model, x0.to(device), noise, (1000 * share).long().clamp(max=999).repeat(2), ids.to(device))
+        return weighted_error(model, kept, x0.to(device), noise, (1000 * share).long().clamp(max=999).repeat(2), ids.to(device))
 
     return training.train(model, loss_of, steps=PAIR_STEPS, checkpoint=work / "facing.pt", learning_rate=1e-3, warmup=50, decay=0.99,
                           label="facing", stop_at=stop_at)  # fmt: skip
