@@ -170,6 +170,19 @@ def test_pictures_get_a_palette_where_it_cannot_be_seen():
     assert np.sqrt(((seen - plot[..., :3]) ** 2).mean()) <= pages.PALETTE_ERROR
 
 
+def test_a_thin_line_beside_a_photograph_keeps_its_colour():
+    plot = np.stack([np.random.default_rng(0).integers(0, 256, (240, 480))] * 3, 2) // np.array([1, 2, 4])
+    plot[:, 300:] = 255
+    lines = {310: (0, 114, 178), 330: (222, 143, 5), 350: (2, 158, 115), 370: (204, 120, 188)}
+    for column, colour in lines.items():
+        plot[20:220, column] = colour
+    raw = io.BytesIO()
+    Image.fromarray(plot.astype(np.uint8)).save(raw, "PNG")
+    packed = Image.open(io.BytesIO(pages.compact(raw.getvalue())))
+    seen = np.asarray(packed.convert("RGB")).astype(int)
+    assert packed.mode == "P" and all(np.abs(seen[20:220, column] - colour).max() <= 24 for column, colour in lines.items())
+
+
 def test_pictures_of_many_colours_are_packed_without_changing_a_pixel():
     noise = np.tile(np.random.default_rng(0).integers(0, 256, (9, 7, 4), dtype=np.uint8), (4, 5, 1))
     noise[..., 3] = 255
