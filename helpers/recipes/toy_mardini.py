@@ -1,0 +1,246 @@
+"""Recipe of data/models/toy-mardini: masked planning on rebounding objects, in the latents of toy-latte's autoencoder.
+
+The curriculum of the paper, shortened: a large planner learns alone to paint masked frames at low resolution, from clips that are nearly complete to
+clips that are nearly empty; a light generator learns alone; then both learn together, from easy masks to hard ones. The planner holds most of the
+parameters: a generator that works motion out by itself would ignore the plan. `python -m helpers.recipes.toy_mardini` runs it; checkpoints lie under
+.recipes/toy-mardini.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .. import zoo
+from ..methods import masked_planning as mp
+from ..toyworld import analysers
+from ..toyworld.rebounds import SPEED_RANGE, Rebounds, rebounds
+from . import autoencoders, toy_latte, training
+
+NAME = "toy-mardini"
+SEED = 2203
+SIZE, FRAMES, LATENT = 32, 9, 8
+BANK = 12_000
+TRAIN_SEED, HELD_OUT_SEED, HELD_OUT = 8, 9, 200  # of the family rebounds; clips that the card measures
+PLANNER = dict(in_channels=4, height=4, width=4, patch=1, frames=FRAMES, dim=192, depth=6, heads=6, mlp_dim=768)
+GENERATOR = dict(in_channels=4, height=LATENT, width=LATENT, patch=2, frames=FRAMES, dim=80, depth=2, heads=4, mlp_dim=160, plan_dim=192, plan_tokens=16)
+BATCH = 32
+PLANNER_STEPS, GENERATOR_STEPS, JOINT_STEPS = 1500, 300, 2600
+# the range of the share of reference frames, from each step on
+PLANNER_RATIOS = {0: (0.65, 1.0), 400: (0.35, 1.0), 800: (0.06, 0.6)}
+GENERATOR_RATIOS = {0: (0.35, 1.0)}
+JOINT_RATIOS = {0: (0.35, 1.0), 700: (0.15, 0.6), 1400: (0.06, 0.3)}
+PLAN_DROPOUT = 0.1
+STEPS = 25  # denoising steps when measured
+TASKS = {"interpolation": mp.references("interpolation", FRAMES), "image-to-video": mp.references("image-to-video", FRAMES),
+         "last frame": mp.references("last frame", FRAMES), "middle frame": mp.references("middle frame", FRAMES),
+         "expansion of 3": mp.references("expansion", FRAMES, 3)}  # fmt: skip
+
+
+def sample(seed: int, indices) -> Rebounds:
+    return rebounds(seed, indices, size=SIZE, frames=FRAMES, shapes=toy_latte.SHAPES, colours=toy_latte.COLOURS)
+
+
+def load_vae() -> AutoencoderKL:
+    """toy-latte's autoencoder in single precision; its latents have zero mean and unit variance on its own clips."""
+    return AutoencoderKL.from_pretrained(zoo.folder("toy-latte") / "vae", torch_dtype=torch.float32, local_files_only=True).eval()
+
+
+def make_bank(work: Path) -> Tensor:
+    """Latents of the clips that are trained on, (BANK, FRAMES, 4, 8, 8) in half precision; encoded once."""
+    rank, world_size = training.join_processes()
+    paths = [work / f"bank_{r}_of_{world_size}.pt" for r in range(world_size)]
+    if not paths[rank].exists():
+        vae, pieces = load_vae(), []
+        for start in tqdm(range(64 * rank, BANK, 64 * world_size), desc="encoding clips", mininterval=5, disable=rank > 0):
+            video = sample(TRAIN_SEED, range(start, min(start + 64, BANK))).render().video
+            pieces.append(autoencoders.encode(vae, video.flatten(0, 1)).unflatten(0, video.shape[:2]).half().cpu())
+        training.save_atomically(torch.cat(pieces), paths[rank])
+    training.wait_for_all()
+    return torch.cat([torch.load(path, weights_only=True) for path in paths])
+
+
+# ---------------------------------------------------------------------------------------------------------------------- three stages
+
+
+class Pair(nn.Module):
+    """Both networks, and the readout that only the planner's own stage uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.planner, self.generator = mp.Planner(**PLANNER), mp.Generator(**GENERATOR)
+        self.readout = mp.Readout(self.planner)
+
+
+def ratios_at(ratios: dict[int, tuple[float, float]], step: int) -> tuple[float, float]:
+    return next(found for start, found in reversed(ratios.items()) if step >= start)
+
+
+def batch_of(bank: Tensor, seed: int, step: int, ratios: dict, mine: slice, device: torch.device) -> tuple[Tensor, ...]:
+    """(latents, references, timesteps, noise, numbers that decide on dropped plans), drawn for the whole batch and cut to `mine`."""
+    generator = training.step_generator(seed, step)
+    clean = bank[torch.randint(len(bank), (BATCH,), generator=generator)][mine].float()
+    is_ref = mp.draw_references(BATCH, FRAMES, ratios_at(ratios, step), generator)[mine]
+    timestep = (1000 * training.stratified(BATCH, generator)).long()[mine]
+    noise = torch.randn(BATCH, *clean.shape[1:], generator=generator)[mine]
+    dropped = torch.rand(BATCH, generator=generator)[mine] < PLAN_DROPOUT
+    return tuple(part.to(device) for part in (clean, is_ref, timestep, noise, dropped))
+
+
+def joint_loss(pair: Pair, scheduler, clean: Tensor, is_ref: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
+    plan = pair.planner(mp.low_resolution(clean, LATENT // PLANNER["height"]), is_ref)
+    plan = torch.where(dropped[:, None, None, None], pair.generator.without_plan(*plan.shape[:2]), plan)
+    return mp.generator_loss(pair.generator, scheduler, clean, is_ref, timestep, noise, plan)
+
+
+def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int] | None = None) -> Pair:
+    """The averaged weights after all three stages; `seconds` says how long each took. stop_at: {stage: step} ends there, to be continued."""
+    torch.manual_seed(SEED)
+    rank, world_size = training.join_processes()
+    mine = slice(rank, None, world_size)
+    pair, scheduler = Pair().to(device), mp.make_scheduler()
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+
+    def planner_loss(pair: Pair, step: int) -> Tensor:
+        clean, is_ref, *_ = batch_of(bank, SEED, step, PLANNER_RATIOS, mine, device)
+        return mp.planner_loss(pair.planner, pair.readout, mp.low_resolution(clean, LATENT // PLANNER["height"]), is_ref)
+
+    def generator_loss(pair: Pair, step: int) -> Tensor:
+        clean, is_ref, timestep, noise, _ = batch_of(bank, SEED + 1, step, GENERATOR_RATIOS, mine, device)
+        return mp.generator_loss(pair.generator, scheduler, clean, is_ref, timestep, noise)
+
+    def both_loss(pair: Pair, step: int) -> Tensor:
+        return joint_loss(pair, scheduler, *batch_of(bank, SEED + 2, step, JOINT_RATIOS, mine, device))
+
+    seconds = {}
+    for stage, loss, steps, rate in (("planner", planner_loss, PLANNER_STEPS, 1e-3), ("generator", generator_loss, GENERATOR_STEPS, 1.5e-3),
+                                     ("joint", both_loss, JOINT_STEPS, 1e-3)):  # fmt: skip
+        end = (stop_at or {}).get(stage)
+        average = training.train(pair, loss, steps=steps, checkpoint=work / f"{stage}.pt", learning_rate=rate, warmup=100, decay=0.995, label=stage,
+                                 stop_at=end)  # fmt: skip
+        seconds[stage] = average.seconds
+        if end is not None and end < steps:
+            break
+        pair = copy.deepcopy(average).requires_grad_(True).train()
+    pair.seconds = seconds
+    return pair.eval()
+
+
+def make_pipeline(pair: Pair) -> mp.MarDiniPipeline:
+    return mp.MarDiniPipeline(pair.planner.eval(), pair.generator.eval(), mp.make_scheduler(), load_vae())
+
+
+# ------------------------------------------------------------------------------------------------------------------- measured quality
+
+
+def centre_error(read: analysers.ClipReading, truth: analysers.ClipReading, frames: Tensor) -> Tensor:
+    """(N,) mean distance in px of the object's centre from the true clip's, over `frames` (T,) bool; half a picture where nothing was found."""
+    distance = (read.position - truth.position).norm(dim=2).nan_to_num(SIZE / 2)
+    return distance[:, frames].mean(1)
+
+
+def kept(read: analysers.ClipReading, clips: Rebounds) -> Tensor:
+    """(N,) whether shape and colour are the clip's own, and the object is there in every frame."""
+    return (read.shape == clips.shape) & (read.colour == clips.colour) & (read.found == 1)
+
+
+def moves_plausibly(read: analysers.ClipReading) -> Tensor:
+    """(N,) whether the median step from frame to frame lies in the trained range of speeds, with a tenth of it to spare on both sides."""
+    steps = (read.position[:, 1:] - read.position[:, :-1]).norm(dim=2).nan_to_num(0).median(1).values
+    return (steps >= 0.9 * SPEED_RANGE[0]) & (steps <= 1.1 * SPEED_RANGE[1])
+
+
+def sets_out_right(read: analysers.ClipReading, clips: Rebounds) -> Tensor:
+    """(N,) whether the first two steps from frame 0 point within 45 degrees of where the true object goes."""
+    step, true = (p[:, 2] - p[:, 0] for p in (read.position.double(), clips.position))
+    cosine = (step * true).sum(1) / (step.norm(dim=1) * true.norm(dim=1)).clamp_min(1e-6)
+    return cosine.nan_to_num(-1) > 0.5**0.5
+
+
+def filled(pipe: mp.MarDiniPipeline, video: Tensor, is_ref: Tensor, plan: Tensor | None = None, steps: int = STEPS) -> Tensor:
+    """Clips (N, T, 3, S, S) in [0, 1] with the masked frames generated; the noise of clip i does not depend on what else is asked."""
+    noise = torch.randn(len(video), FRAMES, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(SEED))
+    parts = [
+        pipe(2 * v - 1, r, num_inference_steps=steps, noise=n, plan=p).frames / 2 + 0.5
+        for v, r, n, p in zip(video.split(50), is_ref.expand(len(video), -1).split(50), noise.split(50),
+                              [None] * 10**4 if plan is None else plan.split(50), strict=False)
+    ]  # fmt: skip
+    return torch.cat(parts)
+
+
+def measure(pipe: mp.MarDiniPipeline, count: int = HELD_OUT) -> dict[str, dict[str, float]]:
+    """By the analysers, on `count` held-out clips: every task with the clip's own plan; image-to-video and interpolation also without a plan and with
+    another clip's; and the linear cross-fade. "error" in px of masked frames; the rest in percent."""
+    pipe.set_progress_bar_config(disable=True)
+    clips = sample(HELD_OUT_SEED, range(count))
+    video = clips.render().video
+    truth = analysers.analyse_clips(video)
+    tasks = TASKS | {"random masks": mp.draw_references(count, FRAMES, (0.06, 0.6), torch.Generator().manual_seed(SEED))}
+    quality = {}
+
+    def note(name: str, made: Tensor, is_ref: Tensor) -> None:
+        read = analysers.analyse_clips(made.clamp(0, 1))
+        masked = ~is_ref.expand(count, -1)
+        distance = (read.position - truth.position).norm(dim=2).nan_to_num(SIZE / 2)
+        quality[name] = {
+            "error": (distance * masked).sum().item() / masked.sum().item(), "kept": 100 * kept(read, clips).double().mean().item(),
+            "plausible": 100 * moves_plausibly(read).double().mean().item(), "direction": 100 * sets_out_right(read, clips).double().mean().item(),
+        }  # fmt: skip
+
+    for task, is_ref in tasks.items():
+        note(task, filled(pipe, video, is_ref), is_ref)
+    for task in ("image-to-video", "interpolation"):
+        own = pipe.make_plan(2 * video - 1, TASKS[task])
+        note(f"{task}, another clip's plan", filled(pipe, video, TASKS[task], own.roll(1, 0)), TASKS[task])
+        note(f"{task}, no plan", filled(pipe, video, TASKS[task], pipe.generator.without_plan(count, FRAMES)), TASKS[task])
+    share = torch.linspace(0, 1, FRAMES)[:, None, None, None]
+    note("interpolation, cross-fade", (1 - share) * video[:, :1] + share * video[:, -1:], TASKS["interpolation"])
+    return quality
+
+
+# -------------------------------------------------------------------------------------------------------------------------- the folder
+
+
+def card(quality: dict[str, dict[str, float]], pair: Pair, device: torch.device) -> str:
+    """The model card, as text."""
+    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in (("planner", pair.planner), ("generator", pair.generator))}
+    minutes = ", ".join(f"{stage} {seconds / 60:.0f}" for stage, seconds in pair.seconds.items())
+    rows = "\n".join(f"| {name} | {q['error']:.2f} px | {q['kept']:.1f} % | {q['plausible']:.1f} % | {q['direction']:.1f} % |" for name, q in quality.items())
+    low = PLANNER["height"]
+    return f"""# {NAME}
+
+A small `MarDiniPipeline` ({FRAMES} frames of {SIZE}x{SIZE}): a planner of {millions["planner"]:.2f} M parameters at {low}x{low} places a frame, a generator of
+{millions["generator"]:.2f} M at {LATENT}x{LATENT}, in the latents of toy-latte's autoencoder. It loads by
+`helpers.methods.masked_planning.MarDiniPipeline.from_pretrained`. Made by `make model NAME={NAME}`.
+
+- **Call**: `pipe(video, is_ref)`, video (B, {FRAMES}, 3, {SIZE}, {SIZE}) in [-1, 1], is_ref bool: which frames are known. Any mask will do.
+- **Data**: the first {BANK:,} clips of rebounding objects, seed {TRAIN_SEED}; shapes {", ".join(toy_latte.SHAPES)}; colours {", ".join(toy_latte.COLOURS)}.
+- **Training**: {PLANNER_STEPS} steps of the planner alone, {GENERATOR_STEPS} of the generator alone, {JOINT_STEPS} of both, {BATCH} clips each;
+  minutes: {minutes}; {training.machine_kind(device)}. v-prediction, AdamW, averaged weights; one plan in ten dropped.
+
+Measured by the toy world's analysers on {HELD_OUT} clips of seed {HELD_OUT_SEED}, {STEPS} steps, no guidance, none chosen. "error": distance of the object's
+centre from the true one, masked frames only (one frame does not say how fast the object flies). "kept": shape and colour right in a clip that
+shows the object in every frame. "plausible": speed within the trained range. "direction": sets out from frame 0 within 45 degrees of the truth.
+
+| task | error | kept | plausible | direction |
+| --- | --- | --- | --- | --- |
+{rows}
+"""
+
+
+def main() -> None:
+    work, out, rank, device = training.begin(NAME, __doc__)
+    pair = train(make_bank(work), work, device).cpu()
+    if rank > 0:
+        return
+    training.write_folder(make_pipeline(pair).to(torch.float16), out)
+    pipe = mp.MarDiniPipeline.from_pretrained(out, torch_dtype=torch.float32, local_files_only=True)
+    (out / "README.md").write_text(card(measure(pipe), pair, device))
+    training.write_manifest_of(out)
+
+
+if __name__ == "__main__":
+    main()

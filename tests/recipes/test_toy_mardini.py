@@ -1,0 +1,73 @@
+"""The recipe on a few steps: it runs, stops and continues through its three stages; its measures against hand examples."""
+
+import pytest
+import torch
+
+from helpers.methods import masked_planning as mp
+from helpers.recipes import toy_mardini as recipe
+from helpers.recipes import training
+from helpers.toyworld import analysers
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    changes = {"BANK": 40, "BATCH": 6, "PLANNER_STEPS": 3, "GENERATOR_STEPS": 2, "JOINT_STEPS": 3, "STEPS": 2,
+               "PLANNER": recipe.PLANNER | dict(dim=16, depth=1, heads=2, mlp_dim=16),
+               "GENERATOR": recipe.GENERATOR | dict(dim=16, depth=1, heads=2, mlp_dim=16, plan_dim=16)}  # fmt: skip
+    for name, value in changes.items():
+        monkeypatch.setattr(recipe, name, value)
+
+
+def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
+    bank = recipe.make_bank(tmp_path)
+    assert bank.shape == (40, 9, 4, 8, 8) and bank.dtype == torch.float16 and torch.equal(recipe.make_bank(tmp_path), bank)
+    assert 0.5 < bank.float().std() < 1.5
+    whole = recipe.train(bank, tmp_path / "whole", CPU)
+    for stop in ({"planner": 2}, {"generator": 1}, {"joint": 1}, None):
+        again = recipe.train(bank, tmp_path / "parts", CPU, stop_at=stop)
+    assert set(whole.seconds) == {"planner", "generator", "joint"}
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+
+    training.write_folder(recipe.make_pipeline(whole), tmp_path / "out")
+    pipe = mp.MarDiniPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
+    quality = recipe.measure(pipe, count=3)
+    assert {"interpolation", "random masks", "image-to-video, no plan", "interpolation, cross-fade"} <= set(quality)
+    assert all(0 <= q["error"] <= 40 and 0 <= q["kept"] <= 100 for q in quality.values())
+    assert "| interpolation, cross-fade |" in recipe.card(quality, whole, CPU)
+
+
+def test_processes_together_are_one_alone(small, tmp_path):
+    """Halves of a batch see the same clips, masks, timesteps and noise as the whole."""
+    bank = torch.randn(20, 9, 4, 8, 8)
+    whole = recipe.batch_of(bank, 1, 5, {0: (0.2, 0.6)}, slice(0, None, 1), CPU)
+    halves = [recipe.batch_of(bank, 1, 5, {0: (0.2, 0.6)}, slice(rank, None, 2), CPU) for rank in range(2)]
+    for k, part in enumerate(whole):
+        assert torch.equal(part[0::2], halves[0][k]) and torch.equal(part[1::2], halves[1][k])
+
+
+def test_ratios_by_step():
+    ratios = {0: (0.35, 1.0), 10: (0.15, 0.6), 20: (0.06, 0.3)}
+    assert [recipe.ratios_at(ratios, s) for s in (0, 9, 10, 25)] == [(0.35, 1.0), (0.35, 1.0), (0.15, 0.6), (0.06, 0.3)]
+
+
+def test_measures_on_true_and_on_still_clips():
+    clips = recipe.sample(31, range(30))
+    video = clips.render().video
+    truth = analysers.analyse_clips(video)
+    still = analysers.analyse_clips(video[:, :1].expand_as(video))
+    masked = ~recipe.TASKS["image-to-video"]
+    assert recipe.centre_error(truth, truth, masked).max() == 0 and recipe.centre_error(still, truth, masked).min() > 0.5
+    assert recipe.kept(truth, clips).double().mean() > 0.9 and recipe.moves_plausibly(truth).double().mean() > 0.9
+    assert not recipe.moves_plausibly(still).any() and not recipe.sets_out_right(still, clips).any()
+    assert recipe.sets_out_right(truth, clips).double().mean() > 0.95
+    backwards = analysers.analyse_clips(video.flip(1))
+    assert recipe.sets_out_right(backwards, clips).double().mean() < 0.5
+
+
+def test_the_planner_holds_most_of_the_parameters():
+    pair = recipe.Pair()
+    planner, generator = (sum(p.numel() for p in part.parameters()) for part in (pair.planner, pair.generator))
+    assert 2e6 < planner < 4e6 and generator < 0.4e6
