@@ -13,6 +13,7 @@ export TOKENIZERS_PARALLELISM = false
 test browser notebooks bench: export HF_HUB_OFFLINE = 1
 
 ALLOW_ROOT = $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+LATEST_FIRST = $(shell ls -r notebooks/*.ipynb)# the later pages take longest: begun first, they leave no worker idle at the end
 SOCKET_LOG := $(CURDIR)/.pytest_cache/sockets.log
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ test: $(STAMP)  ## unit tests, every notebook run again and compared, then the g
 	$(BIN)/pytest -n $(WORKERS) tests
 	@mkdir -p $(dir $(SOCKET_LOG)) && rm -f $(SOCKET_LOG)
 	PYTHONPATH=$(CURDIR)/tests/notebooks/offline STEPWISE_SOCKET_LOG=$(SOCKET_LOG) $(BIN)/pytest -p no:randomly --nbval --nbval-sanitize-with tests/notebooks/sanitize.cfg \
-		--nbval-current-env --nbval-cell-timeout 1200 -n $(WORKERS) --dist loadfile notebooks
+		--nbval-current-env --nbval-cell-timeout 1200 -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(LATEST_FIRST)
 	STEPWISE_SOCKET_LOG=$(SOCKET_LOG) $(BIN)/pytest -m notebooks tests/notebooks
 
 env: $(STAMP)  ## make the environment only
