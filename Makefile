@@ -43,8 +43,8 @@ ledger: $(STAMP)  ## collect LEDGER.md from the executed notebooks
 notebooks: $(STAMP)  ## execute notebooks in place (PAGES=notebooks/01_caching_schedules.ipynb for one)
 	$(BIN)/python -m helpers.pages execute $(if $(PAGES),$(PAGES),$(sort $(wildcard notebooks/*.ipynb)))
 
-browser: $(STAMP)  ## open every notebook in a real JupyterLab in Chromium and move every control
-	$(BIN)/pytest -m browser -n $(WORKERS) tests/browser
+browser: $(STAMP)  ## open every notebook in a real JupyterLab in Chromium and move every control (ONLY=04_ for one)
+	$(BIN)/pytest -m browser -n $(WORKERS) $(if $(ONLY),-k "$(ONLY)") tests/browser
 
 model: $(STAMP)  ## train a model from nothing, resumable (NAME=toy-latte; PROCESSES=2 CPU cores or GPUs)
 	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(BIN)/python -m torch.distributed.run --standalone \
