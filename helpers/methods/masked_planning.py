@@ -433,6 +433,10 @@ class Generator(ModelMixin, ConfigMixin):
         """The learned stand-in for a plan, (clips, frames, plan_tokens, plan_dim) (section 3.3: "a learnable token"; ours: one for each plan token)."""
         return self.no_plan.expand(clips, frames, -1, -1)
 
+    def replace_plans(self, plan: Tensor, dropped: Tensor) -> Tensor:
+        """The stand-in where `dropped` (B,) bool says so, the plan elsewhere."""
+        return torch.where(dropped.to(plan.device)[:, None, None, None], self.without_plan(*plan.shape[:2]).to(plan.dtype), plan)
+
     def read_plan(self, plan: Tensor) -> PlanCache:
         """Everything that depends on the plan alone, to be computed once a clip."""
         c = self.config
@@ -515,8 +519,7 @@ def generator_loss(generator: Generator, scheduler, clean: Tensor, is_ref: Tenso
 
 def drop_plans(generator: Generator, plan: Tensor, probability: float, random: torch.Generator | None = None) -> Tensor:
     """Each clip's plan is replaced by the learned stand-in with `probability` (0.1 in the paper), so that guidance has something to lean away from."""
-    dropped = torch.rand(len(plan), generator=random, device="cpu") < _real("probability", probability, 0, 1)
-    return torch.where(dropped.to(plan.device)[:, None, None, None], generator.without_plan(*plan.shape[:2]).to(plan.dtype), plan)
+    return generator.replace_plans(plan, torch.rand(len(plan), generator=random) < _real("probability", probability, 0, 1))
 
 
 # ------------------------------------------------------------------------------------------------------------------------- inference

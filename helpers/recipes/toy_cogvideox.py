@@ -61,7 +61,7 @@ def encode_bank(pipe: LattePipeline, work: Path) -> tuple[Tensor, list[str]]:
 def draw_timesteps(count: int, step: int, generator: torch.Generator) -> Tensor:
     """`count` timesteps, one from each equal slice of the wanted distribution."""
     place = training.stratified(count, generator)
-    share = next(share for start, share in reversed(APPEARANCE_SHARE.items()) if step >= start)
+    share = training.value_at(APPEARANCE_SHARE, step)
     unshifted, shifted = toy_latte.alphas_bar(1.0), toy_latte.alphas_bar(toy_latte.SHIFT)
     wanted = unshifted[(1000 * place / max(share, 1e-9)).long().clamp(max=999)]
     appearance = torch.searchsorted(-shifted, -wanted)  # where the shifted schedule has that signal-to-noise ratio

@@ -170,7 +170,7 @@ def batch_of(step: int, mine: slice) -> tuple[Tensor, ...]:
     generator = training.step_generator(SEED, step)
     rows = torch.randint(toy_sd.BANK, (BATCH,), generator=generator)[mine]
     images = toy_sd.sample(toy_sd.TRAIN_SEED, rows.tolist()).image
-    size = next(size for start, size in reversed(VIEW_SIZE.items()) if step >= start)
+    size = training.value_at(VIEW_SIZE, step)
     views = [draw_views(BATCH, AREA, generator) for _ in range(2)]
     points = draw_points(*views, generator)[mine]
     views = [view[mine] for view in views]

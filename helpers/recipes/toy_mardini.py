@@ -6,7 +6,6 @@ parameters: a generator that works motion out by itself would ignore the plan. `
 .recipes/toy-mardini.
 """
 
-import copy
 from pathlib import Path
 
 import torch
@@ -75,15 +74,11 @@ class Pair(nn.Module):
         self.readout = mp.Readout(self.planner)
 
 
-def ratios_at(ratios: dict[int, tuple[float, float]], step: int) -> tuple[float, float]:
-    return next(found for start, found in reversed(ratios.items()) if step >= start)
-
-
 def batch_of(bank: Tensor, seed: int, step: int, ratios: dict, mine: slice, device: torch.device) -> tuple[Tensor, ...]:
     """(latents, references, timesteps, noise, numbers that decide on dropped plans), drawn for the whole batch and cut to `mine`."""
     generator = training.step_generator(seed, step)
     clean = bank[torch.randint(len(bank), (BATCH,), generator=generator)][mine].float()
-    is_ref = mp.draw_references(BATCH, FRAMES, ratios_at(ratios, step), generator)[mine]
+    is_ref = mp.draw_references(BATCH, FRAMES, training.value_at(ratios, step), generator)[mine]
     timestep = (1000 * training.stratified(BATCH, generator)).long()[mine]
     noise = torch.randn(BATCH, *clean.shape[1:], generator=generator)[mine]
     dropped = torch.rand(BATCH, generator=generator)[mine] < PLAN_DROPOUT
@@ -92,8 +87,7 @@ def batch_of(bank: Tensor, seed: int, step: int, ratios: dict, mine: slice, devi
 
 def joint_loss(pair: Pair, scheduler, clean: Tensor, is_ref: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
     plan = pair.planner(mp.low_resolution(clean, LATENT // PLANNER["height"]), is_ref)
-    plan = torch.where(dropped[:, None, None, None], pair.generator.without_plan(*plan.shape[:2]), plan)
-    return mp.generator_loss(pair.generator, scheduler, clean, is_ref, timestep, noise, plan)
+    return mp.generator_loss(pair.generator, scheduler, clean, is_ref, timestep, noise, pair.generator.replace_plans(plan, dropped))
 
 
 def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int] | None = None) -> Pair:
@@ -124,7 +118,7 @@ def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int
         seconds[stage] = average.seconds
         if end is not None and end < steps:
             break
-        pair = copy.deepcopy(average).requires_grad_(True).train()
+        pair = average.requires_grad_(True).train()
     pair.seconds = seconds
     return pair.eval()
 
@@ -136,10 +130,9 @@ def make_pipeline(pair: Pair) -> mp.MarDiniPipeline:
 # ------------------------------------------------------------------------------------------------------------------- measured quality
 
 
-def centre_error(read: analysers.ClipReading, truth: analysers.ClipReading, frames: Tensor) -> Tensor:
-    """(N,) mean distance in px of the object's centre from the true clip's, over `frames` (T,) bool; half a picture where nothing was found."""
-    distance = (read.position - truth.position).norm(dim=2).nan_to_num(SIZE / 2)
-    return distance[:, frames].mean(1)
+def centre_error(read: analysers.ClipReading, truth: analysers.ClipReading, frames: Tensor) -> float:
+    """Mean distance in px of the object's centre from the true clip's, over `frames` (N, T) bool; half a picture where nothing was found."""
+    return (read.position - truth.position).norm(dim=2).nan_to_num(SIZE / 2)[frames].mean().item()
 
 
 def kept(read: analysers.ClipReading, clips: Rebounds) -> Tensor:
@@ -162,19 +155,17 @@ def sets_out_right(read: analysers.ClipReading, clips: Rebounds) -> Tensor:
 
 def filled(pipe: mp.MarDiniPipeline, video: Tensor, is_ref: Tensor, plan: Tensor | None = None, steps: int = STEPS) -> Tensor:
     """Clips (N, T, 3, S, S) in [0, 1] with the masked frames generated; the noise of clip i does not depend on what else is asked."""
-    noise = torch.randn(len(video), FRAMES, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(SEED))
-    parts = [
-        pipe(2 * v - 1, r, num_inference_steps=steps, noise=n, plan=p).frames / 2 + 0.5
-        for v, r, n, p in zip(video.split(50), is_ref.expand(len(video), -1).split(50), noise.split(50),
-                              [None] * 10**4 if plan is None else plan.split(50), strict=False)
-    ]  # fmt: skip
+    count, parts = len(video), []
+    noise, is_ref = torch.randn(count, FRAMES, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(SEED)), is_ref.expand(count, -1)
+    for rows in torch.arange(count).split(50):
+        own = None if plan is None else plan[rows]
+        parts.append(pipe(2 * video[rows] - 1, is_ref[rows], num_inference_steps=steps, noise=noise[rows], plan=own).frames / 2 + 0.5)
     return torch.cat(parts)
 
 
 def measure(pipe: mp.MarDiniPipeline, count: int = HELD_OUT) -> dict[str, dict[str, float]]:
     """By the analysers, on `count` held-out clips: every task with the clip's own plan; image-to-video and interpolation also without a plan and with
     another clip's; and the linear cross-fade. "error" in px of masked frames; the rest in percent."""
-    pipe.set_progress_bar_config(disable=True)
     clips = sample(HELD_OUT_SEED, range(count))
     video = clips.render().video
     truth = analysers.analyse_clips(video)
@@ -183,10 +174,8 @@ def measure(pipe: mp.MarDiniPipeline, count: int = HELD_OUT) -> dict[str, dict[s
 
     def note(name: str, made: Tensor, is_ref: Tensor) -> None:
         read = analysers.analyse_clips(made.clamp(0, 1))
-        masked = ~is_ref.expand(count, -1)
-        distance = (read.position - truth.position).norm(dim=2).nan_to_num(SIZE / 2)
         quality[name] = {
-            "error": (distance * masked).sum().item() / masked.sum().item(), "kept": 100 * kept(read, clips).double().mean().item(),
+            "error": centre_error(read, truth, ~is_ref.expand(count, -1)), "kept": 100 * kept(read, clips).double().mean().item(),
             "plausible": 100 * moves_plausibly(read).double().mean().item(), "direction": 100 * sets_out_right(read, clips).double().mean().item(),
         }  # fmt: skip
 

@@ -68,6 +68,11 @@ def stratified(count: int, generator: torch.Generator) -> torch.Tensor:
     return ((torch.arange(count) + torch.rand(count, generator=generator)) / count)[torch.randperm(count, generator=generator)]
 
 
+def value_at(schedule: dict, step: int):
+    """The value of {first step: value}, steps ascending, that holds at `step`."""
+    return next(value for start, value in reversed(schedule.items()) if step >= start)
+
+
 def warmup_linear(step: int, steps: int, warmup: int) -> float:
     """Learning-rate factor: up over `warmup` steps, then down in a line to 0 at `steps`."""
     return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))

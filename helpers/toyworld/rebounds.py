@@ -38,10 +38,6 @@ class Rebounds:
     def __len__(self) -> int:
         return len(self.shape)
 
-    @property
-    def frames(self) -> int:
-        return self.position.shape[1]
-
     def render(self) -> "ReboundRendering":
         """Paint the frames; exact masks come with them."""
         b, t = self.position.shape[:2]

@@ -32,11 +32,6 @@ def noise(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture
-def quiet(monkeypatch):
-    monkeypatch.setattr(mp.MarDiniPipeline, "progress_bar", lambda self, x=None, total=None: x)
-
-
 # ---------------------------------------------------------------------------------------------------------- references and curriculum
 
 
@@ -279,7 +274,7 @@ def test_low_resolution_averages():
 
 @pytest.mark.parametrize("task", mp.TASKS)
 @pytest.mark.parametrize(("steps", "scale"), [(1, 1.0), (3, 2.5), (4, 0.0)])
-def test_references_come_back_bit_for_bit(task, steps, scale, quiet):
+def test_references_come_back_bit_for_bit(task, steps, scale):
     pipe, clip, is_ref = small(), video(), mp.references(task, FRAMES, 2)
     out = pipe(clip, is_ref, num_inference_steps=steps, guidance_scale=scale, generator=torch.Generator().manual_seed(0)).frames
     assert torch.equal(out[:, is_ref], clip[:, is_ref]) and not torch.allclose(out[:, ~is_ref], clip[:, ~is_ref], atol=0.1)
@@ -291,14 +286,14 @@ def counted(module, calls):
 
 
 @pytest.mark.parametrize(("steps", "scale", "expected"), [(1, 1.0, 1), (7, 1.0, 7), (5, 2.5, 10), (5, 0.0, 10)])
-def test_the_planner_runs_once(steps, scale, expected, quiet):
+def test_the_planner_runs_once(steps, scale, expected):
     pipe, plans, calls = small(), [], []
     counted(pipe.planner, plans), counted(pipe.generator, calls)
     pipe(video(), mp.references("image-to-video", FRAMES), num_inference_steps=steps, guidance_scale=scale)
     assert (len(plans), len(calls)) == (1, expected)
 
 
-def test_guidance(quiet):
+def test_guidance():
     pipe, clip, is_ref = small(), video(), mp.references("image-to-video", FRAMES)
     options = dict(num_inference_steps=4, noise=noise(2, FRAMES, 3, 8, 8))
     plain = pipe(clip, is_ref, **options)
@@ -312,7 +307,7 @@ def test_guidance(quiet):
     assert not torch.allclose(pipe(clip, is_ref, plan=plain.plan.flip(0), **options).frames, plain.frames, atol=1e-4)
 
 
-def test_masked_frames_may_hold_anything(quiet):
+def test_masked_frames_may_hold_anything():
     pipe, clip, is_ref = small(), video(), torch.tensor([[True, False, True, False, False], [False, False, False, True, False]])
     hidden = clip.clone()
     hidden[~is_ref] = torch.nan
@@ -320,13 +315,13 @@ def test_masked_frames_may_hold_anything(quiet):
     assert torch.equal(pipe(clip, is_ref, **options).frames, pipe(hidden, is_ref, **options).frames)
 
 
-def test_trace_holds_a_guess_for_every_step(quiet):
+def test_trace_holds_a_guess_for_every_step():
     pipe, trace, is_ref = small(), [], mp.references("image-to-video", FRAMES)
     out = pipe(video(), is_ref, num_inference_steps=3, trace=trace).frames
     assert len(trace) == 3 and torch.allclose(trace[-1], out, atol=1e-5)
 
 
-def test_with_an_autoencoder(quiet):
+def test_with_an_autoencoder():
     torch.manual_seed(0)
     vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
                         latent_channels=3, norm_num_groups=4, layers_per_block=1).eval()  # fmt: skip
@@ -339,7 +334,7 @@ def test_with_an_autoencoder(quiet):
 
 
 @pytest.mark.parametrize("position", mp.POSITIONS)
-def test_saved_and_loaded(position, tmp_path, quiet):
+def test_saved_and_loaded(position, tmp_path):
     pipe, clip, is_ref = small(position, "space-time"), video(), mp.references("interpolation", FRAMES)
     pipe.save_pretrained(tmp_path / "mardini")
     again = mp.MarDiniPipeline.from_pretrained(tmp_path / "mardini", local_files_only=True)
@@ -349,7 +344,7 @@ def test_saved_and_loaded(position, tmp_path, quiet):
 
 
 @pytest.mark.parametrize(("windows", "keep"), [(1, 1), (3, 1), (4, 2)])
-def test_roll_forward_counts_and_keeps(windows, keep, quiet):
+def test_roll_forward_counts_and_keeps(windows, keep):
     pipe, start = small(), video(1, 2)
     clip = mp.roll_forward(pipe, start, windows, keep, num_inference_steps=1)
     assert clip.shape[1] == FRAMES + (windows - 1) * (FRAMES - keep) and torch.equal(clip[:, :2], start)

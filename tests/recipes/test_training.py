@@ -111,3 +111,8 @@ def test_manifest(tmp_path):
     training.write_manifest(tmp_path)
     written = json.loads((tmp_path / "manifest.json").read_text())
     assert written == {"models/m/x.bin": {"bytes": 3, "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}}
+
+
+def test_schedules_by_step():
+    schedule = {0: (0.35, 1.0), 10: (0.15, 0.6), 20: (0.06, 0.3)}
+    assert [training.value_at(schedule, step) for step in (0, 9, 10, 25)] == [(0.35, 1.0), (0.35, 1.0), (0.15, 0.6), (0.06, 0.3)]
