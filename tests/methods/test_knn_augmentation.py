@@ -140,6 +140,22 @@ def test_duplicates_are_neighbours_and_the_own_row_is_not():
         assert torch.equal(found.rows[:, 0], (ids + 8) % 16) and found.distances[:, 0].max() < 1e-5
 
 
+@pytest.mark.parametrize(("stored", "k"), [(1, 1), (5, 3), (127, 127), (128, 4), (129, 129), (700, 20), (3000, 1), (3000, 30), (1000, 1000)])
+@pytest.mark.parametrize("levels", [1, 4, 10**6])
+def test_of_equally_near_ones_the_earlier_stored(stored, k, levels):
+    generator = torch.Generator().manual_seed(stored + k)
+    values = torch.randint(levels, (7, stored), generator=generator).double()
+    values[:, stored // 2] = torch.inf
+    expected = values.sort(stable=True)
+    found, rows = knn._smallest(values, k)
+    assert torch.equal(rows, expected.indices[:, :k]) and torch.equal(found, expected.values[:, :k])
+
+
+def test_ties_in_a_search_go_to_the_earlier_stored():
+    found = knn.Datastore(torch.eye(4).repeat(100, 1), torch.arange(4).repeat(100), norm="none").search(torch.eye(4), 5)
+    assert found.rows.tolist() == [[c, c + 4, c + 8, c + 12, c + 16] for c in range(4)]
+
+
 def test_faiss_and_torch_agree():
     features, labels = example(200, 16, 4)
     queries = example(30, 16, 4, seed=8)[0]
