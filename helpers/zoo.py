@@ -13,9 +13,13 @@ from pathlib import Path
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub import model_info
 from torch import nn
+
+for library in (diffusers, transformers):
+    library.utils.logging.disable_progress_bar()  # of loading weights, a moment's work; a download still shows its bar
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "data" / "models"

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from helpers import zoo
 from helpers.methods.diffusion_features import dift, match, propagate_labels
 from helpers.recipes import toy_sd
-from tests.benchmarks._script import start
+from tests.benchmarks._script import peak_bytes, start
 
 ENSEMBLE, BLOCK, T = 8, 1, 20
 POINTS, TARGETS, SIZE = 64, 10, (128, 128)
@@ -143,21 +143,6 @@ def dense(features, first, *, window, top_k=15, temperature=0.2):
     return (first.flatten(1) @ (weights / weights.sum(1, keepdim=True)).T).view_as(first)
 
 
-def peak_mb(function):
-    """How far the process's memory rises above where it was, or None where the system does not tell."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = resident("VmRSS")
-    except OSError:
-        before = None
-    function()
-    return None if before is None else (resident("VmHWM") - before) / 1024
-
-
-def resident(name):
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-
-
 def labels(repeats):
     rows = []
     for side in SIDES:
@@ -172,7 +157,8 @@ def labels(repeats):
 
         memory, found = {}, {}
         for name, function in (("windowed", lambda: windowed()[1]), ("dense", whole)):
-            memory[name] = peak_mb(lambda: found.update({name: function()}))  # noqa: B023
+            taken = peak_bytes(lambda: found.update({name: function()}))  # noqa: B023
+            memory[name] = None if taken is None else taken / 2**20
         assert torch.allclose(found["windowed"], found["dense"], atol=1e-5)
         few = max(1, repeats // (side // 16) ** 2)  # the dense form at 96 x 96 takes seconds
         seconds = {"windowed": statistics.median(timed(windowed) for _ in range(repeats)), "dense": statistics.median(timed(whole) for _ in range(few))}
