@@ -18,8 +18,9 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import model_info
 from torch import nn
 
-for library in (diffusers, transformers):
-    library.utils.logging.disable_progress_bar()  # of loading weights, a moment's work; a download still shows its bar
+# no bars for loading weights, a moment's work; a download still shows its bar
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "data" / "models"

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.benchmarks.__main__ import run, table
+from tests.benchmarks._script import peak_bytes
 
 
 def script(tmp_path, text):
@@ -31,3 +32,10 @@ def test_rows_become_a_table_below():
 def test_other_output_is_refused(tmp_path, text, reason):
     with pytest.raises(ValueError, match=reason):
         run(script(tmp_path, text))
+
+
+def test_peak_bytes_is_what_a_call_takes():
+    peaks = [peak_bytes(lambda size=size: bytes(bytearray(b"x") * size)) for size in (2**20, 2**26)]
+    if None in peaks:
+        pytest.skip("this system does not tell a process's peak memory")
+    assert peaks[0] < 2**25 and 2**26 <= peaks[1] < 2**28
