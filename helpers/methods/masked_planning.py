@@ -611,7 +611,10 @@ class MarDiniPipeline(DiffusionPipeline):
             noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
         elif noise.shape != clean.shape:
             raise ValueError(f"noise must be {tuple(clean.shape)}, got {tuple(noise.shape)}")
-        plan = self._plan(clean, is_ref) if plan is None else plan
+        if plan is None:
+            plan = self._plan(clean, is_ref)
+        elif _clip("plan", plan, self.generator.config.plan_tokens, self.generator.config.plan_dim).shape[:2] != clean.shape[:2]:
+            raise ValueError(f"plan must be for {clean.shape[0]} clips of {clean.shape[1]} frames, got {plan.shape[0]} of {plan.shape[1]}")
         with_plan = self.generator.read_plan(plan)
         without = None if scale == 1 else self.generator.read_plan(self.generator.without_plan(*clean.shape[:2]))
         keep = is_ref[:, :, None, None, None]

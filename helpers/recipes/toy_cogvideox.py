@@ -5,14 +5,12 @@ and scheduler are those of toy-latte, as they are; only the transformer is train
 checkpoints lie under .recipes/toy-cogvideox.
 """
 
-import contextlib
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import CogVideoXTransformer3DModel, LattePipeline
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from .. import caches, zoo
@@ -79,7 +77,6 @@ def train(pipe: LattePipeline, bank: Tensor, captions: list[str], work: Path, de
     texts = torch.cat([encode_text(pipe, different[i : i + 256]) for i in range(0, len(different), 256)])
     caption_of = torch.tensor([number[caption] for caption in captions])
     kept = pipe.scheduler.alphas_cumprod
-    on_cpu = device.type == "cpu"
 
     def loss_of(model: CogVideoXTransformer3DModel, step: int) -> Tensor:
         generator = training.step_generator(SEED, step)
@@ -91,7 +88,7 @@ def train(pipe: LattePipeline, bank: Tensor, captions: list[str], work: Path, de
         x0 = bank[rows[mine]].float().to(device)
         a = kept[t].to(device)[:, None, None, None, None]
         noisy, target = a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0
-        with sdpa_kernel(SDPBackend.MATH) if on_cpu else contextlib.nullcontext(), training.autocast(device):
+        with training.autocast_with_attention(device):
             out = model(noisy, text, t.to(device), return_dict=False)[0]
         return F.mse_loss(out.float(), target)
 

@@ -4,7 +4,6 @@ Three stages, each resumable: an AutoencoderKL on single frames, a bank of encod
 its T5 text encoder. `python -m helpers.recipes.toy_latte` runs them all; checkpoints lie under .recipes/toy-latte.
 """
 
-import contextlib
 import time
 import zlib
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline, LatteTransformer3DModel
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
@@ -174,7 +172,6 @@ def train_video(work: Path, bank: Tensor, captions: list[str], device: torch.dev
     if (encoded.input_ids == tokenizer.unk_token_id).any():
         raise ValueError("a caption holds a word that the tokenizer does not know")
     early, late = (alphas_bar(shift).float().to(device) for shift in (1.0, SHIFT))
-    on_cpu = device.type == "cpu"
 
     def loss_of(model: TextToVideo, step: int) -> Tensor:
         generator = training.step_generator(SEED + 1, step)
@@ -194,8 +191,7 @@ def train_video(work: Path, bank: Tensor, captions: list[str], device: torch.dev
         a = (late if moved else early)[t][:, None, None, None, None]
         noisy, target = a.sqrt() * x0 + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * x0
         bias = ((1 - visible.float()) * -1e4).repeat_interleave(FRAMES, 0)[:, None] if not as_list else None
-        # the fused attention's backward pass on a CPU costs as much as all the rest of a step; plain matrix products do not
-        with sdpa_kernel(SDPBackend.MATH) if on_cpu else contextlib.nullcontext(), training.autocast(device):
+        with training.autocast_with_attention(device):
             text = model.text_encoder(ids, attention_mask=mask)[0]
             if as_list:
                 text = torch.where((dropped.to(device)[:, None] | mask.bool())[..., None], text, torch.zeros_like(text))

@@ -27,11 +27,11 @@ TRAIN_SEED, HELD_OUT_SEED, HELD_OUT = 8, 9, 200  # of the family rebounds; clips
 PLANNER = dict(in_channels=4, height=4, width=4, patch=1, frames=FRAMES, dim=192, depth=6, heads=6, mlp_dim=768)
 GENERATOR = dict(in_channels=4, height=LATENT, width=LATENT, patch=2, frames=FRAMES, dim=80, depth=2, heads=4, mlp_dim=160, plan_dim=192, plan_tokens=16)
 BATCH = 32
-PLANNER_STEPS, GENERATOR_STEPS, JOINT_STEPS = 1500, 300, 2600
+PLANNER_STEPS, GENERATOR_STEPS, JOINT_STEPS = 2000, 300, 4000
 # the range of the share of reference frames, from each step on
-PLANNER_RATIOS = {0: (0.65, 1.0), 400: (0.35, 1.0), 800: (0.06, 0.6)}
+PLANNER_RATIOS = {0: (0.65, 1.0), 500: (0.35, 1.0), 1000: (0.06, 0.6)}
 GENERATOR_RATIOS = {0: (0.35, 1.0)}
-JOINT_RATIOS = {0: (0.35, 1.0), 700: (0.15, 0.6), 1400: (0.06, 0.3)}
+JOINT_RATIOS = {0: (0.35, 1.0), 1000: (0.15, 0.6), 2000: (0.06, 0.3)}
 PLAN_DROPOUT = 0.1
 STEPS = 25  # denoising steps when measured
 TASKS = {"interpolation": mp.references("interpolation", FRAMES), "image-to-video": mp.references("image-to-video", FRAMES),
@@ -100,14 +100,17 @@ def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int
 
     def planner_loss(pair: Pair, step: int) -> Tensor:
         clean, is_ref, *_ = batch_of(bank, SEED, step, PLANNER_RATIOS, mine, device)
-        return mp.planner_loss(pair.planner, pair.readout, mp.low_resolution(clean, LATENT // PLANNER["height"]), is_ref)
+        with training.autocast_with_attention(device):
+            return mp.planner_loss(pair.planner, pair.readout, mp.low_resolution(clean, LATENT // PLANNER["height"]), is_ref)
 
     def generator_loss(pair: Pair, step: int) -> Tensor:
         clean, is_ref, timestep, noise, _ = batch_of(bank, SEED + 1, step, GENERATOR_RATIOS, mine, device)
-        return mp.generator_loss(pair.generator, scheduler, clean, is_ref, timestep, noise)
+        with training.autocast_with_attention(device):
+            return mp.generator_loss(pair.generator, scheduler, clean, is_ref, timestep, noise)
 
     def both_loss(pair: Pair, step: int) -> Tensor:
-        return joint_loss(pair, scheduler, *batch_of(bank, SEED + 2, step, JOINT_RATIOS, mine, device))
+        with training.autocast_with_attention(device):
+            return joint_loss(pair, scheduler, *batch_of(bank, SEED + 2, step, JOINT_RATIOS, mine, device))
 
     seconds = {}
     for stage, loss, steps, rate in (("planner", planner_loss, PLANNER_STEPS, 1e-3), ("generator", generator_loss, GENERATOR_STEPS, 1.5e-3),

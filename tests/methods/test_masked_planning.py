@@ -410,6 +410,8 @@ BAD_CALLS = {
     "steps in text": (dict(num_inference_steps="many"), TypeError, "num_inference_steps must be a whole number, got 'many'"),
     "negative guidance": (dict(guidance_scale=-1), ValueError, "guidance_scale must be finite and at least 0, got -1"),
     "guidance NaN": (dict(guidance_scale=math.nan), ValueError, "guidance_scale"),
+    "a plan for other clips": (dict(plan=torch.zeros(3, FRAMES, 4, 16)), ValueError, "plan must be for 2 clips of 5 frames, got 3 of 5"),
+    "a plan of other tokens": (dict(plan=torch.zeros(2, FRAMES, 5, 16)), ValueError, r"plan must be \(clips, frames, 4 x 16\)"),
     "noise of another shape": (dict(noise=torch.zeros(2, FRAMES, 3, 4, 4)), ValueError, "noise must be"),
 }
 

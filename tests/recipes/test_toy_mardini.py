@@ -67,3 +67,26 @@ def test_the_planner_holds_most_of_the_parameters():
     pair = recipe.Pair()
     planner, generator = (sum(p.numel() for p in part.parameters()) for part in (pair.planner, pair.generator))
     assert 2e6 < planner < 4e6 and generator < 0.4e6
+
+
+# ------------------------------------------------------------------------------------------------------------------ the finished model
+
+FOLDER = training.DATA / "models" / recipe.NAME
+
+
+@pytest.mark.skipif(not FOLDER.exists(), reason=f"data/models/{recipe.NAME} is not there; `make model NAME={recipe.NAME}` trains it")
+def test_the_finished_model_fills_in_and_needs_its_plan():
+    pipe = mp.MarDiniPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32, local_files_only=True)
+    quality = recipe.measure(pipe, count=100)
+    interpolated, animated = quality["interpolation"], quality["image-to-video"]
+    assert interpolated["error"] <= 1.5 and interpolated["error"] <= quality["interpolation, cross-fade"]["error"] / 2
+    assert animated["kept"] >= 90 and animated["plausible"] >= 80
+    for plan in ("another clip's plan", "no plan"):
+        worse = quality[f"image-to-video, {plan}"]
+        assert worse["error"] >= 1.25 * animated["error"] or 100 - worse["direction"] >= 1.25 * (100 - animated["direction"])
+
+    video = recipe.sample(recipe.HELD_OUT_SEED, range(2)).render().video
+    for task, is_ref in recipe.TASKS.items():
+        for scale in (1.0, 2.5):
+            made = pipe(2 * video - 1, is_ref, num_inference_steps=3, guidance_scale=scale).frames
+            assert torch.equal(made[:, is_ref], 2 * video[:, is_ref] - 1), task

@@ -1,0 +1,167 @@
+"""Recipe of data/models/toy-mardini-variants: what toy-mardini is compared with on its page.
+
+- plain: one video model of the pair's size without a planner, on the same masks for as many steps.
+- generator-32, -80, -192: generators of three widths that learn beside toy-mardini's finished planner, which stays as it is.
+- curriculum-0 .. 2 and hard-0 .. 2: a small pair, three seeds, on masks from easy to hard, and on the hard ones alone, for as many steps.
+- losses.json: the held-out loss of small pairs while they learn, for the three forms of identity attention, three seeds each.
+
+`python -m helpers.recipes.toy_mardini_variants` runs it; checkpoints lie under .recipes/toy-mardini-variants.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .. import zoo
+from ..methods import masked_planning as mp
+from . import autoencoders, training
+from . import toy_mardini as pair_recipe
+
+NAME = "toy-mardini-variants"
+PLAIN = dict(in_channels=4, height=8, width=8, patch=2, frames=9, dim=192, depth=5, heads=6, mlp_dim=384, plan_dim=8, plan_tokens=1, mixer="space-time")
+WIDTHS, WIDTH_STEPS = (32, 80, 192), 600
+SMALL_PLANNER = pair_recipe.PLANNER | dict(dim=96, depth=3, heads=4, mlp_dim=192)
+SMALL_GENERATOR = pair_recipe.GENERATOR | dict(plan_dim=96)
+SEEDS, SMALL_STEPS = 3, 750
+HARD = {0: (0.06, 0.3)}
+EASY_TO_HARD = {0: (0.35, 1.0), 250: (0.15, 0.6), 500: (0.06, 0.3)}
+MIDDLE = {0: (0.15, 0.6)}
+IDENTITIES, IDENTITY_STEPS, LOOKS = ("token", "frame", "none"), 250, 5
+
+
+@dataclass
+class Variant:
+    """generator, planner: configurations (planner None: none of its own); ratios: the range of the share of reference frames, from each step on."""
+
+    generator: dict
+    planner: dict | None
+    ratios: dict
+    steps: int
+    seed: int
+    looks: int = 0  # how often the held-out loss is taken
+
+
+class Parts(nn.Module):
+    """What learns: a generator, and a planner where there is one."""
+
+    def __init__(self, generator: dict, planner: dict | None = None):
+        super().__init__()
+        self.generator = mp.Generator(**generator)
+        self.planner = None if planner is None else mp.Planner(**planner)
+
+
+def variants() -> dict[str, Variant]:
+    found = {}
+    for width in WIDTHS:
+        found[f"generator-{width}"] = Variant(pair_recipe.GENERATOR | dict(dim=width, mlp_dim=2 * width), None, EASY_TO_HARD, WIDTH_STEPS, 2)
+    for seed in range(SEEDS):
+        found[f"curriculum-{seed}"] = Variant(SMALL_GENERATOR, SMALL_PLANNER, EASY_TO_HARD, SMALL_STEPS, 10 + seed)
+        found[f"hard-{seed}"] = Variant(SMALL_GENERATOR, SMALL_PLANNER, HARD, SMALL_STEPS, 10 + seed)
+    for identity in IDENTITIES:
+        form = dict(identity=None if identity == "none" else identity)
+        for seed in range(SEEDS):
+            found[f"identity-{identity}-{seed}"] = Variant(SMALL_GENERATOR | form, SMALL_PLANNER | form, MIDDLE, IDENTITY_STEPS, 20 + seed, LOOKS)
+    return found | {"plain": Variant(PLAIN, None, pair_recipe.JOINT_RATIOS, pair_recipe.JOINT_STEPS, 1)}
+
+
+def loss_of(parts: Parts, finished: mp.Planner, scheduler, clean: Tensor, is_ref: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
+    """The joint loss; beside `finished` where the generator expects its plans, without a plan where it expects none."""
+    plan, low = None, mp.low_resolution(clean, pair_recipe.LATENT // finished.config.height)
+    if parts.planner is not None:
+        plan = parts.planner(low, is_ref)
+    elif parts.generator.config.plan_dim == finished.config.dim:
+        with torch.no_grad():
+            plan = finished(low, is_ref)
+    plan = None if plan is None else parts.generator.replace_plans(plan, dropped)
+    return mp.generator_loss(parts.generator, scheduler, clean, is_ref, timestep, noise, plan)
+
+
+def train(name: str, bank: Tensor, finished: mp.Planner, work: Path, device: torch.device, stop_at: int | None = None) -> tuple[Parts, dict[int, float]]:
+    """The averaged weights of one variant, and its held-out loss after some steps, where it is taken."""
+    variant = variants()[name]
+    torch.manual_seed(variant.seed)
+    rank, world_size = training.join_processes()
+    mine = slice(rank, None, world_size)
+    parts, scheduler = Parts(variant.generator, variant.planner).to(device), mp.make_scheduler()
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+
+    def step_loss(parts: Parts, step: int) -> Tensor:
+        with training.autocast_with_attention(device):
+            return loss_of(parts, finished, scheduler, *pair_recipe.batch_of(bank, variant.seed, step, variant.ratios, mine, device))
+
+    def learn(until: int | None) -> Parts:
+        return training.train(parts, step_loss, steps=variant.steps, checkpoint=work / f"{name}.pt", learning_rate=1e-3, warmup=100, decay=0.995,
+                              label=name, stop_at=until).eval()  # fmt: skip
+
+    kept, losses, held_out = work / f"{name}.json", {}, held_out_clips() if variant.looks else None
+    if kept.exists():
+        losses = {int(step): loss for step, loss in json.loads(kept.read_text()).items()}
+    for look in range(1, variant.looks + 1):
+        until = variant.steps * look // variant.looks
+        if until in losses or stop_at is not None and until > stop_at:
+            continue
+        losses[until] = held_out_loss(learn(until), held_out, finished, scheduler, variant.ratios, device)
+        if rank == 0:
+            kept.write_text(json.dumps(losses))
+    return learn(stop_at), losses
+
+
+def held_out_clips() -> Tensor:
+    """Latents of clips that nothing was trained on."""
+    video = pair_recipe.sample(pair_recipe.HELD_OUT_SEED, range(5000, 5064)).render().video
+    return autoencoders.encode(pair_recipe.load_vae(), video.flatten(0, 1)).unflatten(0, video.shape[:2])
+
+
+@torch.no_grad()
+def held_out_loss(parts: Parts, held_out: Tensor, finished: mp.Planner, scheduler, ratios: dict, device: torch.device, batches: int = 4) -> float:
+    """The same clips, masks, timesteps and noise for every variant; no plan is dropped."""
+    total = 0.0
+    for k in range(batches):
+        *batch, dropped = pair_recipe.batch_of(held_out, 77, k, ratios, slice(None), device)
+        total += loss_of(parts, finished, scheduler, *batch, torch.zeros_like(dropped)).item()
+    return total / batches
+
+
+def card(losses: dict[str, dict[int, float]]) -> str:
+    """The model card, as text."""
+    last = "\n".join(f"| {name} | {list(found.values())[-1]:.3f} |" for name, found in losses.items())
+    return f"""# {NAME}
+
+What [toy-mardini](../toy-mardini/README.md) is compared with on its page; made by `make model NAME={NAME}` from the same clips.
+
+- `plain`: one video model of the pair's size, space-time attention, no planner; {pair_recipe.JOINT_STEPS} steps on the same masks.
+- `generator-{", -".join(map(str, WIDTHS))}`: generators of these widths, {WIDTH_STEPS} steps beside toy-mardini's finished planner.
+- `curriculum-0` .. `{SEEDS - 1}`, `hard-0` .. `{SEEDS - 1}`: small pairs, {SMALL_STEPS} steps: masks from easy to hard, or hard ones from the start.
+- `losses.json`: held-out loss while small pairs learn with the three forms of identity attention; after {IDENTITY_STEPS} steps:
+
+| identity attention, seed | loss |
+| --- | --- |
+{last}
+"""
+
+
+def main() -> None:
+    work, out, rank, device = training.begin(NAME, __doc__)
+    bank = pair_recipe.make_bank(work.with_name(pair_recipe.NAME))
+    finished = mp.Planner.from_pretrained(zoo.folder(pair_recipe.NAME) / "planner", torch_dtype=torch.float32, local_files_only=True).to(device).eval()
+    losses = {}
+    for name, variant in variants().items():
+        parts, found = train(name, bank, finished, work, device)
+        if variant.looks:
+            losses[name] = found
+        elif rank == 0:
+            parts = parts.cpu().half()
+            training.write_folder(parts.generator, out / name, "generator")
+            if parts.planner is not None:
+                parts.planner.save_pretrained(out / name / "planner")
+    if rank == 0:
+        (out / "losses.json").write_text(json.dumps(losses, indent=1) + "\n")
+        (out / "README.md").write_text(card(losses))
+        training.write_manifest_of(out)
+
+
+if __name__ == "__main__":
+    main()
