@@ -31,11 +31,12 @@ def control(
     """Make a control. Put it on the last line of a cell.
 
     draw(**values) returns a matplotlib Figure, PNG bytes or an HTML string; each state is drawn once and kept.
-    sliders: name = (min, max, step) | list of states (strings make a dropdown) | bool (checkbox) | str (text box).
+    sliders: name = (min, max, step) | list of states (strings make a dropdown) | bool (checkbox) | str (text box) | tuple of two bools or more (a row of
+        numbered buttons to switch on and off).
     buttons: label -> callback(**values) for slow work; its picture appears below. draw may be None when there is a button.
     defaults: starting values, otherwise those of draw's signature, otherwise the first state.
     strip: the states on the film strip (dicts of values), otherwise the default and up to three others of the first slider.
-    precompute: draw all states at once (at most 500; a text box keeps its default).
+    precompute: draw all states at once (at most 500; a text box and a row of buttons keep their default).
     Raises ValueError or TypeError for a specification that cannot be shown.
     """
     return Control(draw, title, buttons or {}, defaults or {}, strip, precompute, sliders)
@@ -70,7 +71,8 @@ class Control:
         if draw:
             self.picture.show(self.state(**self.values))  # an error here is the page's error, so it is not caught
         for box in self.inputs.values():
-            box.observe(self._moved, names="value")
+            for part in box.switches if isinstance(box, _Switches) else [box]:
+                part.observe(self._moved, names="value")
         parts = [widgets.HTML(f"<b>{title}</b>"), *self.inputs.values(), widgets.HBox(list(self.draw_buttons.values())), self.message]
         self.widget = widgets.VBox([*parts, self.picture.box, self.result.box]).add_class("stepwise-control")
 
@@ -196,7 +198,7 @@ def as_content(drawn: Figure | bytes | str) -> bytes | str:
 
 def _states(name, spec):
     """The list of states of a slider, or None for a text box."""
-    if isinstance(spec, str):
+    if isinstance(spec, str) or _is_switches(spec):
         return None
     if isinstance(spec, bool):
         return [False, True]
@@ -209,12 +211,33 @@ def _states(name, spec):
         return [low + i * step if whole else round(low + i * step, 10) for i in range(count)]
     if isinstance(spec, list) and len(spec) >= 2:
         return spec
-    raise TypeError(f"slider {name!r} must be (min, max, step), a list of at least two states, a bool or a str, got {spec!r}")
+    raise TypeError(f"slider {name!r} must be (min, max, step), a list of at least two states, a bool, a str or a tuple of bools, got {spec!r}")
+
+
+class _Switches(widgets.VBox):
+    """Numbered buttons in a row, below their name; `value` is a tuple of bool."""
+
+    def __init__(self, name, value):
+        self.switches = [widgets.ToggleButton(value=on, description=str(i + 1), layout={"width": "44px"}) for i, on in enumerate(value)]
+        super().__init__([widgets.HTML(_escape(name)), widgets.HBox(self.switches)])
+
+    @property
+    def value(self):
+        return tuple(switch.value for switch in self.switches)
+
+
+def _is_switches(spec):
+    return isinstance(spec, tuple) and len(spec) >= 2 and all(isinstance(v, bool) for v in spec)
 
 
 def _input(name, spec, states, start, precompute):
     label = {"description": name.replace("_", " "), "style": {"description_width": "initial"}}
-    if states is None:
+    if _is_switches(spec):
+        value = spec if start is None else start
+        if not _is_switches(value) or len(value) != len(spec):
+            raise ValueError(f"the default of {name!r} must be {len(spec)} bools, got {value!r}")
+        box = _Switches(label["description"], value)
+    elif states is None:
         box = widgets.Text(value=spec if start is None else start, continuous_update=False, layout={"width": "95%"}, **label)
     else:
         value = (spec if isinstance(spec, bool) else states[0]) if start is None else start
@@ -244,6 +267,8 @@ def _signature_defaults(function):
 
 
 def _text(value):
+    if _is_switches(value):
+        return " and ".join(str(i + 1) for i, on in enumerate(value) if on) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

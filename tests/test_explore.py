@@ -43,6 +43,22 @@ def test_states_of_a_slider(spec, states):
     assert control(lambda x: "html", title="t", x=spec).states["x"] == states
 
 
+def test_switches_are_a_tuple_of_bools():
+    asked = []
+
+    def draw(on, note="a"):
+        asked.append(on)
+        return f"<i>{on}</i>"
+
+    c = control(draw, title="t", on=(True, False, True), note="a", precompute=True, strip=[{}, {"on": (False,) * 3}])
+    assert c.values == {"on": (True, False, True), "note": "a"} and c.states["on"] is None
+    c.inputs["on"].switches[1].value = True
+    assert c.values["on"] == (True, True, True) and c.picture.html.value == "<i>(True, True, True)</i>"
+    c.inputs["on"].switches[1].value = False
+    assert asked == [(True, False, True), (True, True, True)]  # a state that was seen is not drawn again
+    assert "on = 1 and 3" in c.film_strip() and "on = none" in c.film_strip()
+
+
 def test_defaults_come_from_argument_then_signature_then_first_state():
     assert control(shade, title="t", level=(0.0, 1.0, 0.1), defaults={"level": 0.5}).values == {"level": 0.5}
     assert control(shade, title="t", level=[0.1, 0.2]).values == {"level": 0.2}
@@ -65,6 +81,7 @@ def test_bad_controls_are_refused():
         (lambda: control(shade, title="t", level=[0.1, 0.2], defaults={"level": 0.9}), "default of 'level'"),
         (lambda: control(shade, title="t", level=(0.0, 1.0, 0.001), precompute=True), "1001"),
         (lambda: control(lambda x: 3, title="t", x=[1, 2]), "int"),
+        (lambda: control(lambda x: "h", title="t", x=(True, False), defaults={"x": (True,)}), "default of 'x' must be 2 bools"),
     ]:
         with pytest.raises((ValueError, TypeError), match=word):
             make()

@@ -13,9 +13,10 @@ import matplotlib.pyplot as plt
 from helpers.explore import control
 
 
-def draw(power=2, colour="red", mirrored=False):
+def draw(power=2, colour="red", mirrored=False, marks=(False, True, False)):
     figure, ax = plt.subplots(figsize=(4, 2))
     ax.plot([(-1 if mirrored else 1) * (x / 10) ** power for x in range(11)], color=colour)
+    ax.vlines([place for place, on in enumerate(marks) if on], 0, 1)
     return figure
 
 
@@ -28,7 +29,7 @@ def sample(text, **others):
     return figure
 
 
-control(draw, title="powers", power=(1, 4, 1), colour=["red", "blue"], mirrored=False, precompute=True)
+control(draw, title="powers", power=(1, 4, 1), colour=["red", "blue"], mirrored=False, marks=(False, True, False), precompute=True)
 """
 BUTTON = 'control(None, title="words", buttons={"sample": sample}, text="a red ring")'
 

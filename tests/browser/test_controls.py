@@ -17,11 +17,15 @@ def test_sliders_menus_and_boxes_change_the_picture(open_page, screenshots):
         lambda: control.locator(".stepwise-power [role=slider], .stepwise-power .noUi-handle").first.press("ArrowRight"),
         lambda: control.locator(".stepwise-colour select").select_option("blue"),
         lambda: control.locator(".stepwise-mirrored input").check(),
+        lambda: control.locator(".stepwise-marks button").nth(2).click(),
     ):
         move()
         assert wait_for_change(control, before) < 1.0
         before = picture(control)
     control.screenshot(path=screenshots / "sample_control.png")
+    control.locator(".stepwise-marks button").nth(2).click()
+    wait_for_change(control, before)
+    before = picture(control)
     control.locator(".stepwise-mirrored input").uncheck()
     wait_for_change(control, before)
     before = picture(control)

@@ -11,13 +11,15 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.i
 
 
 def move(box) -> None:
-    """Move a slider, menu or checkbox one step by keyboard, back where it stands at its end."""
+    """Move a slider, menu or checkbox one step by keyboard, back where it stands at its end; press the last of a row of buttons."""
     if (handle := box.locator(".noUi-handle")).count():
         now, last = (float(handle.first.get_attribute(name)) for name in ("aria-valuenow", "aria-valuemax"))
         handle.first.press("ArrowLeft" if now >= last else "ArrowRight")
     elif (menu := box.locator("select")).count():
         at_end = menu.evaluate("m => m.selectedIndex === m.options.length - 1")
         menu.select_option(index=menu.evaluate("m => m.selectedIndex") + (-1 if at_end else 1))
+    elif (switches := box.locator("button")).count():
+        switches.last.click()
     else:
         box.locator("input[type=checkbox]").press("Space")
 
