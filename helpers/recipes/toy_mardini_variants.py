@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from .. import zoo
 from ..methods import masked_planning as mp
-from . import autoencoders, training
 from . import toy_mardini as pair_recipe
+from . import training
 
 NAME = "toy-mardini-variants"
-PLAIN = dict(in_channels=4, height=8, width=8, patch=2, frames=9, dim=192, depth=5, heads=6, mlp_dim=384, plan_dim=8, plan_tokens=1, mixer="space-time")
+PLAIN = pair_recipe.GENERATOR | dict(dim=160, depth=5, heads=5, mlp_dim=320, plan_dim=8, plan_tokens=1)
 WIDTHS, WIDTH_STEPS = (32, 80, 192), 600
 SMALL_PLANNER = pair_recipe.PLANNER | dict(dim=96, depth=3, heads=4, mlp_dim=192)
 SMALL_GENERATOR = pair_recipe.GENERATOR | dict(plan_dim=96)
@@ -79,8 +80,10 @@ def loss_of(parts: Parts, finished: mp.Planner, scheduler, clean: Tensor, is_ref
     return mp.generator_loss(parts.generator, scheduler, clean, is_ref, timestep, noise, plan)
 
 
-def train(name: str, bank: Tensor, finished: mp.Planner, work: Path, device: torch.device, stop_at: int | None = None) -> tuple[Parts, dict[int, float]]:
-    """The averaged weights of one variant, and its held-out loss after some steps, where it is taken."""
+def train(
+    name: str, bank: Tensor, held_out: Tensor, finished: mp.Planner, work: Path, device: torch.device, stop_at: int | None = None,
+) -> tuple[Parts, dict[int, float]]:  # fmt: skip
+    """The averaged weights of one variant, and its loss on `held_out` after some steps, where it is taken."""
     variant = variants()[name]
     torch.manual_seed(variant.seed)
     rank, world_size = training.join_processes()
@@ -96,7 +99,7 @@ def train(name: str, bank: Tensor, finished: mp.Planner, work: Path, device: tor
         return training.train(parts, step_loss, steps=variant.steps, checkpoint=work / f"{name}.pt", learning_rate=1e-3, warmup=100, decay=0.995,
                               label=name, stop_at=until).eval()  # fmt: skip
 
-    kept, losses, held_out = work / f"{name}.json", {}, held_out_clips() if variant.looks else None
+    kept, losses = work / f"{name}.json", {}
     if kept.exists():
         losses = {int(step): loss for step, loss in json.loads(kept.read_text()).items()}
     for look in range(1, variant.looks + 1):
@@ -109,10 +112,9 @@ def train(name: str, bank: Tensor, finished: mp.Planner, work: Path, device: tor
     return learn(stop_at), losses
 
 
-def held_out_clips() -> Tensor:
+def held_out_clips(vae: AutoencoderKL) -> Tensor:
     """Latents of clips that nothing was trained on."""
-    video = pair_recipe.sample(pair_recipe.HELD_OUT_SEED, range(5000, 5064)).render().video
-    return autoencoders.encode(pair_recipe.load_vae(), video.flatten(0, 1)).unflatten(0, video.shape[:2])
+    return pair_recipe.encode(vae, pair_recipe.sample(pair_recipe.HELD_OUT_SEED, range(5000, 5064)).render().video)
 
 
 @torch.no_grad()
@@ -145,11 +147,11 @@ What [toy-mardini](../toy-mardini/README.md) is compared with on its page; made 
 
 def main() -> None:
     work, out, rank, device = training.begin(NAME, __doc__)
-    bank = pair_recipe.make_bank(work.with_name(pair_recipe.NAME))
-    finished = mp.Planner.from_pretrained(zoo.folder(pair_recipe.NAME) / "planner", torch_dtype=torch.float32, local_files_only=True).to(device).eval()
+    pipe = mp.MarDiniPipeline.from_pretrained(zoo.folder(pair_recipe.NAME), torch_dtype=torch.float32, local_files_only=True).to(device)
+    bank, held_out, finished = pair_recipe.make_bank(pipe.vae, work.with_name(pair_recipe.NAME)), held_out_clips(pipe.vae), pipe.planner.eval()
     losses = {}
     for name, variant in variants().items():
-        parts, found = train(name, bank, finished, work, device)
+        parts, found = train(name, bank, held_out, finished, work, device)
         if variant.looks:
             losses[name] = found
         elif rank == 0:

@@ -1,4 +1,4 @@
-"""The family *rebounds*: clips of one object that flies straight and bounces off the picture's edges, with a bright nose that shows where it is heading.
+"""The family *rebounds*: clips of one object that flies straight and bounces off the picture's edges, with a white tail that shows where it comes from.
 
 One frame tells where the object is and where it is going, but not how fast; two frames do not tell how often it bounced in between. What happened is
 known exactly. Shapes, colours and grounds are those of the family *shapes*, so that its autoencoders and analysers serve here too.
@@ -14,9 +14,9 @@ from .draws import Draws
 from .render import PRIMITIVES, Parts, plain_background, render
 from .shapes import COLOUR_TABLE, COLOURS, SHAPES, check_names, check_size, shape_parts
 
-SPEED_RANGE = (1.2, 3.0)  # px a frame at 32 px
+SPEED_RANGE = (1.6, 2.8)  # px a frame at 32 px
 RADIUS_RANGE = (4.9, 6.0)  # px at 32 px
-_NOSE_SIZE, _NOSE_PLACE = 0.30, 0.55  # half size of the nose and its distance from the centre, in radii
+_TAIL_SIZE, _TAIL_PLACE = 0.65, 0.95  # radius of the tail and its distance behind the centre, in radii of the object
 
 
 @dataclass
@@ -49,26 +49,26 @@ class Rebounds:
         radius = every_frame(self.radius)
         colour = COLOUR_TABLE[self.colour][:, None].expand(b, t, 3).reshape(b * t, 1, 3)
         body = shape_parts(every_frame(self.shape), x, y, radius, every_frame(self.angle), colour)
-        ahead = _NOSE_PLACE * radius
-        nose_x, nose_y = (c + ahead * self.heading[..., k].reshape(b * t, 1) for k, c in enumerate((x, y)))
+        behind = _TAIL_PLACE * radius
+        tail_x, tail_y = (c - behind * self.heading[..., k].reshape(b * t, 1) for k, c in enumerate((x, y)))
         one = torch.ones_like(radius)
-        nose = Parts(
-            kind=torch.full_like(body.kind, PRIMITIVES.index("ellipse")), cx=nose_x, cy=nose_y, a=_NOSE_SIZE * radius, b=_NOSE_SIZE * radius, angle=0 * one,
+        tail = Parts(
+            kind=torch.full_like(body.kind, PRIMITIVES.index("ellipse")), cx=tail_x, cy=tail_y, a=_TAIL_SIZE * radius, b=_TAIL_SIZE * radius, angle=0 * one,
             shape=0 * one, texture=torch.zeros_like(body.texture), period=one, colour=torch.full_like(colour, 0.97), second=torch.full_like(colour, 0.97),
-            label=torch.full_like(body.label, 2), owner=body.owner,
+            label=torch.full_like(body.label, 2), owner=torch.full_like(body.owner, 2),
         )  # fmt: skip
         both = Parts(**{
-            name: None if value is None else torch.cat([value, getattr(nose, name)], 1) for name, value in vars(body).items()
+            name: None if value is None else torch.cat([getattr(tail, name), value], 1) for name, value in vars(body).items()
         })  # fmt: skip
         ground = plain_background(self.grey[:, None, None].expand(b, t, 3).reshape(b * t, 3), self.size)
         out = render(both, ground)
         side = (self.size, self.size)
-        return ReboundRendering(out.image.reshape(b, t, 3, *side), out.object_id.reshape(b, t, *side) > 0)
+        return ReboundRendering(out.image.reshape(b, t, 3, *side), out.object_id.reshape(b, t, *side) == 1)
 
 
 @dataclass
 class ReboundRendering:
-    """video (B, T, 3, S, S) in [0, 1]; mask (B, T, S, S) bool."""
+    """video (B, T, 3, S, S) in [0, 1]; mask (B, T, S, S) bool, the object without its tail."""
 
     video: Tensor
     mask: Tensor

@@ -39,9 +39,9 @@ def finished():
 
 @pytest.mark.parametrize("name", ["generator-8", "curriculum-0", "identity-none-0", "plain"])
 def test_the_same_after_a_stop(small, bank, finished, tmp_path, name):
-    whole, losses = recipe.train(name, bank, finished, tmp_path / "whole", CPU)
-    recipe.train(name, bank, finished, tmp_path / "parts", CPU, stop_at=2)
-    again, losses_again = recipe.train(name, bank, finished, tmp_path / "parts", CPU)
+    whole, losses = recipe.train(name, bank, bank[:5], finished, tmp_path / "whole", CPU)
+    recipe.train(name, bank, bank[:5], finished, tmp_path / "parts", CPU, stop_at=2)
+    again, losses_again = recipe.train(name, bank, bank[:5], finished, tmp_path / "parts", CPU)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
     assert losses == losses_again and list(losses) == ([2, 4] if name.startswith("identity") else [])
     assert all(0 < loss < 5 for loss in losses.values())
@@ -50,7 +50,7 @@ def test_the_same_after_a_stop(small, bank, finished, tmp_path, name):
 
 def test_the_finished_planner_stays_and_is_read(small, bank, finished, tmp_path):
     before = [p.clone() for p in finished.parameters()]
-    parts, _ = recipe.train("generator-8", bank, finished, tmp_path, CPU)
+    parts, _ = recipe.train("generator-8", bank, bank, finished, tmp_path, CPU)
     assert all(torch.equal(a, b) for a, b in zip(before, finished.parameters(), strict=True)) and parts.planner is None
 
     read, batch = [], pair_recipe.batch_of(bank, 1, 0, recipe.HARD, slice(None), CPU)
