@@ -1,14 +1,16 @@
 """Real pictures that installed libraries carry: handwritten digits, photographs, a stereo pair, and clips cut from photographs by known camera moves.
 
-Everything here is read from the installed packages; nothing is downloaded.
+Everything here is read from the installed packages, and `read_clip` from the reader's own files; nothing is downloaded.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import skimage.data
 import torch
+from PIL import Image, ImageSequence, UnidentifiedImageError
 from skimage.transform import resize
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -111,12 +113,19 @@ def photographs(names=None, size: int | None = None) -> dict[str, Tensor]:
     out = {}
     for name in names:
         picture = _photograph(name)
-        if size is not None:
-            side = min(picture.shape[:2])
-            top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
-            picture = resize(picture[top : top + side, left : left + side], (size, size), anti_aliasing=True)
-        out[name] = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float().clamp(0, 1)
+        out[name] = _as_tensor(picture) if size is None else _square(picture, size)
     return out
+
+
+def _square(picture: np.ndarray, size: int) -> Tensor:
+    """The middle square of a picture (H, W, 3), brought to (3, size, size)."""
+    side = min(picture.shape[:2])
+    top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
+    return _as_tensor(resize(picture[top : top + side, left : left + side], (size, size), anti_aliasing=True))
+
+
+def _as_tensor(picture: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float().clamp(0, 1)
 
 
 @dataclass
@@ -240,3 +249,39 @@ def photo_clips(seed: int, indices, *, size: int = 64, frames: int = 8, names=CL
         words = [torch.tensor(v) for v in (photograph, move, direction * is_pan, speed * is_pan)]
         rows.append((video, torch.stack([nx - px, ny - py], 1).float(), inside, torch.from_numpy(centre), torch.from_numpy(zoom), *words))
     return PhotoClips(*(torch.stack(column) for column in zip(*rows, strict=True)), tuple(names))
+
+
+# ----------------------------------------------------------------------------------------------------------------- the reader's own clip
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def read_clip(path: str | Path, *, size: int = 64, frames: int | None = None) -> Tensor:
+    """A GIF (or another file of several pictures), or a folder of pictures in the order of their names, as a clip (T, 3, size, size) in [0, 1].
+
+    Every frame is cut to its middle square and brought to size x size (>= 8), anti-aliased; frames: how many to keep, evenly from first to last, None
+    for all. Raises FileNotFoundError where nothing is there, ValueError for fewer than two (or than `frames`) frames, frames of different sizes, a file
+    that is no picture.
+    """
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path must name a file or a folder, got {path!r}")
+    size, frames = _whole("size", size, 8), None if frames is None else _whole("frames", frames, 2)
+    if not str(path).strip() or not Path(path).exists():
+        raise FileNotFoundError(f"path: no file or folder {str(path)!r}")
+    path = Path(path)
+    try:
+        if path.is_dir():
+            files = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURE_ENDINGS)
+            pictures = [np.asarray(Image.open(f).convert("RGB")) for f in files]
+        else:
+            with Image.open(path) as opened:
+                pictures = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(opened)]
+    except UnidentifiedImageError as error:
+        raise ValueError(f"path must hold pictures that Pillow can read: {error}") from error
+    if len(pictures) < (frames or 2):
+        raise ValueError(f"path must hold at least {frames or 2} frames, got {len(pictures)} in {str(path)!r}")
+    if len({picture.shape for picture in pictures}) > 1:
+        raise ValueError(f"path must hold frames of one size, got {sorted({picture.shape[:2] for picture in pictures})}")
+    if frames is not None:
+        pictures = [pictures[i] for i in np.linspace(0, len(pictures) - 1, frames).round().astype(int)]
+    return torch.stack([_square(picture, size) for picture in pictures])

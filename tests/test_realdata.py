@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from helpers import realdata
-from helpers.realdata import CAMERA_MOVES, DIRECTIONS, PHOTOGRAPHS, digits, photo_clips, photographs, stereo_pair
+from helpers.realdata import CAMERA_MOVES, DIRECTIONS, PHOTOGRAPHS, digits, photo_clips, photographs, read_clip, stereo_pair
 
 FIELDS = ("video", "flow", "inside", "centre", "zoom", "photograph", "move", "direction", "speed")
 
@@ -137,3 +138,43 @@ def test_warping_the_next_frame_by_the_flow_gives_this_frame():
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_clip_of_the_reader_from_a_gif_and_from_a_folder(tmp_path):
+    """Nine grey frames, wide ones, whose middle square is brighter from frame to frame: the same clip either way, in order, cut and thinned."""
+    frames = []
+    for k in range(9):
+        picture = np.zeros((20, 40, 3), dtype=np.uint8)
+        picture[:, 10:30] = 20 * k + 10
+        frames.append(Image.fromarray(picture))
+        frames[-1].save(tmp_path / f"{k:02d}.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    frames[0].save(tmp_path.with_suffix(".gif"), save_all=True, append_images=frames[1:], duration=100)
+    for path in (tmp_path, str(tmp_path.with_suffix(".gif"))):
+        clip = read_clip(path, size=16)
+        assert clip.shape == (9, 3, 16, 16) and clip.dtype == torch.float32
+        assert torch.allclose(clip.mean((1, 2, 3)), (20 * torch.arange(9) + 10) / 255, atol=0.01)
+        assert torch.equal(read_clip(path, size=16, frames=3), clip[[0, 4, 8]])
+
+
+def test_what_is_no_clip_is_refused(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="Pillow can read"):
+        read_clip(tmp_path)
+    with pytest.raises(ValueError, match="Pillow can read"):
+        read_clip(tmp_path / "broken.png")
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "one" / "a.png")
+    with pytest.raises(ValueError, match="at least 2 frames, got 1"):
+        read_clip(tmp_path / "one")
+    Image.new("RGB", (20, 30)).save(tmp_path / "one" / "b.png")
+    with pytest.raises(ValueError, match="frames of one size"):
+        read_clip(tmp_path / "one")
+    with pytest.raises(ValueError, match="at least 9 frames, got 2"):
+        read_clip(tmp_path / "one", frames=9)
+    for path, error in (("", FileNotFoundError), (tmp_path / "nowhere.gif", FileNotFoundError), (3, TypeError)):
+        with pytest.raises(error, match="path"):
+            read_clip(path)
+    for call, error in ((dict(size=4), ValueError), (dict(size="8"), TypeError), (dict(frames=1), ValueError)):
+        with pytest.raises(error):
+            read_clip(tmp_path / "one", **call)

@@ -1,11 +1,12 @@
 """Recipe of data/models/toy-mardini: masked planning on rebounding objects, in the latents of an autoencoder that goes on from toy-latte's.
 
 The curriculum of the paper, shortened: a large planner learns alone to paint masked frames at low resolution, from clips that are nearly complete to
-clips that are nearly empty; a light generator learns alone; then both learn together, from easy masks to hard ones. The planner holds most of the
-parameters: a generator that works motion out by itself would ignore the plan. `python -m helpers.recipes.toy_mardini` runs it; checkpoints lie under
-.recipes/toy-mardini.
+clips that are nearly empty; a light generator learns alone; then both learn together, from easy masks to hard ones, and go on with the hard ones. The
+planner holds most of the parameters: a generator that works motion out by itself would ignore the plan. `python -m helpers.recipes.toy_mardini` runs it;
+checkpoints lie under .recipes/toy-mardini.
 """
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -31,13 +32,16 @@ GENERATOR = dict(
     in_channels=4, height=LATENT, width=LATENT, patch=2, frames=FRAMES, dim=80, depth=2, heads=4, mlp_dim=160, plan_dim=160, plan_tokens=4, mixer="space-time"
 )  # fmt: skip
 BATCH = 64
-PLANNER_STEPS, GENERATOR_STEPS, JOINT_STEPS = 10_000, 300, 9000
+PLANNER_STEPS, GENERATOR_STEPS, JOINT_STEPS, HARD_STEPS = 10_000, 300, 9000, 7000
 # the range of the share of reference frames, from each step on
 PLANNER_RATIOS = {0: (0.65, 1.0), 500: (0.35, 1.0), 1500: (0.06, 0.6)}
 GENERATOR_RATIOS = {0: (0.35, 1.0)}
 JOINT_RATIOS = {0: (0.35, 1.0), 1500: (0.15, 0.6), 4000: (0.06, 0.3)}
+HARD_RATIOS = {0: (0.06, 0.3)}
+HARD_SHIFT = 3.0  # how far this stage's timesteps lean to noise, where place and shape are decided; 1 is not at all
 PLAN_DROPOUT = 0.1
 STEPS = 25  # denoising steps when measured
+GUIDANCE = {1: 2.5}  # guidance scale by the number of references when measured, as in the paper; 1, none, for all others
 TASKS = {"interpolation": mp.references("interpolation", FRAMES), "image-to-video": mp.references("image-to-video", FRAMES),
          "last frame": mp.references("last frame", FRAMES), "middle frame": mp.references("middle frame", FRAMES),
          "expansion of 3": mp.references("expansion", FRAMES, 3)}  # fmt: skip
@@ -55,7 +59,7 @@ def train_vae(work: Path, device: torch.device, stop_at: int | None = None) -> A
         pick = torch.rand(len(video), FRAMES, generator=generator).argsort(1)[:, :4]  # 4 of the 9 frames of each clip
         return video[torch.arange(len(video))[:, None], pick].flatten(0, 1)[mine]
 
-    vae = AutoencoderKL.from_pretrained(zoo.folder("toy-latte") / "vae", torch_dtype=torch.float32, local_files_only=True)
+    vae = AutoencoderKL.from_pretrained(zoo.folder("toy-latte") / "vae", local_files_only=True)
     vae = autoencoders.train(vae, frames, seed=SEED, steps=VAE_STEPS, checkpoint=work / "vae.pt", device=device, stop_at=stop_at)
     first = autoencoders.encode(vae, sample(TRAIN_SEED, range(512)).render().video.flatten(0, 1))
     autoencoders.standardise(vae, first.mean((0, 2, 3)), first.std((0, 2, 3)))
@@ -80,7 +84,7 @@ def encode(vae: AutoencoderKL, video: Tensor) -> Tensor:
     return autoencoders.encode(vae, video.flatten(0, 1)).unflatten(0, video.shape[:2])
 
 
-# ---------------------------------------------------------------------------------------------------------------------- three stages
+# ----------------------------------------------------------------------------------------------------------------------- four stages
 
 
 class Pair(nn.Module):
@@ -92,12 +96,15 @@ class Pair(nn.Module):
         self.readout = mp.Readout(self.planner)
 
 
-def batch_of(bank: Tensor, seed: int, step: int, ratios: dict, mine: slice, device: torch.device) -> tuple[Tensor, ...]:
-    """(latents, references, timesteps, noise, numbers that decide on dropped plans), drawn for the whole batch and cut to `mine`."""
+def batch_of(bank: Tensor, seed: int, step: int, ratios: dict, mine: slice, device: torch.device, shift: float = 1.0) -> tuple[Tensor, ...]:
+    """(latents, references, timesteps, noise, numbers that decide on dropped plans), drawn for the whole batch and cut to `mine`.
+
+    shift: timesteps u, uniform in [0, 1), become shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23)."""
     generator = training.step_generator(seed, step)
     clean = bank[torch.randint(len(bank), (BATCH,), generator=generator)][mine].float()
     is_ref = mp.draw_references(BATCH, FRAMES, training.value_at(ratios, step), generator)[mine]
-    timestep = (1000 * training.stratified(BATCH, generator)).long()[mine]
+    uniform = training.stratified(BATCH, generator)[mine]
+    timestep = (1000 * shift * uniform / (1 + (shift - 1) * uniform)).long().clamp(max=999)
     noise = torch.randn(BATCH, *clean.shape[1:], generator=generator)[mine]
     dropped = torch.rand(BATCH, generator=generator)[mine] < PLAN_DROPOUT
     return tuple(part.to(device) for part in (clean, is_ref, timestep, noise, dropped))
@@ -108,8 +115,10 @@ def joint_loss(pair: Pair, scheduler, clean: Tensor, is_ref: Tensor, timestep: T
     return mp.generator_loss(pair.generator, scheduler, clean, is_ref, timestep, noise, pair.generator.replace_plans(plan, dropped))
 
 
-def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int] | None = None) -> Pair:
-    """The averaged weights after all three stages; `seconds` says how long each took. stop_at: {stage: step} ends there, to be continued."""
+def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int] | None = None, compiled: bool = False) -> Pair:
+    """The averaged weights after all four stages; `seconds` says how long each took. stop_at: {stage: step} ends there, to be continued.
+
+    compiled: both networks go through torch.compile, which is faster on a CPU too and needs a C++ compiler."""
     torch.manual_seed(SEED)
     rank, world_size = training.join_processes()
     mine = slice(rank, None, world_size)
@@ -130,10 +139,17 @@ def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int
         with training.autocast_with_attention(device):
             return joint_loss(pair, scheduler, *batch_of(bank, SEED + 2, step, JOINT_RATIOS, mine, device))
 
+    def hard_loss(pair: Pair, step: int) -> Tensor:
+        with training.autocast_with_attention(device):
+            return joint_loss(pair, scheduler, *batch_of(bank, SEED + 3, step, HARD_RATIOS, mine, device, HARD_SHIFT))
+
     seconds = {}
     for stage, loss, steps, rate in (("planner", planner_loss, PLANNER_STEPS, 1e-3), ("generator", generator_loss, GENERATOR_STEPS, 1.5e-3),
-                                     ("joint", both_loss, JOINT_STEPS, 1e-3)):  # fmt: skip
+                                     ("joint", both_loss, JOINT_STEPS, 1e-3), ("hard", hard_loss, HARD_STEPS, 1e-3)):  # fmt: skip
         end = (stop_at or {}).get(stage)
+        if compiled:
+            pair.planner.compile(dynamic=False)
+            pair.generator.compile(dynamic=False)
         average = training.train(pair, loss, steps=steps, checkpoint=work / f"{stage}.pt", learning_rate=rate, warmup=100, decay=0.995, label=stage,
                                  stop_at=end)  # fmt: skip
         seconds[stage] = average.seconds
@@ -174,19 +190,25 @@ def sets_out_right(read: analysers.ClipReading, clips: Rebounds) -> Tensor:
     return cosine.nan_to_num(-1) > 0.5**0.5
 
 
-def filled(pipe: mp.MarDiniPipeline, video: Tensor, is_ref: Tensor, plan: Tensor | None = None, steps: int = STEPS) -> Tensor:
-    """Clips (N, T, 3, S, S) in [0, 1] with the masked frames generated; the noise of clip i does not depend on what else is asked."""
-    count, parts = len(video), []
-    noise, is_ref = torch.randn(count, FRAMES, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(SEED)), is_ref.expand(count, -1)
+def filled(
+    pipe: mp.MarDiniPipeline, video: Tensor, is_ref: Tensor, plan: Tensor | None = None, steps: int = STEPS, scale: float | None = None, seed: int = SEED,
+) -> Tensor:  # fmt: skip
+    """Clips (N, T, 3, S, S) in [0, 1] with the masked frames generated. scale: of the guidance; `GUIDANCE`'s by default, none for clips whose numbers of
+    references differ. The noise of clip i depends on `seed` alone, not on what else is asked."""
+    count, frames, parts = *video.shape[:2], []
+    noise, is_ref = torch.randn(count, frames, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(seed)), is_ref.expand(count, -1)
+    if scale is None:
+        known = is_ref.sum(1).unique().tolist()
+        scale = GUIDANCE.get(known[0], 1.0) if len(known) == 1 else 1.0
     for rows in torch.arange(count).split(50):
-        own = None if plan is None else plan[rows]
-        parts.append(pipe(2 * video[rows] - 1, is_ref[rows], num_inference_steps=steps, noise=noise[rows], plan=own).frames / 2 + 0.5)
+        call = dict(num_inference_steps=steps, noise=noise[rows], plan=None if plan is None else plan[rows], guidance_scale=scale)
+        parts.append(pipe(2 * video[rows] - 1, is_ref[rows], **call).frames / 2 + 0.5)
     return torch.cat(parts)
 
 
 def measure(pipe: mp.MarDiniPipeline, count: int = HELD_OUT) -> dict[str, dict[str, float]]:
     """By the analysers, on `count` held-out clips: every task with the clip's own plan; image-to-video and interpolation also without a plan and with
-    another clip's; and the linear cross-fade. "error" in px of masked frames; the rest in percent."""
+    another clip's; and the linear cross-fade. Guidance as in `GUIDANCE`. "error" in px of masked frames; the rest in percent."""
     clips = sample(HELD_OUT_SEED, range(count))
     video = clips.render().video
     truth = analysers.analyse_clips(video)
@@ -223,17 +245,19 @@ def card(quality: dict[str, dict[str, float]], pair: Pair, device: torch.device)
     return f"""# {NAME}
 
 A small `MarDiniPipeline` ({FRAMES} frames of {SIZE}x{SIZE}): a planner of {millions["planner"]:.2f} M parameters at {low}x{low} places a frame, a generator of
-{millions["generator"]:.2f} M at {LATENT}x{LATENT}, in the latents of toy-latte's autoencoder. It loads by
+{millions["generator"]:.2f} M at {LATENT}x{LATENT}, in the latents of an autoencoder that goes on from toy-latte's. It loads by
 `helpers.methods.masked_planning.MarDiniPipeline.from_pretrained`. Made by `make model NAME={NAME}`.
 
 - **Call**: `pipe(video, is_ref)`, video (B, {FRAMES}, 3, {SIZE}, {SIZE}) in [-1, 1], is_ref bool: which frames are known. Any mask will do.
 - **Data**: the first {BANK:,} clips of rebounding objects, seed {TRAIN_SEED}; shapes {", ".join(SHAPES)}; colours {", ".join(COLOURS)}.
-- **Training**: {PLANNER_STEPS} steps of the planner alone, {GENERATOR_STEPS} of the generator alone, {JOINT_STEPS} of both, {BATCH} clips each;
-  minutes: {minutes}; {training.machine_kind(device)}. v-prediction, AdamW, averaged weights; one plan in ten dropped.
+- **Training**: {PLANNER_STEPS} steps of the planner alone, {GENERATOR_STEPS} of the generator alone, {JOINT_STEPS} of both, {HARD_STEPS} more of both on
+  hard masks with timesteps that lean to noise, {BATCH} clips each; minutes: {minutes}; {training.machine_kind(device)}.
+  v-prediction, AdamW, averaged weights; one plan in ten dropped.
 
-Measured by the toy world's analysers on {HELD_OUT} clips of seed {HELD_OUT_SEED}, {STEPS} steps, no guidance, none chosen. "error": distance of the object's
-centre from the true one, masked frames only (one frame does not say how fast the object flies). "kept": shape and colour right in a clip that
-shows the object in every frame. "plausible": speed within the trained range. "direction": sets out from frame 0 within 45 degrees of the truth.
+Measured by the toy world's analysers on {HELD_OUT} clips of seed {HELD_OUT_SEED}, {STEPS} steps, none chosen. Guidance 2.5 where one frame is known, none
+elsewhere, as in the paper. "error": distance of the object's centre from the true one, masked frames only (one frame does not say how fast the object
+flies). "kept": shape and colour right in a clip that shows the object in every frame. "plausible": speed within the trained range. "direction": sets out
+from frame 0 within 45 degrees of the truth.
 
 | task | error | kept | plausible | direction |
 | --- | --- | --- | --- | --- |
@@ -244,11 +268,11 @@ shows the object in every frame. "plausible": speed within the trained range. "d
 def main() -> None:
     work, out, rank, device = training.begin(NAME, __doc__)
     vae = train_vae(work, device)
-    pair, vae = train(make_bank(vae, work), work, device).cpu(), vae.cpu()
+    pair, vae = train(make_bank(vae, work), work, device, compiled=shutil.which("c++") is not None).cpu(), vae.cpu()
     if rank > 0:
         return
     training.write_folder(make_pipeline(pair, vae).to(torch.float16), out)
-    pipe = mp.MarDiniPipeline.from_pretrained(out, torch_dtype=torch.float32, local_files_only=True)
+    pipe = mp.MarDiniPipeline.from_pretrained(out, local_files_only=True)
     (out / "README.md").write_text(card(measure(pipe), pair, device))
     training.write_manifest_of(out)
 

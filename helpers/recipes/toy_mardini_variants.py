@@ -1,7 +1,8 @@
 """Recipe of data/models/toy-mardini-variants: what toy-mardini is compared with on its page.
 
-- plain: one video model of the pair's size without a planner, on the same masks for as many steps.
+- plain: one video model of the pair's size without a planner, on the same masks.
 - generator-32, -80, -192: generators of three widths that learn beside toy-mardini's finished planner, which stays as it is.
+- alone-32, -80, -192: the same generators for as many steps, never with a plan.
 - curriculum-0 .. 2 and hard-0 .. 2: a small pair, three seeds, on masks from easy to hard, and on the hard ones alone, for as many steps.
 - losses.json: the held-out loss of small pairs while they learn, for the three forms of identity attention, three seeds each.
 
@@ -9,6 +10,7 @@
 """
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +25,12 @@ from . import training
 
 NAME = "toy-mardini-variants"
 PLAIN = pair_recipe.GENERATOR | dict(dim=160, depth=5, heads=5, mlp_dim=320, plan_dim=8, plan_tokens=1)
-WIDTHS, WIDTH_STEPS = (32, 80, 192), 600
+PLAIN_STEPS = 1800
+WIDTHS, WIDTH_STEPS = (32, 80, 192), 900
 SMALL_PLANNER = pair_recipe.PLANNER | dict(dim=96, depth=3, heads=4, mlp_dim=192)
 SMALL_GENERATOR = pair_recipe.GENERATOR | dict(plan_dim=96)
 SEEDS, SMALL_STEPS = 3, 750
-HARD = {0: (0.06, 0.3)}
+HARD = pair_recipe.HARD_RATIOS
 EASY_TO_HARD = {0: (0.35, 1.0), 250: (0.15, 0.6), 500: (0.06, 0.3)}
 MIDDLE = {0: (0.15, 0.6)}
 IDENTITIES, IDENTITY_STEPS, LOOKS = ("token", "frame", "none"), 250, 5
@@ -35,29 +38,33 @@ IDENTITIES, IDENTITY_STEPS, LOOKS = ("token", "frame", "none"), 250, 5
 
 @dataclass
 class Variant:
-    """generator, planner: configurations (planner None: none of its own); ratios: the range of the share of reference frames, from each step on."""
+    """generator, planner: configurations. planner "finished": toy-mardini's, which does not learn; None: no plan at all. ratios: the range of the share of
+    reference frames, from each step on. looks: how often the held-out loss is taken. compiled: worth it for long runs."""
 
     generator: dict
-    planner: dict | None
+    planner: dict | str | None
     ratios: dict
     steps: int
     seed: int
-    looks: int = 0  # how often the held-out loss is taken
+    looks: int = 0
+    compiled: bool = False
 
 
 class Parts(nn.Module):
     """What learns: a generator, and a planner where there is one."""
 
-    def __init__(self, generator: dict, planner: dict | None = None):
+    def __init__(self, generator: dict, planner: dict | str | None = None):
         super().__init__()
         self.generator = mp.Generator(**generator)
-        self.planner = None if planner is None else mp.Planner(**planner)
+        self.planner = mp.Planner(**planner) if isinstance(planner, dict) else None
 
 
 def variants() -> dict[str, Variant]:
     found = {}
     for width in WIDTHS:
-        found[f"generator-{width}"] = Variant(pair_recipe.GENERATOR | dict(dim=width, mlp_dim=2 * width), None, EASY_TO_HARD, WIDTH_STEPS, 2)
+        sized = pair_recipe.GENERATOR | dict(dim=width, mlp_dim=2 * width)
+        found[f"generator-{width}"] = Variant(sized, "finished", HARD, WIDTH_STEPS, 2, compiled=True)
+        found[f"alone-{width}"] = Variant(sized, None, HARD, WIDTH_STEPS, 2, compiled=True)
     for seed in range(SEEDS):
         found[f"curriculum-{seed}"] = Variant(SMALL_GENERATOR, SMALL_PLANNER, EASY_TO_HARD, SMALL_STEPS, 10 + seed)
         found[f"hard-{seed}"] = Variant(SMALL_GENERATOR, SMALL_PLANNER, HARD, SMALL_STEPS, 10 + seed)
@@ -65,15 +72,17 @@ def variants() -> dict[str, Variant]:
         form = dict(identity=None if identity == "none" else identity)
         for seed in range(SEEDS):
             found[f"identity-{identity}-{seed}"] = Variant(SMALL_GENERATOR | form, SMALL_PLANNER | form, MIDDLE, IDENTITY_STEPS, 20 + seed, LOOKS)
-    return found | {"plain": Variant(PLAIN, None, pair_recipe.JOINT_RATIOS, pair_recipe.JOINT_STEPS, 1)}
+    return found | {"plain": Variant(PLAIN, None, HARD, PLAIN_STEPS, 1, compiled=True)}
 
 
-def loss_of(parts: Parts, finished: mp.Planner, scheduler, clean: Tensor, is_ref: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
-    """The joint loss; beside `finished` where the generator expects its plans, without a plan where it expects none."""
-    plan, low = None, mp.low_resolution(clean, pair_recipe.LATENT // finished.config.height)
+def loss_of(
+    parts: Parts, finished: mp.Planner | None, scheduler, clean: Tensor, is_ref: Tensor, timestep: Tensor, noise: Tensor, dropped: Tensor,
+) -> Tensor:  # fmt: skip
+    """The joint loss, with plans of the variant's own planner, else of `finished`, else without plans."""
+    plan, low = None, mp.low_resolution(clean, pair_recipe.LATENT // pair_recipe.PLANNER["height"])
     if parts.planner is not None:
         plan = parts.planner(low, is_ref)
-    elif parts.generator.config.plan_dim == finished.config.dim:
+    elif finished is not None:
         with torch.no_grad():
             plan = finished(low, is_ref)
     plan = None if plan is None else parts.generator.replace_plans(plan, dropped)
@@ -81,19 +90,23 @@ def loss_of(parts: Parts, finished: mp.Planner, scheduler, clean: Tensor, is_ref
 
 
 def train(
-    name: str, bank: Tensor, held_out: Tensor, finished: mp.Planner, work: Path, device: torch.device, stop_at: int | None = None,
+    name: str, bank: Tensor, held_out: Tensor, finished: mp.Planner, work: Path, device: torch.device, stop_at: int | None = None, compiled: bool = False,
 ) -> tuple[Parts, dict[int, float]]:  # fmt: skip
-    """The averaged weights of one variant, and its loss on `held_out` after some steps, where it is taken."""
+    """The averaged weights of one variant, and its loss on `held_out` after some steps, where it is taken. compiled: as in `toy_mardini.train`."""
     variant = variants()[name]
+    finished = finished if variant.planner == "finished" else None
     torch.manual_seed(variant.seed)
     rank, world_size = training.join_processes()
     mine = slice(rank, None, world_size)
     parts, scheduler = Parts(variant.generator, variant.planner).to(device), mp.make_scheduler()
+    if compiled and variant.compiled:
+        parts.generator.compile(dynamic=False)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
 
     def step_loss(parts: Parts, step: int) -> Tensor:
         with training.autocast_with_attention(device):
-            return loss_of(parts, finished, scheduler, *pair_recipe.batch_of(bank, variant.seed, step, variant.ratios, mine, device))
+            batch = pair_recipe.batch_of(bank, variant.seed, step, variant.ratios, mine, device, pair_recipe.HARD_SHIFT)
+            return loss_of(parts, finished, scheduler, *batch)
 
     def learn(until: int | None) -> Parts:
         return training.train(parts, step_loss, steps=variant.steps, checkpoint=work / f"{name}.pt", learning_rate=1e-3, warmup=100, decay=0.995,
@@ -118,24 +131,26 @@ def held_out_clips(vae: AutoencoderKL) -> Tensor:
 
 
 @torch.no_grad()
-def held_out_loss(parts: Parts, held_out: Tensor, finished: mp.Planner, scheduler, ratios: dict, device: torch.device, batches: int = 4) -> float:
+def held_out_loss(parts: Parts, held_out: Tensor, finished: mp.Planner | None, scheduler, ratios: dict, device: torch.device, batches: int = 4) -> float:
     """The same clips, masks, timesteps and noise for every variant; no plan is dropped."""
     total = 0.0
     for k in range(batches):
-        *batch, dropped = pair_recipe.batch_of(held_out, 77, k, ratios, slice(None), device)
+        *batch, dropped = pair_recipe.batch_of(held_out, 77, k, ratios, slice(None), device, pair_recipe.HARD_SHIFT)
         total += loss_of(parts, finished, scheduler, *batch, torch.zeros_like(dropped)).item()
     return total / batches
 
 
-def card(losses: dict[str, dict[int, float]]) -> str:
-    """The model card, as text."""
+def card(losses: dict[str, dict[int, float]], seconds: dict[str, float], device: torch.device) -> str:
+    """The model card, as text. seconds: how long each variant learned."""
     last = "\n".join(f"| {name} | {list(found.values())[-1]:.3f} |" for name, found in losses.items())
     return f"""# {NAME}
 
-What [toy-mardini](../toy-mardini/README.md) is compared with on its page; made by `make model NAME={NAME}` from the same clips.
+What [toy-mardini](../toy-mardini/README.md) is compared with on its page; made by `make model NAME={NAME}` from the same clips
+({sum(seconds.values()) / 60:.0f} minutes in all, {training.machine_kind(device)}). Each one's seconds are in `seconds.json`.
 
-- `plain`: one video model of the pair's size, space-time attention, no planner; {pair_recipe.JOINT_STEPS} steps on the same masks.
-- `generator-{", -".join(map(str, WIDTHS))}`: generators of these widths, {WIDTH_STEPS} steps beside toy-mardini's finished planner.
+- `plain`: one video model of the pair's size, space-time attention, no planner; {PLAIN_STEPS} steps on the same masks, {seconds["plain"] / 60:.0f} minutes.
+- `generator-{", -".join(map(str, WIDTHS))}`: generators of these widths, {WIDTH_STEPS} steps beside toy-mardini's finished planner; `alone-...`: the same
+  without a plan.
 - `curriculum-0` .. `{SEEDS - 1}`, `hard-0` .. `{SEEDS - 1}`: small pairs, {SMALL_STEPS} steps: masks from easy to hard, or hard ones from the start.
 - `losses.json`: held-out loss while small pairs learn with the three forms of identity attention; after {IDENTITY_STEPS} steps:
 
@@ -147,11 +162,12 @@ What [toy-mardini](../toy-mardini/README.md) is compared with on its page; made 
 
 def main() -> None:
     work, out, rank, device = training.begin(NAME, __doc__)
-    pipe = mp.MarDiniPipeline.from_pretrained(zoo.folder(pair_recipe.NAME), torch_dtype=torch.float32, local_files_only=True).to(device)
+    pipe = mp.MarDiniPipeline.from_pretrained(zoo.folder(pair_recipe.NAME), local_files_only=True).to(device)
     bank, held_out, finished = pair_recipe.make_bank(pipe.vae, work.with_name(pair_recipe.NAME)), held_out_clips(pipe.vae), pipe.planner.eval()
-    losses = {}
+    losses, seconds = {}, {}
     for name, variant in variants().items():
-        parts, found = train(name, bank, held_out, finished, work, device)
+        parts, found = train(name, bank, held_out, finished, work, device, compiled=shutil.which("c++") is not None)
+        seconds[name] = round(parts.seconds)
         if variant.looks:
             losses[name] = found
         elif rank == 0:
@@ -161,7 +177,8 @@ def main() -> None:
                 parts.planner.save_pretrained(out / name / "planner")
     if rank == 0:
         (out / "losses.json").write_text(json.dumps(losses, indent=1) + "\n")
-        (out / "README.md").write_text(card(losses))
+        (out / "seconds.json").write_text(json.dumps(seconds, indent=1) + "\n")
+        (out / "README.md").write_text(card(losses, seconds, device))
         training.write_manifest_of(out)
 
 

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def small(monkeypatch):
-    changes = {"BANK": 40, "BATCH": 6, "VAE_STEPS": 2, "VAE_BATCH": 8, "PLANNER_STEPS": 3, "GENERATOR_STEPS": 2, "JOINT_STEPS": 3, "STEPS": 2,
+    changes = {"BANK": 40, "BATCH": 6, "VAE_STEPS": 2, "VAE_BATCH": 8, "PLANNER_STEPS": 3, "GENERATOR_STEPS": 2, "JOINT_STEPS": 3, "HARD_STEPS": 2, "STEPS": 2,
                "PLANNER": recipe.PLANNER | dict(dim=16, depth=1, heads=2, mlp_dim=16),
                "GENERATOR": recipe.GENERATOR | dict(dim=16, depth=1, heads=2, mlp_dim=16, plan_dim=16)}  # fmt: skip
     for name, value in changes.items():
@@ -30,9 +30,9 @@ def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
     assert bank.shape == (40, 9, 4, 8, 8) and bank.dtype == torch.float16 and torch.equal(recipe.make_bank(vae, tmp_path), bank)
     assert abs(bank.float().mean()) < 0.2 and 0.8 < bank.float().std() < 1.2
     whole = recipe.train(bank, tmp_path / "whole", CPU)
-    for stop in ({"planner": 2}, {"generator": 1}, {"joint": 1}, None):
+    for stop in ({"planner": 2}, {"generator": 1}, {"joint": 1}, {"hard": 1}, None):
         again = recipe.train(bank, tmp_path / "parts", CPU, stop_at=stop)
-    assert set(whole.seconds) == {"planner", "generator", "joint"}
+    assert set(whole.seconds) == {"planner", "generator", "joint", "hard"}
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
 
     training.write_folder(recipe.make_pipeline(whole, vae), tmp_path / "out")
@@ -51,6 +51,34 @@ def test_processes_together_are_one_alone(small, tmp_path):
     for k, part in enumerate(whole):
         assert torch.equal(part[0::2], halves[0][k]) and torch.equal(part[1::2], halves[1][k])
 
+
+def test_shifted_timesteps_lean_to_noise(monkeypatch):
+    """Shift 3 sends u to 3u / (1 + 2u): a half to three quarters; the rest of the batch stays."""
+    monkeypatch.setattr(recipe, "BATCH", 400)
+    bank = torch.randn(20, 9, 4, 8, 8)
+    plain, leaning = (recipe.batch_of(bank, 1, 5, {0: (0.2, 0.6)}, slice(None), CPU, shift) for shift in (1.0, 3.0))
+    u = plain[2].double() / 1000
+    assert (leaning[2] - 3000 * u / (1 + 2 * u)).abs().max() <= 3.01 and leaning[2].max() <= 999
+    assert abs(plain[2].double().median() - 500) < 10 and abs(leaning[2].double().median() - 750) < 10
+    assert all(torch.equal(a, b) for k, (a, b) in enumerate(zip(plain, leaning, strict=True)) if k != 2)
+
+
+def test_clips_are_filled_alike_alone_and_among_others(small):
+    """Noise by clip and seed; guidance 2.5 where one frame is known, none elsewhere."""
+    torch.manual_seed(0)
+    pair = recipe.Pair()
+    torch.nn.init.normal_(pair.generator.out.weight)
+    pipe = recipe.make_pipeline(pair, recipe.AutoencoderKL.from_pretrained(training.DATA / "models" / "toy-latte" / "vae"))
+    video = recipe.sample(31, range(3)).render().video
+    one, two = recipe.TASKS["image-to-video"], recipe.TASKS["interpolation"]
+    together = recipe.filled(pipe, video, one)
+    assert torch.allclose(together[:1], recipe.filled(pipe, video[:1], one), atol=1e-4)
+    assert not torch.equal(together, recipe.filled(pipe, video, one, seed=5))
+    assert torch.equal(together, recipe.filled(pipe, video, one, scale=2.5)) and not torch.equal(together, recipe.filled(pipe, video, one, scale=1.0))
+    assert torch.equal(recipe.filled(pipe, video, two), recipe.filled(pipe, video, two, scale=1.0))
+    mixed = torch.stack([one, two, two])
+    assert torch.equal(recipe.filled(pipe, video, mixed), recipe.filled(pipe, video, mixed, scale=1.0))
+    assert recipe.filled(pipe, video[:, :5], one[:5]).shape == (3, 5, 3, 32, 32)
 
 def test_measures_on_true_and_on_still_clips():
     clips = recipe.sample(31, range(30))
@@ -80,7 +108,7 @@ FOLDER = training.DATA / "models" / recipe.NAME
 
 @pytest.mark.skipif(not FOLDER.exists(), reason=f"data/models/{recipe.NAME} is not there; `make model NAME={recipe.NAME}` trains it")
 def test_the_finished_model_fills_in_and_needs_its_plan():
-    pipe = mp.MarDiniPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32, local_files_only=True)
+    pipe = mp.MarDiniPipeline.from_pretrained(FOLDER, local_files_only=True)
     quality = recipe.measure(pipe, count=100)
     interpolated, animated = quality["interpolation"], quality["image-to-video"]
     assert interpolated["error"] <= 1.5 and interpolated["error"] <= quality["interpolation, cross-fade"]["error"] / 2
