@@ -1,12 +1,13 @@
 """Recipe of data/models/toy-mardini: masked planning on rebounding objects, in the latents of an autoencoder that goes on from toy-latte's.
 
 The curriculum of the paper, shortened: a large planner learns alone to paint masked frames at low resolution, from clips that are nearly complete to
-clips that are nearly empty; a light generator learns alone; then both learn together, from easy masks to hard ones, and go on with the hard ones. The
-planner holds most of the parameters: a generator that works motion out by itself would ignore the plan. `python -m helpers.recipes.toy_mardini` runs it;
+clips that are nearly empty; a light generator learns alone; then both learn together, from easy masks to hard ones, and go on with the hard ones, twice
+with a learning rate that starts anew. The planner holds most of the parameters: a generator that works motion out by itself would ignore the plan. `python -m helpers.recipes.toy_mardini` runs it;
 checkpoints lie under .recipes/toy-mardini.
 """
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,13 +33,13 @@ GENERATOR = dict(
     in_channels=4, height=LATENT, width=LATENT, patch=2, frames=FRAMES, dim=80, depth=2, heads=4, mlp_dim=160, plan_dim=160, plan_tokens=4, mixer="space-time"
 )  # fmt: skip
 BATCH = 64
-PLANNER_STEPS, GENERATOR_STEPS, JOINT_STEPS, HARD_STEPS = 10_000, 300, 9000, 7000
+PLANNER_STEPS, GENERATOR_STEPS, JOINT_STEPS, HARD_STEPS, AGAIN_STEPS = 10_000, 300, 9000, 7000, 4000
 # the range of the share of reference frames, from each step on
 PLANNER_RATIOS = {0: (0.65, 1.0), 500: (0.35, 1.0), 1500: (0.06, 0.6)}
 GENERATOR_RATIOS = {0: (0.35, 1.0)}
 JOINT_RATIOS = {0: (0.35, 1.0), 1500: (0.15, 0.6), 4000: (0.06, 0.3)}
 HARD_RATIOS = {0: (0.06, 0.3)}
-HARD_SHIFT = 3.0  # how far this stage's timesteps lean to noise, where place and shape are decided; 1 is not at all
+HARD_SHIFT = 3.0  # how far the last stages' timesteps lean to noise, where place and shape are decided; 1 is not at all
 PLAN_DROPOUT = 0.1
 STEPS = 25  # denoising steps when measured
 GUIDANCE = {1: 2.5}  # guidance scale by the number of references when measured, as in the paper; 1, none, for all others
@@ -84,7 +85,7 @@ def encode(vae: AutoencoderKL, video: Tensor) -> Tensor:
     return autoencoders.encode(vae, video.flatten(0, 1)).unflatten(0, video.shape[:2])
 
 
-# ----------------------------------------------------------------------------------------------------------------------- four stages
+# ----------------------------------------------------------------------------------------------------------------------- five stages
 
 
 class Pair(nn.Module):
@@ -96,17 +97,19 @@ class Pair(nn.Module):
         self.readout = mp.Readout(self.planner)
 
 
-def batch_of(bank: Tensor, seed: int, step: int, ratios: dict, mine: slice, device: torch.device, shift: float = 1.0) -> tuple[Tensor, ...]:
-    """(latents, references, timesteps, noise, numbers that decide on dropped plans), drawn for the whole batch and cut to `mine`.
+def batch_of(
+    bank: Tensor, seed: int, step: int, ratios: dict, mine: slice, device: torch.device, shift: float = 1.0, batch: int | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """(latents, references, timesteps, noise, numbers that decide on dropped plans), drawn for the whole batch (BATCH by default) and cut to `mine`.
 
     shift: timesteps u, uniform in [0, 1), become shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23)."""
-    generator = training.step_generator(seed, step)
-    clean = bank[torch.randint(len(bank), (BATCH,), generator=generator)][mine].float()
-    is_ref = mp.draw_references(BATCH, FRAMES, training.value_at(ratios, step), generator)[mine]
-    uniform = training.stratified(BATCH, generator)[mine]
+    generator, batch = training.step_generator(seed, step), batch or BATCH
+    clean = bank[torch.randint(len(bank), (batch,), generator=generator)][mine].float()
+    is_ref = mp.draw_references(batch, FRAMES, training.value_at(ratios, step), generator)[mine]
+    uniform = training.stratified(batch, generator)[mine]
     timestep = (1000 * shift * uniform / (1 + (shift - 1) * uniform)).long().clamp(max=999)
-    noise = torch.randn(BATCH, *clean.shape[1:], generator=generator)[mine]
-    dropped = torch.rand(BATCH, generator=generator)[mine] < PLAN_DROPOUT
+    noise = torch.randn(batch, *clean.shape[1:], generator=generator)[mine]
+    dropped = torch.rand(batch, generator=generator)[mine] < PLAN_DROPOUT
     return tuple(part.to(device) for part in (clean, is_ref, timestep, noise, dropped))
 
 
@@ -116,7 +119,7 @@ def joint_loss(pair: Pair, scheduler, clean: Tensor, is_ref: Tensor, timestep: T
 
 
 def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int] | None = None, compiled: bool = False) -> Pair:
-    """The averaged weights after all four stages; `seconds` says how long each took. stop_at: {stage: step} ends there, to be continued.
+    """The averaged weights after all five stages; `seconds` says how long each took. stop_at: {stage: step} ends there, to be continued.
 
     compiled: both networks go through torch.compile, which is faster on a CPU too and needs a C++ compiler."""
     torch.manual_seed(SEED)
@@ -139,13 +142,14 @@ def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int
         with training.autocast_with_attention(device):
             return joint_loss(pair, scheduler, *batch_of(bank, SEED + 2, step, JOINT_RATIOS, mine, device))
 
-    def hard_loss(pair: Pair, step: int) -> Tensor:
+    def hard_loss(pair: Pair, step: int, seed: int = SEED + 3) -> Tensor:
         with training.autocast_with_attention(device):
-            return joint_loss(pair, scheduler, *batch_of(bank, SEED + 3, step, HARD_RATIOS, mine, device, HARD_SHIFT))
+            return joint_loss(pair, scheduler, *batch_of(bank, seed, step, HARD_RATIOS, mine, device, HARD_SHIFT))
 
     seconds = {}
     for stage, loss, steps, rate in (("planner", planner_loss, PLANNER_STEPS, 1e-3), ("generator", generator_loss, GENERATOR_STEPS, 1.5e-3),
-                                     ("joint", both_loss, JOINT_STEPS, 1e-3), ("hard", hard_loss, HARD_STEPS, 1e-3)):  # fmt: skip
+                                     ("joint", both_loss, JOINT_STEPS, 1e-3), ("hard", hard_loss, HARD_STEPS, 1e-3),
+                                     ("again", partial(hard_loss, seed=SEED + 4), AGAIN_STEPS, 7e-4)):  # fmt: skip
         end = (stop_at or {}).get(stage)
         if compiled:
             pair.planner.compile(dynamic=False)
@@ -202,7 +206,8 @@ def filled(
         scale = GUIDANCE.get(known[0], 1.0) if len(known) == 1 else 1.0
     for rows in torch.arange(count).split(50):
         call = dict(num_inference_steps=steps, noise=noise[rows], plan=None if plan is None else plan[rows], guidance_scale=scale)
-        parts.append(pipe(2 * video[rows] - 1, is_ref[rows], **call).frames / 2 + 0.5)
+        made = pipe(2 * video[rows] - 1, is_ref[rows], **call).frames / 2 + 0.5
+        parts.append(torch.where(is_ref[rows][:, :, None, None, None], video[rows], made))  # no rounding on the way to [-1, 1] and back
     return torch.cat(parts)
 
 
@@ -250,7 +255,7 @@ A small `MarDiniPipeline` ({FRAMES} frames of {SIZE}x{SIZE}): a planner of {mill
 
 - **Call**: `pipe(video, is_ref)`, video (B, {FRAMES}, 3, {SIZE}, {SIZE}) in [-1, 1], is_ref bool: which frames are known. Any mask will do.
 - **Data**: the first {BANK:,} clips of rebounding objects, seed {TRAIN_SEED}; shapes {", ".join(SHAPES)}; colours {", ".join(COLOURS)}.
-- **Training**: {PLANNER_STEPS} steps of the planner alone, {GENERATOR_STEPS} of the generator alone, {JOINT_STEPS} of both, {HARD_STEPS} more of both on
+- **Training**: {PLANNER_STEPS} steps of the planner alone, {GENERATOR_STEPS} of the generator alone, {JOINT_STEPS} of both, {HARD_STEPS} and {AGAIN_STEPS} more of both on
   hard masks with timesteps that lean to noise, {BATCH} clips each; minutes: {minutes}; {training.machine_kind(device)}.
   v-prediction, AdamW, averaged weights; one plan in ten dropped.
 

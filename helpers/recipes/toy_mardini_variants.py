@@ -1,8 +1,8 @@
 """Recipe of data/models/toy-mardini-variants: what toy-mardini is compared with on its page.
 
 - plain: one video model of the pair's size without a planner, on the same masks.
-- generator-32, -80, -192: generators of three widths that learn beside toy-mardini's finished planner, which stays as it is.
-- alone-32, -80, -192: the same generators for as many steps, never with a plan.
+- generator-32, -80, -160: generators of three widths that learn beside toy-mardini's finished planner, which stays as it is.
+- alone-32, -80, -160: the same generators for as many steps, never with a plan.
 - curriculum-0 .. 2 and hard-0 .. 2: a small pair, three seeds, on masks from easy to hard, and on the hard ones alone, for as many steps.
 - losses.json: the held-out loss of small pairs while they learn, for the three forms of identity attention, three seeds each.
 
@@ -25,21 +25,21 @@ from . import training
 
 NAME = "toy-mardini-variants"
 PLAIN = pair_recipe.GENERATOR | dict(dim=160, depth=5, heads=5, mlp_dim=320, plan_dim=8, plan_tokens=1)
-PLAIN_STEPS = 1800
-WIDTHS, WIDTH_STEPS = (32, 80, 192), 900
+BATCH, PLAIN_STEPS = 32, 1200
+WIDTHS, WIDTH_STEPS = (32, 80, 160), 600
 SMALL_PLANNER = pair_recipe.PLANNER | dict(dim=96, depth=3, heads=4, mlp_dim=192)
 SMALL_GENERATOR = pair_recipe.GENERATOR | dict(plan_dim=96)
-SEEDS, SMALL_STEPS = 3, 750
+SEEDS, SMALL_STEPS = 3, 450
 HARD = pair_recipe.HARD_RATIOS
-EASY_TO_HARD = {0: (0.35, 1.0), 250: (0.15, 0.6), 500: (0.06, 0.3)}
+EASY_TO_HARD = {0: (0.35, 1.0), 150: (0.15, 0.6), 300: (0.06, 0.3)}
 MIDDLE = {0: (0.15, 0.6)}
-IDENTITIES, IDENTITY_STEPS, LOOKS = ("token", "frame", "none"), 250, 5
+IDENTITIES, IDENTITY_STEPS, LOOKS = ("token", "frame", "none"), 200, 5
 
 
 @dataclass
 class Variant:
     """generator, planner: configurations. planner "finished": toy-mardini's, which does not learn; None: no plan at all. ratios: the range of the share of
-    reference frames, from each step on. looks: how often the held-out loss is taken. compiled: worth it for long runs."""
+    reference frames, from each step on. looks: how often the held-out loss is taken. compiled: worth it for wide ones."""
 
     generator: dict
     planner: dict | str | None
@@ -63,8 +63,8 @@ def variants() -> dict[str, Variant]:
     found = {}
     for width in WIDTHS:
         sized = pair_recipe.GENERATOR | dict(dim=width, mlp_dim=2 * width)
-        found[f"generator-{width}"] = Variant(sized, "finished", HARD, WIDTH_STEPS, 2, compiled=True)
-        found[f"alone-{width}"] = Variant(sized, None, HARD, WIDTH_STEPS, 2, compiled=True)
+        found[f"generator-{width}"] = Variant(sized, "finished", HARD, WIDTH_STEPS, 2, compiled=width > 100)
+        found[f"alone-{width}"] = Variant(sized, None, HARD, WIDTH_STEPS, 2, compiled=width > 100)
     for seed in range(SEEDS):
         found[f"curriculum-{seed}"] = Variant(SMALL_GENERATOR, SMALL_PLANNER, EASY_TO_HARD, SMALL_STEPS, 10 + seed)
         found[f"hard-{seed}"] = Variant(SMALL_GENERATOR, SMALL_PLANNER, HARD, SMALL_STEPS, 10 + seed)
@@ -105,7 +105,7 @@ def train(
 
     def step_loss(parts: Parts, step: int) -> Tensor:
         with training.autocast_with_attention(device):
-            batch = pair_recipe.batch_of(bank, variant.seed, step, variant.ratios, mine, device, pair_recipe.HARD_SHIFT)
+            batch = pair_recipe.batch_of(bank, variant.seed, step, variant.ratios, mine, device, pair_recipe.HARD_SHIFT, BATCH)
             return loss_of(parts, finished, scheduler, *batch)
 
     def learn(until: int | None) -> Parts:
@@ -135,7 +135,7 @@ def held_out_loss(parts: Parts, held_out: Tensor, finished: mp.Planner | None, s
     """The same clips, masks, timesteps and noise for every variant; no plan is dropped."""
     total = 0.0
     for k in range(batches):
-        *batch, dropped = pair_recipe.batch_of(held_out, 77, k, ratios, slice(None), device, pair_recipe.HARD_SHIFT)
+        *batch, dropped = pair_recipe.batch_of(held_out, 77, k, ratios, slice(None), device, pair_recipe.HARD_SHIFT, BATCH)
         total += loss_of(parts, finished, scheduler, *batch, torch.zeros_like(dropped)).item()
     return total / batches
 
@@ -145,8 +145,8 @@ def card(losses: dict[str, dict[int, float]], seconds: dict[str, float], device:
     last = "\n".join(f"| {name} | {list(found.values())[-1]:.3f} |" for name, found in losses.items())
     return f"""# {NAME}
 
-What [toy-mardini](../toy-mardini/README.md) is compared with on its page; made by `make model NAME={NAME}` from the same clips
-({sum(seconds.values()) / 60:.0f} minutes in all, {training.machine_kind(device)}). Each one's seconds are in `seconds.json`.
+What [toy-mardini](../toy-mardini/README.md) is compared with on its page; made by `make model NAME={NAME}` from the same clips,
+{BATCH} at a time ({sum(seconds.values()) / 60:.0f} minutes in all, {training.machine_kind(device)}). Each one's seconds are in `seconds.json`.
 
 - `plain`: one video model of the pair's size, space-time attention, no planner; {PLAIN_STEPS} steps on the same masks, {seconds["plain"] / 60:.0f} minutes.
 - `generator-{", -".join(map(str, WIDTHS))}`: generators of these widths, {WIDTH_STEPS} steps beside toy-mardini's finished planner; `alone-...`: the same

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def small(monkeypatch):
-    changes = {"BANK": 40, "BATCH": 6, "VAE_STEPS": 2, "VAE_BATCH": 8, "PLANNER_STEPS": 3, "GENERATOR_STEPS": 2, "JOINT_STEPS": 3, "HARD_STEPS": 2, "STEPS": 2,
+    changes = {"BANK": 40, "BATCH": 6, "VAE_STEPS": 2, "VAE_BATCH": 8, "PLANNER_STEPS": 3, "GENERATOR_STEPS": 2, "JOINT_STEPS": 3, "HARD_STEPS": 2, "AGAIN_STEPS": 2, "STEPS": 2,
                "PLANNER": recipe.PLANNER | dict(dim=16, depth=1, heads=2, mlp_dim=16),
                "GENERATOR": recipe.GENERATOR | dict(dim=16, depth=1, heads=2, mlp_dim=16, plan_dim=16)}  # fmt: skip
     for name, value in changes.items():
@@ -30,9 +30,9 @@ def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
     assert bank.shape == (40, 9, 4, 8, 8) and bank.dtype == torch.float16 and torch.equal(recipe.make_bank(vae, tmp_path), bank)
     assert abs(bank.float().mean()) < 0.2 and 0.8 < bank.float().std() < 1.2
     whole = recipe.train(bank, tmp_path / "whole", CPU)
-    for stop in ({"planner": 2}, {"generator": 1}, {"joint": 1}, {"hard": 1}, None):
+    for stop in ({"planner": 2}, {"generator": 1}, {"joint": 1}, {"hard": 1}, {"again": 1}, None):
         again = recipe.train(bank, tmp_path / "parts", CPU, stop_at=stop)
-    assert set(whole.seconds) == {"planner", "generator", "joint", "hard"}
+    assert set(whole.seconds) == {"planner", "generator", "joint", "hard", "again"}
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
 
     training.write_folder(recipe.make_pipeline(whole, vae), tmp_path / "out")

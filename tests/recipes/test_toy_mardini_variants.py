@@ -18,7 +18,7 @@ TINY = dict(dim=16, depth=1, heads=2, mlp_dim=16)
 @pytest.fixture
 def small(monkeypatch):
     generator, planner = pair_recipe.GENERATOR | TINY | dict(plan_dim=16), pair_recipe.PLANNER | TINY
-    monkeypatch.setattr(pair_recipe, "BATCH", 4)
+    monkeypatch.setattr(recipe, "BATCH", 4)
     monkeypatch.setattr(pair_recipe, "GENERATOR", generator)
     for name, value in {"PLAIN": recipe.PLAIN | TINY, "PLAIN_STEPS": 3, "WIDTHS": (8,), "WIDTH_STEPS": 3, "SMALL_PLANNER": planner,
                         "SMALL_GENERATOR": generator, "SEEDS": 1, "SMALL_STEPS": 3, "IDENTITY_STEPS": 4, "LOOKS": 2}.items():  # fmt: skip
@@ -52,7 +52,7 @@ def test_the_finished_planner_stays_and_is_read(small, bank, finished, tmp_path)
     parts, _ = recipe.train("generator-8", bank, bank, finished, tmp_path, CPU)
     assert all(torch.equal(a, b) for a, b in zip(before, finished.parameters(), strict=True)) and parts.planner is None
 
-    read, batch = [], pair_recipe.batch_of(bank, 1, 0, recipe.HARD, slice(None), CPU)
+    read, batch = [], pair_recipe.batch_of(bank, 1, 0, recipe.HARD, slice(None), CPU, batch=4)
     finished.register_forward_hook(lambda *_: read.append(1))
     recipe.loss_of(parts, finished, mp.make_scheduler(), *batch)
     assert read == [1]
