@@ -2,8 +2,8 @@
 
 The curriculum of the paper, shortened: a large planner learns alone to paint masked frames at low resolution, from clips that are nearly complete to
 clips that are nearly empty; a light generator learns alone; then both learn together, from easy masks to hard ones, and go on with the hard ones, twice
-with a learning rate that starts anew. The planner holds most of the parameters: a generator that works motion out by itself would ignore the plan. `python -m helpers.recipes.toy_mardini` runs it;
-checkpoints lie under .recipes/toy-mardini.
+with a learning rate that starts anew. The planner holds most of the parameters: a generator that works motion out by itself would ignore the plan.
+`python -m helpers.recipes.toy_mardini` runs it; checkpoints lie under .recipes/toy-mardini.
 """
 
 import shutil
@@ -195,17 +195,17 @@ def sets_out_right(read: analysers.ClipReading, clips: Rebounds) -> Tensor:
 
 
 def filled(
-    pipe: mp.MarDiniPipeline, video: Tensor, is_ref: Tensor, plan: Tensor | None = None, steps: int = STEPS, scale: float | None = None, seed: int = SEED,
+    pipe: mp.MarDiniPipeline, video: Tensor, is_ref: Tensor, plan: Tensor | None = None, steps: int | None = None, scale: float | None = None, seed: int = SEED,
 ) -> Tensor:  # fmt: skip
-    """Clips (N, T, 3, S, S) in [0, 1] with the masked frames generated. scale: of the guidance; `GUIDANCE`'s by default, none for clips whose numbers of
-    references differ. The noise of clip i depends on `seed` alone, not on what else is asked."""
+    """Clips (N, T, 3, S, S) in [0, 1] with the masked frames generated, in `STEPS` steps unless `steps` says otherwise. scale: of the guidance;
+    `GUIDANCE`'s by default, none for clips whose numbers of references differ. The noise of clip i depends on `seed` alone, not on what else is asked."""
     count, frames, parts = *video.shape[:2], []
     noise, is_ref = torch.randn(count, frames, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(seed)), is_ref.expand(count, -1)
     if scale is None:
         known = is_ref.sum(1).unique().tolist()
         scale = GUIDANCE.get(known[0], 1.0) if len(known) == 1 else 1.0
     for rows in torch.arange(count).split(50):
-        call = dict(num_inference_steps=steps, noise=noise[rows], plan=None if plan is None else plan[rows], guidance_scale=scale)
+        call = dict(num_inference_steps=steps or STEPS, noise=noise[rows], plan=None if plan is None else plan[rows], guidance_scale=scale)
         made = pipe(2 * video[rows] - 1, is_ref[rows], **call).frames / 2 + 0.5
         parts.append(torch.where(is_ref[rows][:, :, None, None, None], video[rows], made))  # no rounding on the way to [-1, 1] and back
     return torch.cat(parts)
@@ -255,9 +255,9 @@ A small `MarDiniPipeline` ({FRAMES} frames of {SIZE}x{SIZE}): a planner of {mill
 
 - **Call**: `pipe(video, is_ref)`, video (B, {FRAMES}, 3, {SIZE}, {SIZE}) in [-1, 1], is_ref bool: which frames are known. Any mask will do.
 - **Data**: the first {BANK:,} clips of rebounding objects, seed {TRAIN_SEED}; shapes {", ".join(SHAPES)}; colours {", ".join(COLOURS)}.
-- **Training**: {PLANNER_STEPS} steps of the planner alone, {GENERATOR_STEPS} of the generator alone, {JOINT_STEPS} of both, {HARD_STEPS} and {AGAIN_STEPS} more of both on
-  hard masks with timesteps that lean to noise, {BATCH} clips each; minutes: {minutes}; {training.machine_kind(device)}.
-  v-prediction, AdamW, averaged weights; one plan in ten dropped.
+- **Training**: {PLANNER_STEPS} steps of the planner alone, {GENERATOR_STEPS} of the generator alone, {JOINT_STEPS} of both, {HARD_STEPS} and then
+  {AGAIN_STEPS} more of both on hard masks with timesteps that lean to noise, {BATCH} clips each; minutes: {minutes};
+  {training.machine_kind(device)}. v-prediction, AdamW, averaged weights; one plan in ten dropped.
 
 Measured by the toy world's analysers on {HELD_OUT} clips of seed {HELD_OUT_SEED}, {STEPS} steps, none chosen. Guidance 2.5 where one frame is known, none
 elsewhere, as in the paper. "error": distance of the object's centre from the true one, masked frames only (one frame does not say how fast the object
