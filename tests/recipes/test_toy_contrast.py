@@ -44,8 +44,9 @@ def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
     assert "| pixels | 9.0 % | 20.5 % | 14.0 % |" in recipe.card({"pixels": (9.0, 20.5, 14.0)}, model, CPU)
 
 
-def test_processes_together_are_one_alone(small):
-    """Two halves of a batch: their mean loss and mean gradient are those of the whole batch."""
+def test_processes_together_are_one_alone(small, monkeypatch):
+    """Two halves of a batch: their mean loss and mean gradient are those of the whole batch, up to float32 rounding (bfloat16's would hide a fault)."""
+    monkeypatch.setattr(training, "has_bfloat16", lambda device: False)
     torch.manual_seed(0)
     model = recipe.Contrast()
 
@@ -81,7 +82,7 @@ def test_whole_loss_against_a_slow_loop():
             for i, x in enumerate(both)]  # fmt: skip
     assert recipe.whole_loss(a, b).item() == pytest.approx(sum(slow) / 8, rel=1e-5)
     same = recipe.whole_loss(torch.eye(4), torch.eye(4)).item()  # partners at cosine 1, six others at 0
-    assert same == pytest.approx(math.log(1 + 6 * math.exp(-1 / recipe.TEMPERATURE)), rel=1e-4)
+    assert same == pytest.approx(math.log(1 + 6 * math.exp(-1 / recipe.TEMPERATURE)), abs=1e-6)  # float32: small, as the difference of large numbers
 
 
 def test_point_loss_against_a_slow_loop_and_leaves_out_what_is_near():
