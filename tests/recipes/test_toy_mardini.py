@@ -81,6 +81,7 @@ def test_clips_are_filled_alike_alone_and_among_others(small):
     assert torch.equal(recipe.filled(pipe, video, mixed), recipe.filled(pipe, video, mixed, scale=1.0))
     assert recipe.filled(pipe, video[:, :5], one[:5]).shape == (3, 5, 3, 32, 32)
 
+
 def test_measures_on_true_and_on_still_clips():
     clips = recipe.sample(31, range(30))
     video = clips.render().video
