@@ -2,7 +2,9 @@
 
 The curriculum of the paper, shortened: a large planner learns alone to paint masked frames at low resolution, from clips that are nearly complete to
 clips that are nearly empty; a light generator learns alone; then both learn together, from easy masks to hard ones, and go on with the hard ones, twice
-with a learning rate that starts anew. The planner holds most of the parameters: a generator that works motion out by itself would ignore the plan.
+with a learning rate that starts anew. The planner is finished then, and stays; a deeper generator of the same size learns from nothing beside it (ours),
+at the end from clips that nothing was trained on. The planner holds most of the parameters: a generator that works motion out by itself would ignore
+the plan.
 `python -m helpers.recipes.toy_mardini` runs it; checkpoints lie under .recipes/toy-mardini.
 """
 
@@ -25,20 +27,22 @@ NAME = "toy-mardini"
 SEED = 2203
 SIZE, FRAMES, LATENT = 32, 9, 8
 SHAPES, COLOURS = ("disc", "square", "triangle", "ring"), ("red", "yellow", "green", "blue")
-BANK = 48_000
+BANK, FRESH = 48_000, range(48_000, 112_000)  # clips that all stages but the last learn from; those of the last
 VAE_STEPS, VAE_BATCH = 1200, 64
-TRAIN_SEED, HELD_OUT_SEED, HELD_OUT = 8, 9, 200  # of the family rebounds; clips that the card measures
+TRAIN_SEED, HELD_OUT_SEED, HELD_OUT = 8, 30, 200  # of the family rebounds; clips that the card measures
 PLANNER = dict(in_channels=4, height=4, width=4, patch=2, frames=FRAMES, dim=160, depth=6, heads=5, mlp_dim=640)
 GENERATOR = dict(
-    in_channels=4, height=LATENT, width=LATENT, patch=2, frames=FRAMES, dim=80, depth=2, heads=4, mlp_dim=160, plan_dim=160, plan_tokens=4, mixer="space-time"
+    in_channels=4, height=LATENT, width=LATENT, patch=2, frames=FRAMES, dim=64, depth=3, heads=4, mlp_dim=192, plan_dim=160, plan_tokens=4, mixer="space-time"
 )  # fmt: skip
+FIRST_GENERATOR = GENERATOR | dict(dim=80, depth=2, mlp_dim=160)  # the planner's partner until it is finished
 BATCH = 64
-PLANNER_STEPS, GENERATOR_STEPS, JOINT_STEPS, HARD_STEPS, AGAIN_STEPS = 10_000, 300, 9000, 7000, 4000
+PLANNER_STEPS, GENERATOR_STEPS, JOINT_STEPS, HARD_STEPS, AGAIN_STEPS, BESIDE_STEPS, FRESH_STEPS = 10_000, 300, 9000, 7000, 4000, 20_000, 7000
 # the range of the share of reference frames, from each step on
 PLANNER_RATIOS = {0: (0.65, 1.0), 500: (0.35, 1.0), 1500: (0.06, 0.6)}
 GENERATOR_RATIOS = {0: (0.35, 1.0)}
 JOINT_RATIOS = {0: (0.35, 1.0), 1500: (0.15, 0.6), 4000: (0.06, 0.3)}
 HARD_RATIOS = {0: (0.06, 0.3)}
+BESIDE_RATIOS = {0: (0.15, 0.6), 2000: (0.06, 0.45), 6000: (0.06, 0.3)}
 HARD_SHIFT = 3.0  # how far the last stages' timesteps lean to noise, where place and shape are decided; 1 is not at all
 PLAN_DROPOUT = 0.1
 STEPS = 25  # denoising steps when measured
@@ -67,14 +71,14 @@ def train_vae(work: Path, device: torch.device, stop_at: int | None = None) -> A
     return vae.to(memory_format=torch.contiguous_format).eval()
 
 
-def make_bank(vae: AutoencoderKL, work: Path) -> Tensor:
-    """Latents of the clips that are trained on, (BANK, FRAMES, 4, 8, 8) in half precision; encoded once."""
+def make_bank(vae: AutoencoderKL, work: Path, name: str = "bank", clips: range | None = None) -> Tensor:
+    """Latents of `clips` of the training seed, the first BANK by default: (clips, FRAMES, 4, 8, 8) in half precision; encoded once, kept as `name`."""
     rank, world_size = training.join_processes()
-    paths = [work / f"bank_{r}_of_{world_size}.pt" for r in range(world_size)]
+    paths, clips = [work / f"{name}_{r}_of_{world_size}.pt" for r in range(world_size)], range(BANK) if clips is None else clips
     if not paths[rank].exists():
         pieces = []
-        for start in tqdm(range(64 * rank, BANK, 64 * world_size), desc="encoding clips", mininterval=5, disable=rank > 0):
-            pieces.append(encode(vae, sample(TRAIN_SEED, range(start, min(start + 64, BANK))).render().video).half().cpu())
+        for start in tqdm(range(64 * rank, len(clips), 64 * world_size), desc="encoding clips", mininterval=5, disable=rank > 0):
+            pieces.append(encode(vae, sample(TRAIN_SEED, clips[start : start + 64]).render().video).half().cpu())
         training.save_atomically(torch.cat(pieces), paths[rank])
     training.wait_for_all()
     return torch.cat([torch.load(path, weights_only=True) for path in paths])
@@ -85,15 +89,15 @@ def encode(vae: AutoencoderKL, video: Tensor) -> Tensor:
     return autoencoders.encode(vae, video.flatten(0, 1)).unflatten(0, video.shape[:2])
 
 
-# ----------------------------------------------------------------------------------------------------------------------- five stages
+# ----------------------------------------------------------------------------------------------------------------------- seven stages
 
 
 class Pair(nn.Module):
-    """Both networks, and the readout that only the planner's own stage uses."""
+    """The planner, its first generator, and the readout that only the planner's own stage uses."""
 
     def __init__(self):
         super().__init__()
-        self.planner, self.generator = mp.Planner(**PLANNER), mp.Generator(**GENERATOR)
+        self.planner, self.generator = mp.Planner(**PLANNER), mp.Generator(**FIRST_GENERATOR)
         self.readout = mp.Readout(self.planner)
 
 
@@ -118,8 +122,9 @@ def joint_loss(pair: Pair, scheduler, clean: Tensor, is_ref: Tensor, timestep: T
     return mp.generator_loss(pair.generator, scheduler, clean, is_ref, timestep, noise, pair.generator.replace_plans(plan, dropped))
 
 
-def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int] | None = None, compiled: bool = False) -> Pair:
-    """The averaged weights after all five stages; `seconds` says how long each took. stop_at: {stage: step} ends there, to be continued.
+def train(bank: Tensor, fresh: Tensor, work: Path, device: torch.device, stop_at: dict[str, int] | None = None, compiled: bool = False) -> Pair:
+    """The averaged weights after all seven stages; `seconds` says how long each took. fresh: the last stage's clips. stop_at: {stage: step} ends
+    there, to be continued.
 
     compiled: both networks go through torch.compile, which is faster on a CPU too and needs a C++ compiler."""
     torch.manual_seed(SEED)
@@ -158,10 +163,46 @@ def train(bank: Tensor, work: Path, device: torch.device, stop_at: dict[str, int
                                  stop_at=end)  # fmt: skip
         seconds[stage] = average.seconds
         if end is not None and end < steps:
-            break
+            return pair
         pair = average.requires_grad_(True).train()
-    pair.seconds = seconds
+
+    pair.generator, beside = train_beside(pair.planner, bank, fresh, work, device, stop_at, compiled)
+    pair.seconds = seconds | beside
     return pair.eval()
+
+
+def train_beside(
+    planner: mp.Planner, bank: Tensor, fresh: Tensor, work: Path, device: torch.device, stop_at: dict[str, int] | None = None, compiled: bool = False,
+) -> tuple[mp.Generator, dict[str, float]]:  # fmt: skip
+    """The last two stages of `train`: the averaged weights of a generator that learns from nothing beside a finished planner, which stays, and the
+    seconds of both."""
+    torch.manual_seed(SEED)
+    rank, world_size = training.join_processes()
+    planner, generator, scheduler = planner.eval().requires_grad_(False), mp.Generator(**GENERATOR).to(device), mp.make_scheduler()
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    if compiled:
+        planner.compile(dynamic=False)
+
+    def loss(generator: mp.Generator, step: int, clips: Tensor, seed: int, ratios: dict) -> Tensor:
+        clean, is_ref, timestep, noise, dropped = batch_of(clips, seed, step, ratios, slice(rank, None, world_size), device, HARD_SHIFT)
+        with training.autocast_with_attention(device):
+            with torch.no_grad():
+                plan = planner(mp.low_resolution(clean, LATENT // PLANNER["height"]), is_ref)
+            return mp.generator_loss(generator, scheduler, clean, is_ref, timestep, noise, generator.replace_plans(plan, dropped))
+
+    seconds = {}
+    for stage, clips, seed, ratios, steps, rate in (("beside", bank, SEED + 5, BESIDE_RATIOS, BESIDE_STEPS, 1.5e-3),
+                                                    ("fresh", fresh, SEED + 6, HARD_RATIOS, FRESH_STEPS, 1e-3)):  # fmt: skip
+        end = (stop_at or {}).get(stage)
+        if compiled:
+            generator.compile(dynamic=False)
+        average = training.train(generator, partial(loss, clips=clips, seed=seed, ratios=ratios), steps=steps, checkpoint=work / f"{stage}.pt",
+                                 learning_rate=rate, warmup=200, decay=0.998, label=stage, stop_at=end)  # fmt: skip
+        seconds[stage] = average.seconds
+        generator = average.requires_grad_(True).train()
+        if end is not None and end < steps:
+            break
+    return generator.eval(), seconds
 
 
 def make_pipeline(pair: Pair, vae: AutoencoderKL) -> mp.MarDiniPipeline:
@@ -254,9 +295,11 @@ A small `MarDiniPipeline` ({FRAMES} frames of {SIZE}x{SIZE}): a planner of {mill
 `helpers.methods.masked_planning.MarDiniPipeline.from_pretrained`. Made by `make model NAME={NAME}`.
 
 - **Call**: `pipe(video, is_ref)`, video (B, {FRAMES}, 3, {SIZE}, {SIZE}) in [-1, 1], is_ref bool: which frames are known. Any mask will do.
-- **Data**: the first {BANK:,} clips of rebounding objects, seed {TRAIN_SEED}; shapes {", ".join(SHAPES)}; colours {", ".join(COLOURS)}.
-- **Training**: {PLANNER_STEPS} steps of the planner alone, {GENERATOR_STEPS} of the generator alone, {JOINT_STEPS} of both, {HARD_STEPS} and then
-  {AGAIN_STEPS} more of both on hard masks with timesteps that lean to noise, {BATCH} clips each; minutes: {minutes};
+- **Data**: the first {BANK:,} clips of rebounding objects, for the last stage the next {len(FRESH):,}, seed {TRAIN_SEED}; shapes
+  {", ".join(SHAPES)}; colours {", ".join(COLOURS)}.
+- **Training**: {PLANNER_STEPS} steps of the planner alone, {GENERATOR_STEPS} of a first generator alone, {JOINT_STEPS} of both, {HARD_STEPS} and then
+  {AGAIN_STEPS} more of both on hard masks with timesteps that lean to noise; then a deeper generator, from nothing, beside the planner, which stays:
+  {BESIDE_STEPS} steps on the same clips and {FRESH_STEPS} on {len(FRESH):,} further ones. {BATCH} clips each; minutes: {minutes};
   {training.machine_kind(device)}. v-prediction, AdamW, averaged weights; one plan in ten dropped.
 
 Measured by the toy world's analysers on {HELD_OUT} clips of seed {HELD_OUT_SEED}, {STEPS} steps, none chosen. Guidance 2.5 where one frame is known, none
@@ -273,7 +316,8 @@ from frame 0 within 45 degrees of the truth.
 def main() -> None:
     work, out, rank, device = training.begin(NAME, __doc__)
     vae = train_vae(work, device)
-    pair, vae = train(make_bank(vae, work), work, device, compiled=shutil.which("c++") is not None).cpu(), vae.cpu()
+    banks = make_bank(vae, work), make_bank(vae, work, "fresh", FRESH)
+    pair, vae = train(*banks, work, device, compiled=shutil.which("c++") is not None).cpu(), vae.cpu()
     if rank > 0:
         return
     training.write_folder(make_pipeline(pair, vae).to(torch.float16), out)

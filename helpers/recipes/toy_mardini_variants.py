@@ -1,7 +1,7 @@
 """Recipe of data/models/toy-mardini-variants: what toy-mardini is compared with on its page.
 
 - plain: one video model of the pair's size without a planner, on the same masks.
-- generator-32, -80, -160: generators of three widths that learn beside toy-mardini's finished planner, which stays as it is.
+- generator-32, -80, -160: generators of two layers and three widths that learn beside toy-mardini's finished planner, which stays as it is.
 - alone-32, -80, -160: the same generators for as many steps, never with a plan.
 - curriculum-0 .. 2 and hard-0 .. 2: a small pair, three seeds, on masks from easy to hard, and on the hard ones alone, for as many steps.
 - losses.json: the held-out loss of small pairs while they learn, for the three forms of identity attention, three seeds each.
@@ -24,11 +24,12 @@ from . import toy_mardini as pair_recipe
 from . import training
 
 NAME = "toy-mardini-variants"
-PLAIN = pair_recipe.GENERATOR | dict(dim=160, depth=5, heads=5, mlp_dim=320, plan_dim=8, plan_tokens=1)
+PLAIN = pair_recipe.FIRST_GENERATOR | dict(dim=160, depth=5, heads=5, mlp_dim=320, plan_dim=8, plan_tokens=1)
 BATCH, PLAIN_STEPS = 32, 1200
+HELD_OUT_SEED = 9  # of the family rebounds; clips that the losses are taken on
 WIDTHS, WIDTH_STEPS = (32, 80, 160), 600
 SMALL_PLANNER = pair_recipe.PLANNER | dict(dim=96, depth=3, heads=4, mlp_dim=192)
-SMALL_GENERATOR = pair_recipe.GENERATOR | dict(plan_dim=96)
+SMALL_GENERATOR = pair_recipe.FIRST_GENERATOR | dict(plan_dim=96)
 SEEDS, SMALL_STEPS = 3, 450
 HARD = pair_recipe.HARD_RATIOS
 EASY_TO_HARD = {0: (0.35, 1.0), 150: (0.15, 0.6), 300: (0.06, 0.3)}
@@ -62,7 +63,7 @@ class Parts(nn.Module):
 def variants() -> dict[str, Variant]:
     found = {}
     for width in WIDTHS:
-        sized = pair_recipe.GENERATOR | dict(dim=width, mlp_dim=2 * width)
+        sized = pair_recipe.FIRST_GENERATOR | dict(dim=width, mlp_dim=2 * width)
         found[f"generator-{width}"] = Variant(sized, "finished", HARD, WIDTH_STEPS, 2, compiled=width > 100)
         found[f"alone-{width}"] = Variant(sized, None, HARD, WIDTH_STEPS, 2, compiled=width > 100)
     for seed in range(SEEDS):
@@ -127,7 +128,7 @@ def train(
 
 def held_out_clips(vae: AutoencoderKL) -> Tensor:
     """Latents of clips that nothing was trained on."""
-    return pair_recipe.encode(vae, pair_recipe.sample(pair_recipe.HELD_OUT_SEED, range(5000, 5064)).render().video)
+    return pair_recipe.encode(vae, pair_recipe.sample(HELD_OUT_SEED, range(5000, 5064)).render().video)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -197,10 +198,14 @@ def machine_kind(device: torch.device) -> str:
 
 
 def write_folder(model, folder: Path, part: str = "") -> None:
-    """`model.save_pretrained` into `folder` (or its subfolder `part`), as a whole: beside its place first, then in one move."""
+    """`model.save_pretrained` into `folder` (or its subfolder `part`), as a whole: beside its place first, then in one move.
+
+    Where a part was loaded from before is not kept: that is a path of this machine."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial / part, safe_serialization=True)
+    for path in partial.rglob("config.json"):
+        path.write_text(re.sub(r' *"_name_or_path": .*\n', "", path.read_text()))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 

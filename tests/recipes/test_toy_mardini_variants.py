@@ -17,9 +17,9 @@ TINY = dict(dim=16, depth=1, heads=2, mlp_dim=16)
 
 @pytest.fixture
 def small(monkeypatch):
-    generator, planner = pair_recipe.GENERATOR | TINY | dict(plan_dim=16), pair_recipe.PLANNER | TINY
+    generator, planner = pair_recipe.FIRST_GENERATOR | TINY | dict(plan_dim=16), pair_recipe.PLANNER | TINY
     monkeypatch.setattr(recipe, "BATCH", 4)
-    monkeypatch.setattr(pair_recipe, "GENERATOR", generator)
+    monkeypatch.setattr(pair_recipe, "FIRST_GENERATOR", generator)
     for name, value in {"PLAIN": recipe.PLAIN | TINY, "PLAIN_STEPS": 3, "WIDTHS": (8,), "WIDTH_STEPS": 3, "SMALL_PLANNER": planner,
                         "SMALL_GENERATOR": generator, "SEEDS": 1, "SMALL_STEPS": 3, "IDENTITY_STEPS": 4, "LOOKS": 2}.items():  # fmt: skip
         monkeypatch.setattr(recipe, name, value)
@@ -62,8 +62,8 @@ def test_the_finished_planner_stays_and_is_read(small, bank, finished, tmp_path)
 
 
 def test_the_plain_model_has_the_pairs_size():
-    pair, plain = pair_recipe.Pair(), recipe.Parts(recipe.PLAIN)
-    sizes = [sum(p.numel() for p in parts) for parts in ([*pair.planner.parameters(), *pair.generator.parameters()], plain.parameters())]
+    planner, generator = mp.Planner(**pair_recipe.PLANNER), mp.Generator(**pair_recipe.GENERATOR)
+    sizes = [sum(p.numel() for p in parts) for parts in ([*planner.parameters(), *generator.parameters()], recipe.Parts(recipe.PLAIN).parameters())]
     assert abs(sizes[1] / sizes[0] - 1) < 0.1
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch import nn
 
 from helpers.recipes import training
@@ -111,6 +112,17 @@ def test_manifest(tmp_path):
     training.write_manifest(tmp_path)
     written = json.loads((tmp_path / "manifest.json").read_text())
     assert written == {"models/m/x.bin": {"bytes": 3, "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}}
+
+
+def test_folders_do_not_say_where_a_part_came_from(tmp_path):
+    small = dict(block_out_channels=(8,), layers_per_block=1, norm_num_groups=2)
+    unet = UNet2DModel(sample_size=8, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), **small)
+    unet.save_pretrained(tmp_path / "first")
+    training.write_folder(UNet2DModel.from_pretrained(tmp_path / "first"), tmp_path / "second", "unet")
+    again = UNet2DModel.from_pretrained(tmp_path / "second" / "unet")
+    assert again.config.block_out_channels == [8] and all(torch.equal(a, b) for a, b in zip(unet.parameters(), again.parameters(), strict=True))
+    configs = [tmp_path / "second" / "unet" / "config.json", *(training.DATA / "models").rglob("*.json")]
+    assert len(configs) > 10 and not [path for path in configs if "_name_or_path" in path.read_text()]
 
 
 def test_schedules_by_step():
