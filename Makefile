@@ -38,10 +38,10 @@ bench: $(STAMP)  ## run every benchmark and print one table
 	$(BIN)/python -m tests.benchmarks
 
 ledger: $(STAMP)  ## collect LEDGER.md from the executed notebooks
-	$(BIN)/python -m helpers.ledger
+	$(BIN)/python -m helpers.page.ledger
 
 notebooks: $(STAMP)  ## execute notebooks in place (PAGES=notebooks/01_caching_schedules.ipynb for one)
-	$(BIN)/python -m helpers.pages execute $(if $(PAGES),$(PAGES),$(sort $(wildcard notebooks/*.ipynb)))
+	$(BIN)/python -m helpers.page.execute execute $(if $(PAGES),$(PAGES),$(sort $(wildcard notebooks/*.ipynb)))
 
 browser: $(STAMP)  ## open every notebook in a real JupyterLab in Chromium and move every control (ONLY=04_ for one)
 	$(BIN)/pytest -m browser -n $(WORKERS) $(if $(ONLY),-k "$(ONLY)") tests/browser

@@ -1,1 +1,4 @@
-"""One script a trained model: each makes data/models/<model> from nothing, and goes on where it was interrupted."""
+"""One script a trained model: each makes data/models/<model> from nothing, and goes on where it was interrupted.
+
+May import toyworld, datasets, models, methods and measures.
+"""

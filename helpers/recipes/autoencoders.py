@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from .. import metrics
+from ..measures import metrics
 from . import training
 
 

@@ -13,7 +13,8 @@ from diffusers import CogVideoXTransformer3DModel, LattePipeline
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import caches, zoo
+from ..measures import caches
+from ..models import zoo
 from . import toy_latte, training
 
 NAME = "toy-cogvideox"
@@ -109,7 +110,7 @@ def card(quality: dict[str, dict], model: CogVideoXTransformer3DModel, device: t
 
 A small `CogVideoXTransformer3DModel` ({sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, half-precision weights): full attention
 over the tokens of all frames and of the text at once. It works on the latents of `toy-latte`, and takes that model's text encoder,
-autoencoder and scheduler; `helpers.caches.load("{NAME}")` puts them together. It exists because most caches cannot serve Latte: here
+autoencoder and scheduler; `helpers.measures.caches.load("{NAME}")` puts them together. It exists because most caches cannot serve Latte: here
 they stand on one trained model. Alone it loads by `CogVideoXTransformer3DModel.from_pretrained("data/models/{NAME}/transformer")`.
 Made by `make model NAME={NAME}`.
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
-from .. import correspondence, matching_bench
+from ..measures import correspondence, matching
 from ..methods.diffusion_features import pck_table
 from ..toyworld import creatures as world
 from . import toy_sd, training
@@ -200,7 +200,7 @@ def whole_tokens(vit: Dinov2Model, images: Tensor) -> Tensor:
     return torch.cat([vit(pixel_values(some)).last_hidden_state[:, 0] for some in images.split(32)])
 
 
-def patch_tokens(vit: Dinov2Model) -> matching_bench.Maps:
+def patch_tokens(vit: Dinov2Model) -> matching.Maps:
     """The transformer's patches as a descriptor."""
 
     def maps(images: Tensor, captions: list[str]) -> Tensor:
@@ -228,8 +228,8 @@ def measure(vit: Dinov2Model, count: int = PAIRS) -> dict[str, tuple[float, floa
     fresh, bank = toy_sd.sample(toy_sd.HELD_OUT_SEED, range(25 * count)), toy_sd.sample(toy_sd.TRAIN_SEED, range(50 * count))
     quality = {}
     for name, (maps, whole) in ways.items():
-        found = matching_bench.find(*matching_bench.pair_maps(maps, pairs), pairs)
-        table = pck_table(matching_bench.results(found, pairs), alphas=(0.1, 0.2))
+        found = matching.find(*matching.pair_maps(maps, pairs), pairs)
+        table = pck_table(matching.results(found, pairs), alphas=(0.1, 0.2))
         near = category_accuracy(whole(bank.image), bank.category, whole(fresh.image), fresh.category)
         quality[name] = (table[0.1].per_point, table[0.2].per_point, near)
     return quality

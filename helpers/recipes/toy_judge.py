@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import judges
+from ..models import judges
 from ..toyworld import creatures as world
 from . import training
 
@@ -236,7 +236,7 @@ def card(quality: dict[str, dict], alone: list[float], shares: dict[str, float],
 Two small convolutional classifiers ({parameters:.2f} M parameters each, half-precision weights, different seeds) that look at a picture of one
 creature or thing, {judges.SIZE}x{judges.SIZE} pixels, and say its {says} and where it is (mask). They judge generated
 pictures and have never seen one: they are trained on renders of the procedural toy world. `helpers.judges.load()` loads both and averages
-their probabilities; `helpers.judges.judge(images, prompts)` says what of each prompt a picture shows. Made by `make model NAME={NAME}`.
+their probabilities; `helpers.models.judges.judge(images, prompts)` says what of each prompt a picture shows. Made by `make model NAME={NAME}`.
 
 - **Data**: {BANK:,} pictures of toy-world seed {TRAIN_SEED}, photos and sketches, every pair of category and texture; a third of each batch passed through
   toy-sd's autoencoder. Half are mirrored (their facing with them); blur in one of three, noise in one of two, gain and tint in all.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from .. import zoo
+from ..models import zoo
 from ..toyworld import analysers
 from ..toyworld import shapes as world
 from . import autoencoders, training

@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .. import zoo
 from ..methods import masked_planning as mp
+from ..models import zoo
 from ..toyworld import analysers
 from ..toyworld.rebounds import SPEED_RANGE, Rebounds, rebounds
 from . import autoencoders, training

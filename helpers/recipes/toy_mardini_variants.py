@@ -18,8 +18,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from .. import zoo
 from ..methods import masked_planning as mp
+from ..models import zoo
 from . import toy_mardini as pair_recipe
 from . import training
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .. import judges, small_models, zoo
+from ..models import judges, zoo
+from ..models import small as small_models
 from ..toyworld import creatures as world
 from . import autoencoders, training
 

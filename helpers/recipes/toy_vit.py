@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
-from .. import tasks
+from ..datasets import tasks
 from ..toyworld import creatures as world
 from ..toyworld.render import TEXTURES
 from . import training
@@ -186,7 +186,7 @@ Measured on held-out pictures of toy-world seed {HELD_OUT_SEED}:
 | --- | --- | --- |
 {accuracy}
 
-Linear probes: logistic regression on frozen features (400 training and 300 test pictures; tasks of `helpers.tasks`, whose labels it was not trained on):
+Linear probes: logistic regression on frozen features (400 training and 300 test pictures; tasks of `datasets.tasks`, whose labels it was not trained on):
 
 | task | {NAME} | untrained | pixels |
 | --- | --- | --- | --- |

@@ -28,7 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from helpers import caches, metrics
+from helpers.measures import caches, metrics
 from helpers.recipes import toy_latte
 from helpers.toyworld import analysers
 

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from helpers import zoo
 from helpers.methods.diffusion_features import dift, match, propagate_labels
+from helpers.models import zoo
 from helpers.recipes import toy_sd
 from tests.benchmarks._script import peak_bytes, start
 

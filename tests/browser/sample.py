@@ -1,16 +1,16 @@
-"""Two small pages that try helpers.explore in a browser, the last control twice: one to run, one as committed (executed and tidied, no kernel)."""
+"""Two small pages that try helpers.page.explore in a browser, the last control twice: one to run, one as committed (executed and tidied, no kernel)."""
 
 from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-from helpers.pages import execute
+from helpers.page.execute import execute
 
 SOURCE = """
 import time
 import matplotlib.pyplot as plt
-from helpers.explore import control
+from helpers.page.explore import control
 
 
 def draw(power=2, colour="red", mirrored=False, marks=(False, True, False)):
@@ -36,7 +36,7 @@ BUTTON = 'control(None, title="words", buttons={"sample": sample}, text="a red r
 
 PICK = """
 import numpy as np
-from helpers.explore import pick
+from helpers.page.explore import pick
 
 rng = np.random.default_rng(0)
 source = np.stack(np.broadcast_arrays(np.linspace(0, 1, 16), np.linspace(0, 1, 12)[:, None], 0.4))

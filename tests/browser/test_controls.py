@@ -1,4 +1,4 @@
-"""helpers.explore.control in a real JupyterLab: the live face answers, the stored face needs no kernel."""
+"""helpers.page.explore.control in a real JupyterLab: the live face answers, the stored face needs no kernel."""
 
 import pytest
 

@@ -7,8 +7,8 @@ import diffusers
 import pytest
 import torch
 
-from helpers import small_models
 from helpers.methods.caching_schedules import FAST_30, Codebook, apply_adacache
+from helpers.models import small as small_models
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import small_models
 from helpers.methods import caching_schedules as cs
 from helpers.methods.caching_schedules import (
     FAST_30,
@@ -28,6 +27,7 @@ from helpers.methods.caching_schedules import (
     replay_calls,
     uniform_calls,
 )
+from helpers.models import small as small_models
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers import small_models
 from helpers.methods import diffusion_features as df
 from helpers.methods.diffusion_features import (
     Pair,
@@ -39,6 +38,7 @@ from helpers.methods.diffusion_features import (
     region_similarity,
     similarity_map,
 )
+from helpers.models import small as small_models
 
 torch.set_num_threads(1)
 CONVENTIONS = ("paper", "consistent", "official")

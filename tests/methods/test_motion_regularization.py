@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import small_models
 from helpers.methods.caching_schedules import FAST_30, CachingClock, Codebook, apply_adacache, distance
 from helpers.methods.motion_regularization import (
     WINDOW_30,
@@ -21,6 +20,7 @@ from helpers.methods.motion_regularization import (
     sharpen,
     split_frames,
 )
+from helpers.models import small as small_models
 
 torch.set_num_threads(1)
 TWO = Layout(frames=2, tokens=1)

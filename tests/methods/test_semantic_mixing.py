@@ -7,9 +7,9 @@ import diffusers
 import pytest
 import torch
 
-from helpers import small_models
 from helpers.methods import semantic_mixing as sm
 from helpers.methods.semantic_mixing import Levels, WordWeights, blend, decode, denoise, encode, generate, img2img, levels, mix, mix_text, reweight_words
+from helpers.models import small as small_models
 
 torch.set_num_threads(1)
 N = 10

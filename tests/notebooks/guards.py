@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from nbformat import NotebookNode
 
-from helpers.ledger import Claim
+from helpers.page.ledger import Claim
 
 MAX_BYTES = 1_000_000
 MAX_LINES = 25
@@ -77,10 +77,10 @@ def images(page: NotebookNode) -> Iterator[str]:
 
 def widgets(page: NotebookNode) -> Iterator[str]:
     if "widgets" in page.metadata:
-        yield "the page stores widget state in metadata.widgets; write it with python -m helpers.pages execute"
+        yield "the page stores widget state in metadata.widgets; write it with python -m helpers.page.execute execute"
     for cell in code_cells(page):
         if any(WIDGET_VIEW in bundle for bundle in bundles(cell)):
-            yield f"{name(cell)} stores a live widget, which shows an error without a kernel; write it with python -m helpers.pages execute"
+            yield f"{name(cell)} stores a live widget, which shows an error without a kernel; write it with python -m helpers.page.execute execute"
 
 
 def claims(page: NotebookNode, *, stem: str, known: dict[str, Claim]) -> Iterator[str]:

@@ -9,9 +9,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from helpers import pages
-from helpers.ledger import Claim
-from helpers.pages import execute, overview, tidy
+from helpers.page.execute import PALETTE_ERROR, compact, execute, overview, tidy
+from helpers.page.ledger import Claim
 from tests.notebooks import guards
 
 _dot = io.BytesIO()
@@ -127,7 +126,7 @@ def test_tidy_joins_streams_and_drops_live_widgets():
 def test_an_executed_page_with_figure_control_and_claim_passes_all_guards(tmp_path):
     source = [
         ('SCALE = "desk"', ["parameters"]),
-        ("import matplotlib.pyplot as plt\nfrom helpers.explore import control\nfrom helpers import ledger", []),
+        ("import matplotlib.pyplot as plt\nfrom helpers.page.explore import control\nfrom helpers.page import ledger", []),
         ("plt.plot([1, 2])\nplt.show()\nprint('digest: slope = 1')", ["figure"]),
         (
             "def draw(n=2):\n    figure, ax = plt.subplots(figsize=(2, 1))\n    ax.plot([0, n])\n    return figure\n\ncontrol(draw, title='line', n=(1, 4, 1))",
@@ -164,10 +163,10 @@ def test_pictures_get_a_palette_where_it_cannot_be_seen():
     plot = np.stack([smooth, 255 - smooth, smooth // 2 + grain, np.full_like(smooth, 255)], 2).astype(np.uint8)
     raw = io.BytesIO()
     Image.fromarray(plot).save(raw, "PNG")
-    packed = pages.compact(raw.getvalue())
+    packed = compact(raw.getvalue())
     seen = np.asarray(Image.open(io.BytesIO(packed)).convert("RGB")).astype(float)
-    assert Image.open(io.BytesIO(packed)).mode == "P" and pages.compact(packed) == packed
-    assert np.sqrt(((seen - plot[..., :3]) ** 2).mean()) <= pages.PALETTE_ERROR
+    assert Image.open(io.BytesIO(packed)).mode == "P" and compact(packed) == packed
+    assert np.sqrt(((seen - plot[..., :3]) ** 2).mean()) <= PALETTE_ERROR
 
 
 def test_a_thin_line_beside_a_photograph_keeps_its_colour():
@@ -178,7 +177,7 @@ def test_a_thin_line_beside_a_photograph_keeps_its_colour():
         plot[20:220, column] = colour
     raw = io.BytesIO()
     Image.fromarray(plot.astype(np.uint8)).save(raw, "PNG")
-    packed = Image.open(io.BytesIO(pages.compact(raw.getvalue())))
+    packed = Image.open(io.BytesIO(compact(raw.getvalue())))
     seen = np.asarray(packed.convert("RGB")).astype(int)
     assert packed.mode == "P" and all(np.abs(seen[20:220, column] - colour).max() <= 24 for column, colour in lines.items())
 
@@ -190,6 +189,6 @@ def test_pictures_of_many_colours_are_packed_without_changing_a_pixel():
         noise[0, 0, 3] = alpha
         raw = io.BytesIO()
         Image.fromarray(noise).save(raw, "PNG", compress_level=0)
-        packed = pages.compact(raw.getvalue())
-        assert len(packed) < len(raw.getvalue()) and pages.compact(packed) == packed
+        packed = compact(raw.getvalue())
+        assert len(packed) < len(raw.getvalue()) and compact(packed) == packed
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(packed)).convert("RGBA")), noise)

@@ -5,8 +5,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import pages
-from helpers.ledger import load_claims
+from helpers.page import execute
+from helpers.page.ledger import load_claims
 from tests.notebooks import guards
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
@@ -38,10 +38,10 @@ def test_the_folder_holds_numbered_notebooks_and_nothing_else():
 def test_the_picture_of_the_readme_is_the_one_on_the_page():
     tagged = [path for path in NOTEBOOKS if any("overview" in cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells)]
     assert len(tagged) == 1
-    assert pages.OVERVIEW.read_bytes() == pages.overview(tagged[0]), "run: python -m helpers.pages overview <page>"
+    assert execute.OVERVIEW.read_bytes() == execute.overview(tagged[0]), "run: python -m helpers.page.execute overview <page>"
 
 
 @pytest.mark.notebooks
 def test_the_readme_lists_every_page():
-    text = (pages.OVERVIEW.parents[1] / "README.md").read_text()
+    text = (execute.OVERVIEW.parents[1] / "README.md").read_text()
     assert [path.name for path in NOTEBOOKS if f"(notebooks/{path.name})" not in text] == []

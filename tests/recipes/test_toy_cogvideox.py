@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
 
-from helpers import caches, zoo
+from helpers.measures import caches
+from helpers.models import zoo
 from helpers.recipes import toy_cogvideox as recipe
 from helpers.recipes import toy_latte
 

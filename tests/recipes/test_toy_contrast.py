@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Dinov2Model
 
-from helpers import zoo
+from helpers.models import zoo
 from helpers.recipes import toy_contrast as recipe
 from helpers.recipes import toy_sd, training
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors import safe_open
 
-from helpers import judges
+from helpers.models import judges
 from helpers.recipes import toy_judge as recipe
 from helpers.recipes import training
 from helpers.toyworld import CATEGORIES, creatures

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, LattePipeline
 
-from helpers import zoo
+from helpers.models import zoo
 from helpers.recipes import autoencoders, training
 from helpers.recipes import toy_latte as recipe
 from helpers.toyworld import analysers, shapes

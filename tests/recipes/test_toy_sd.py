@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
-from helpers import judges, zoo
+from helpers.models import judges, zoo
 from helpers.recipes import autoencoders, training
 from helpers.recipes import toy_sd as recipe
 from helpers.toyworld import creatures as world

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .toyworld import CATEGORIES, COLOURS, FACINGS, TEXTURES, parse_creature_caption
+from ..toyworld import CATEGORIES, COLOURS, FACINGS, TEXTURES, parse_creature_caption
 
-FOLDER = Path(__file__).resolve().parents[1] / "data" / "models" / "toy-judge"
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "models" / "toy-judge"
 SIZE = 64
 MEMBERS = 2
 CLASSES = {"category": len(CATEGORIES), "facing": len(FACINGS), "texture": len(TEXTURES), "colour": len(COLOURS)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import figures
+from helpers.page import figures
 
 
 @pytest.fixture
@@ -99,3 +99,21 @@ def test_bars_have_the_lengths_of_the_values(ax):
     assert ax.yaxis_inverted()
     with pytest.raises(ValueError, match="one length"):
         figures.bars(["a"], [1.0, 2.0], ax=ax)
+
+
+def test_the_table_of_pictures(ax):
+    pictures = torch.rand(2, 3, 3, 8, 10)
+    pictures[1, 2] = torch.nan
+    assert figures.picture_table(pictures, ["a", "b"], [0.1, 0.2, 0.3], ax=ax, xlabel="x (unitless)") is ax
+    assert all(len(np.unique(image.get_array())) <= 32 and abs(image.get_array() - p.movedim(0, -1).numpy()).max() < 0.017
+               for image, p in zip(ax.images, pictures.flatten(0, 1)))  # fmt: skip
+    assert len(ax.images) == 5 and [t.get_text() for t in ax.get_xticklabels()] == ["0.1", "0.2", "0.3"] and ax.get_xlabel() == "x (unitless)"
+
+
+@pytest.mark.parametrize(("shape", "columns", "options", "message"), [
+    ((2, 2, 3, 4, 4), ["b", "c"], {}, "pictures must be"),
+    ((1, 1, 3, 4, 4), ["b"], {"levels": 1}, "levels must be at least 2"),
+])  # fmt: skip
+def test_the_table_of_pictures_refuses(ax, shape, columns, options, message):
+    with pytest.raises(ValueError, match=message):
+        figures.picture_table(torch.zeros(shape), ["a"], columns, ax=ax, **options)

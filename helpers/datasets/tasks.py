@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import realdata
-from .toyworld import creatures, scenes, shapes
-from .toyworld.render import TEXTURES
-from .toyworld.shapes import COLOURS, SHAPES, check_size
-from .toyworld.skeletons import CATEGORIES
+from ..toyworld import creatures, scenes, shapes
+from ..toyworld.render import TEXTURES
+from ..toyworld.shapes import COLOURS, SHAPES, check_size
+from ..toyworld.skeletons import CATEGORIES
+from . import real
 
 _FIRST = {"train": 0, "validation": 10**7, "test": 2 * 10**7}  # where a split begins in a seed's endless lists
 _CHUNK = 512
@@ -232,7 +232,7 @@ def _drawn(draw: Callable, classes, prior, seed: int, first: int, count: int, si
 
 
 def _digits(counts: dict[str, int], seed: int, size: int) -> Task:
-    found = realdata.digits(seed)
+    found = real.digits(seed)
     splits = {}
     for (split, count), part in zip(counts.items(), (found.train, found.val, found.test)):
         if count > len(part):
@@ -244,7 +244,7 @@ def _digits(counts: dict[str, int], seed: int, size: int) -> Task:
 
 def _real_textures(counts: dict[str, int], seed: int, size: int) -> Task:
     """Patches from the left half of each photograph (train), the third quarter (validation) and the last (test), turned by quarters and mirrored."""
-    photos = realdata.photographs(TEXTURE_PHOTOGRAPHS)
+    photos = real.photographs(TEXTURE_PHOTOGRAPHS)
     bounds, splits = {"train": (0.0, 0.5), "validation": (0.5, 0.75), "test": (0.75, 1.0)}, {}
     for number, (split, count) in enumerate(counts.items()):
         rng = np.random.default_rng([seed, number])

@@ -1,4 +1,4 @@
-"""Execute notebooks in place, so that what is committed can be compared: `python -m helpers.pages execute notebooks/01_x.ipynb ...`."""
+"""Execute notebooks in place, so that what is committed can be compared: `python -m helpers.page.execute execute notebooks/01_x.ipynb ...`."""
 
 import argparse
 import base64
@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode, from_dict
 from PIL import Image, ImageChops, ImageStat
 
-OVERVIEW = Path(__file__).resolve().parents[1] / "data" / "overview.png"
+OVERVIEW = Path(__file__).resolve().parents[2] / "data" / "overview.png"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PALETTE_ERROR = 4.0  # of 255
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -101,7 +101,7 @@ def overview(path: Path) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m helpers.pages", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.page.execute", description=__doc__)
     parser.add_argument("command", choices=["execute", "tidy", "overview"], help="overview: write the tagged picture to data/overview.png")
     parser.add_argument("notebooks", nargs="+", type=Path)
     arguments = parser.parse_args()

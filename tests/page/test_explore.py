@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.explore import as_content, control, pick
+from helpers.page.explore import as_content, control, pick
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from helpers import metrics
-from helpers import probabilities as peers
+from helpers.measures import metrics
+from helpers.measures import probabilities as peers
 from helpers.methods import alternating_normalization as can
 
 

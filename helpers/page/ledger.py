@@ -1,7 +1,7 @@
 """The ledger: what a paper claims, what this collection measures, and a verdict that a rule computes.
 
 The rules stand in `data/claims.toml`, written before anything is measured. A notebook calls `claim("caching.3", ...)` with its
-measurements; `python -m helpers.ledger` collects the entries of the executed notebooks into LEDGER.md.
+measurements; `python -m helpers.page.ledger` collects the entries of the executed notebooks into LEDGER.md.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import nbformat
 from IPython import get_ipython
 from IPython.display import publish_display_data
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ROOT / "data" / "claims.toml"
 VERDICTS = ("holds", "partly", "does not hold", "out of reach here")
 
@@ -293,7 +293,7 @@ def collect(notebooks: Path = ROOT / "notebooks", *, claims: dict[str, Claim] | 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m helpers.ledger", description="Collect LEDGER.md from the executed notebooks.")
+    parser = argparse.ArgumentParser(prog="python -m helpers.page.ledger", description="Collect LEDGER.md from the executed notebooks.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when LEDGER.md is not what the notebooks say")
     check = parser.parse_args().check
     page, text = ROOT / "LEDGER.md", collect()

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from helpers import realdata
-from helpers.realdata import CAMERA_MOVES, DIRECTIONS, PHOTOGRAPHS, digits, photo_clips, photographs, read_clip, stereo_pair
+from helpers.datasets import real
+from helpers.datasets.real import CAMERA_MOVES, DIRECTIONS, PHOTOGRAPHS, digits, photo_clips, photographs, read_clip, stereo_pair
 
 FIELDS = ("video", "flow", "inside", "centre", "zoom", "photograph", "move", "direction", "speed")
 
@@ -23,8 +23,8 @@ def cut_off(monkeypatch):
 
     for name in ("socket", "create_connection", "getaddrinfo"):
         monkeypatch.setattr(socket, name, refuse)
-    realdata._photograph.cache_clear()
-    realdata._scaled.cache_clear()
+    real._photograph.cache_clear()
+    real._scaled.cache_clear()
 
 
 def test_everything_loads_with_the_network_cut_off(cut_off):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from helpers import judges
+from helpers.models import judges
 from helpers.toyworld import CATEGORIES, COLOURS, FACINGS, TEXTURES, creatures
 
 torch.set_num_threads(1)

@@ -22,8 +22,7 @@ import torch
 from skimage.feature import match_descriptors
 from torch import Tensor
 
-from .correspondence import HomographyPairs, PointPairs, SemanticPairs, interest_points, sift_features, warp_points
-from .methods.diffusion_features import (
+from ..methods.diffusion_features import (
     Pair,
     boundary_accuracy,
     corner_error,
@@ -36,6 +35,7 @@ from .methods.diffusion_features import (
     propagate_labels,
     region_similarity,
 )
+from .correspondence import HomographyPairs, PointPairs, SemanticPairs, interest_points, sift_features, warp_points
 
 Maps = Callable[[Tensor, Sequence[str]], Tensor | dict]
 CAPTION = "a photo of a {}"  # the caption of a picture of a known category

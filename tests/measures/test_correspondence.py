@@ -7,8 +7,9 @@ import pytest
 import torch
 from skimage.transform import ProjectiveTransform, warp
 
-from helpers import correspondence
-from helpers.correspondence import (
+from helpers.datasets.real import StereoPair, photo_clips, photographs, stereo_pair
+from helpers.measures import correspondence
+from helpers.measures.correspondence import (
     SemanticPairs,
     confusion,
     homography_pairs,
@@ -26,7 +27,6 @@ from helpers.correspondence import (
     vit_features,
     warp_points,
 )
-from helpers.realdata import StereoPair, photo_clips, photographs, stereo_pair
 from helpers.toyworld.shapes import COLOURS, DIRECTIONS
 from helpers.toyworld.skeletons import CATEGORIES, KEYPOINTS
 

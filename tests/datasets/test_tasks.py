@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from helpers import tasks
+from helpers.datasets import tasks
 from helpers.toyworld import analyse_pictures, creatures, scenes
 
 torch.set_num_threads(1)

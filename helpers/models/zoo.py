@@ -22,7 +22,7 @@ from torch import nn
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "data" / "models"
 REVISIONS = ROOT / "data" / "revisions.toml"
 

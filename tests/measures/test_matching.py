@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.correspondence import HomographyPairs, PointPairs, homography_pairs, semantic_pairs, sift_matches
-from helpers.matching_bench import carry, find, match_views, pair_maps, results, score_masks, score_views, sift_views, view_maps, view_points
+from helpers.measures.correspondence import HomographyPairs, PointPairs, homography_pairs, semantic_pairs, sift_matches
+from helpers.measures.matching import carry, find, match_views, pair_maps, results, score_masks, score_views, sift_views, view_maps, view_points
 from helpers.methods.diffusion_features import pck_table
 
 torch.set_num_threads(1)

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import CogVideoXTransformer3DModel
 
-from helpers import caches, zoo
+from helpers.measures import caches
 from helpers.methods import caching_schedules
+from helpers.models import zoo
 from tests.benchmarks import caches as benchmark
 
 torch.set_num_threads(1)

@@ -1,12 +1,11 @@
 """Measures of mixing: against renders whose answer is known, closed forms and slow loops."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
-from helpers import mixing_bench as bench
-from helpers.judges import Judges, Reading
+from helpers.measures import mixing as bench
+from helpers.models.judges import Judges, Reading
 from helpers.toyworld import CATEGORIES, creatures, parse_creature_caption
 
 torch.set_num_threads(1)
@@ -154,27 +153,8 @@ def test_when_things_settle():
     assert bench.settling(early[None]) < 0.2 < 0.7 < bench.settling(late[None])
 
 
-def test_the_table_of_pictures():
-    pictures = torch.rand(2, 3, 3, 8, 10)
-    pictures[1, 2] = torch.nan
-    fig, ax = plt.subplots()
-    assert bench.picture_table(pictures, ["a", "b"], [0.1, 0.2, 0.3], ax=ax, xlabel="x (unitless)") is ax
-    assert all(len(np.unique(image.get_array())) <= 32 and abs(image.get_array() - p.movedim(0, -1).numpy()).max() < 0.017
-               for image, p in zip(ax.images, pictures.flatten(0, 1)))  # fmt: skip
-    assert len(ax.images) == 5 and [t.get_text() for t in ax.get_xticklabels()] == ["0.1", "0.2", "0.3"] and ax.get_xlabel() == "x (unitless)"
-    plt.close(fig)
-
-
 def test_captions_of_the_docstring_can_be_drawn():
     assert parse_creature_caption("a photo of a cat")["category"] == CATEGORIES.index("cat")
-
-
-def _table(pictures, rows, columns, **options):
-    fig, ax = plt.subplots()
-    try:
-        bench.picture_table(pictures, rows, columns, ax=ax, **options)
-    finally:
-        plt.close(fig)
 
 
 @pytest.mark.parametrize(("wrong", "message"), [
@@ -189,8 +169,6 @@ def _table(pictures, rows, columns, **options):
     (lambda todo: bench.at_layout(np.zeros(3), np.zeros(3), [0.5]), "content must be"),
     (lambda todo: bench.gain((np.zeros((2, 3)), np.zeros((2, 3))), (np.ones((2, 3)), np.ones((2, 3))), []), "share a range of layouts"),
     (lambda todo: bench.settling(np.ones((2, 1))), "two steps or more"),
-    (lambda todo: _table(torch.zeros(2, 2, 3, 4, 4), ["a"], ["b", "c"]), "pictures must be"),
-    (lambda todo: _table(torch.zeros(1, 1, 3, 4, 4), ["a"], ["b"], levels=1), "levels must be at least 2"),
 ])  # fmt: skip
 def test_bad_input_is_refused(todo, wrong, message):
     with pytest.raises(ValueError, match=message):

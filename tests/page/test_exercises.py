@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.exercises import check, same
+from helpers.page.exercises import check, same
 
 CASES = [((1, 2), 3, "Adding is commutative."), ((2, 2), 4, "Both arguments count.")]
 

@@ -30,9 +30,9 @@ from diffusers import CogVideoXTransformer3DModel, LattePipeline
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from . import zoo
-from .methods import caching_schedules, motion_regularization
-from .methods.caching_schedules import Codebook, FixedClock, apply_adacache
+from ..methods import caching_schedules, motion_regularization
+from ..methods.caching_schedules import Codebook, FixedClock, apply_adacache
+from ..models import zoo
 
 MODELS = ("toy-latte", "toy-cogvideox")
 CONTEXT = "cond_uncond"

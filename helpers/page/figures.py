@@ -1,6 +1,7 @@
 """The one plotting style. Small functions that take data and an `ax`, return the `ax`, and compute nothing."""
 
 import platform
+from collections.abc import Sequence
 
 import diffusers
 import matplotlib.pyplot as plt
@@ -135,6 +136,37 @@ def clip_strip(clips, titles=None, *, ax: Axes) -> Axes:
     ax.tick_params(length=0)
     ax.set_aspect("equal")
     sns.despine(ax=ax, left=True, bottom=True)
+    return ax
+
+
+def picture_table(
+    pictures, rows: Sequence, columns: Sequence, *, ax: Axes, xlabel: str = "", ylabel: str = "", gap: int = 4, levels: int = 32
+) -> Axes:  # fmt: skip
+    """Draw pictures (R, C, 3, H, W) in [0, 1] as a table with a name for every row and column; a picture of NaN stays empty.
+
+    levels: of each colour channel; generated pictures carry a faint noise that the eye does not see and a PNG must store (256: draw it all).
+    Raises ValueError when the names do not fit, and for less than two levels.
+    """
+    if levels < 2:
+        raise ValueError(f"levels must be at least 2, got {levels}")
+    pictures = torch.as_tensor(pictures)
+    if pictures.ndim != 5 or tuple(pictures.shape[:2]) != (len(rows), len(columns)):
+        raise ValueError(f"pictures must be ({len(rows)}, {len(columns)}, 3, H, W) for these rows and columns, got {tuple(pictures.shape)}")
+    height, width = pictures.shape[-2:]
+    for r, line in enumerate(pictures):
+        for c, picture in enumerate(line):
+            if torch.isfinite(picture).all():
+                left, top = c * (width + gap), r * (height + gap)
+                drawn = np.round(as_pictures(picture).clip(0, 1) * (levels - 1)) / (levels - 1)
+                ax.imshow(drawn, extent=(left, left + width, top + height, top))
+    ax.set(xlim=(0, len(columns) * (width + gap) - gap), ylim=(len(rows) * (height + gap) - gap, 0), xlabel=xlabel, ylabel=ylabel)
+    ax.set_xticks([c * (width + gap) + width / 2 for c in range(len(columns))], [str(c) for c in columns])
+    ax.set_yticks([r * (height + gap) + height / 2 for r in range(len(rows))], [str(r) for r in rows])
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.set_aspect("equal")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
     return ax
 
 

@@ -6,8 +6,8 @@ import diffusers
 import pytest
 import torch
 
-from helpers import zoo
 from helpers.methods.caching_schedules import FAST_30, apply_adacache
+from helpers.models import zoo
 
 
 def test_unknown_names_and_absent_folders(monkeypatch, tmp_path):

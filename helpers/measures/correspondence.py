@@ -21,12 +21,12 @@ from skimage.feature import SIFT, corner_harris, corner_peaks, match_descriptors
 from skimage.transform import resize
 from torch import Tensor, nn
 
-from .realdata import StereoPair, photo_clips, photographs
-from .toyworld.creatures import STYLES, creature_clips, creatures
-from .toyworld.draws import Draws
-from .toyworld.render import TEXTURES, waved_background
-from .toyworld.shapes import check_names, check_size, clips, shapes
-from .toyworld.skeletons import CATEGORIES, KEYPOINTS
+from ..datasets.real import StereoPair, photo_clips, photographs
+from ..toyworld.creatures import STYLES, creature_clips, creatures
+from ..toyworld.draws import Draws
+from ..toyworld.render import TEXTURES, waved_background
+from ..toyworld.shapes import check_names, check_size, clips, shapes
+from ..toyworld.skeletons import CATEGORIES, KEYPOINTS
 
 TEXTURED_PHOTOGRAPHS = ("astronaut", "camera", "cat", "coffee", "coins", "gravel")
 KINDS = ("viewpoint", "illumination")

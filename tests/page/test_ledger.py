@@ -6,8 +6,8 @@ from dataclasses import asdict
 import nbformat
 import pytest
 
-from helpers import ledger
-from helpers.ledger import Claim, Entry, Measured
+from helpers.page import ledger
+from helpers.page.ledger import Claim, Entry, Measured
 
 TOY = {
     "toy.1": Claim(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.metrics import frechet_distance, psnr, ssim
+from helpers.measures.metrics import frechet_distance, psnr, ssim
 
 
 def test_psnr_by_hand():

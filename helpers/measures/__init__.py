@@ -1,0 +1,4 @@
+"""What is measured, and against what: metrics, probabilities, correspondence, matching, mixing, caches.
+
+May import toyworld, datasets, models and methods.
+"""
