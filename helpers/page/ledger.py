@@ -1,7 +1,8 @@
 """The ledger: what a paper claims, what this collection measures, and a verdict that a rule computes.
 
 The rules stand in `data/claims.toml`, written before anything is measured. A notebook calls `claim("caching.3", ...)` with its
-measurements; `python -m helpers.page.ledger` collects the entries of the executed notebooks into LEDGER.md.
+measurements; `python -m helpers.page.ledger` collects the entries of the executed notebooks into LEDGER.md. Where a measurement's 95 %
+interval covers both "the rule is met" and "it is not", nothing is decided, and the verdict says so.
 """
 
 import argparse
@@ -10,38 +11,51 @@ import math
 import operator
 import tomllib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 
 import nbformat
+import numpy as np
 from IPython import get_ipython
 from IPython.display import publish_display_data
+from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ROOT / "data" / "claims.toml"
-VERDICTS = ("holds", "partly", "does not hold", "out of reach here")
+VERDICTS = ("holds", "partly", "does not hold", "undecided here", "out of reach here")
+FEW = 8  # values; below it a bootstrap interval is too narrow, and Student's t stands in
+PARTS = ("spread", "n", "low", "high")  # of a quantity, besides its value
 
-OPERATORS = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.USub: operator.neg, ast.UAdd: operator.pos,
-    ast.Not: operator.not_, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq, ast.NotEq: operator.ne,
+ARITHMETIC = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+SIGNS = {
+    ast.Add: "+", ast.Sub: "-", ast.Mult: "×", ast.Div: "/", ast.USub: "-", ast.UAdd: "+",
+    ast.Lt: "<", ast.LtE: "≤", ast.Gt: ">", ast.GtE: "≥", ast.Eq: "=", ast.NotEq: "≠",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured quantity: its value, its spread (say over what in `note`), the number of runs, a unit."""
+    """A measured quantity: its value, its spread, the number n of independent units, a unit of measure, a note.
+
+    `spread` is the sample standard deviation (ddof = 1) over the n units, unless `note` says otherwise; `low` and `high` are the ends of the
+    95 % interval of the value, `interval` says how it was made ("bootstrap over prompts"). `over` makes all of it from values.
+    """
 
     value: float
     spread: float | None = None
     n: int | None = None
     unit: str = ""
     note: str = ""
+    low: float | None = None
+    high: float | None = None
+    interval: str = ""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of a paper. `holds` and `partly` are the rule's two expressions; a claim without a page has no rule yet."""
+    """One claim of a paper. `holds` and `partly` are the rule, `meanings` says what its names mean; a claim without a page has no rule yet."""
 
     id: str
     notebook: str
@@ -50,19 +64,28 @@ class Claim:
     control: str
     where: str = ""
     published: str = ""
-    rule: str = ""
     holds: str = ""
     partly: str = ""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def names(self) -> set[str]:
         """The quantities that the rule speaks of."""
         return rule_names(self.holds) | rule_names(self.partly)
 
+    @property
+    def rule(self) -> str:
+        """The rule in words, made from its expressions and the meanings of their names ("" without a rule)."""
+        if not self.holds:
+            return ""
+        meanings = "; ".join(f"{_label(name)}: {meaning}" for name, meaning in self.meanings.items())
+        return f"holds if {rule_text(self.holds)}; partly if {rule_text(self.partly)}" + (f". Here {meanings}" if meanings else "")
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the ledger. `measured` maps a name to value, spread, n, unit, note and `exact` (a count, not a measurement)."""
+    """One line of the ledger. `measured` maps a name to the fields of `Measured` and `exact` (a count, not a measurement)."""
 
     id: str
     verdict: str
@@ -74,20 +97,24 @@ class Entry:
 
 
 def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
-    """Read claims.toml. Raises ValueError for a repeated id, a missing field or a rule that cannot be evaluated."""
+    """Read claims.toml. Raises ValueError for a repeated id, a missing field, a rule that cannot be evaluated or a name without a meaning."""
     claims = {}
     for row in tomllib.loads(Path(path).read_text(encoding="utf-8"))["claim"]:
         row = dict(row)
         rule = row.pop("rule", {})
         try:
-            item = Claim(**row, rule=rule.get("text", ""), holds=rule.get("holds", ""), partly=rule.get("partly", ""))
-            parsed = [parse_rule(text) for text in (item.holds, item.partly) if text]
+            if unknown := set(rule) - {"holds", "partly", "names"}:
+                raise ValueError(f"rule may have holds, partly and names, got {sorted(unknown)}")
+            item = Claim(**row, holds=rule.get("holds", ""), partly=rule.get("partly", ""), meanings=rule.get("names", {}))
+            names = item.names
         except (TypeError, ValueError) as error:
             raise ValueError(f"claim {row.get('id')!r} in {Path(path).name}: {error}") from None
         if item.id in claims:
             raise ValueError(f"claim id {item.id!r} stands twice in {Path(path).name}")
-        if parsed and not (item.holds and item.partly and item.rule and item.where and item.published):
-            raise ValueError(f"claim {item.id!r}: a claim with a rule needs where, published, rule.text, rule.holds and rule.partly")
+        if rule and not (item.holds and item.partly and item.where and item.published):
+            raise ValueError(f"claim {item.id!r}: a claim with a rule needs where, published, rule.holds and rule.partly")
+        if set(item.meanings) != names:
+            raise ValueError(f"claim {item.id!r}: rule.names must say what {sorted(names)} mean, it has {sorted(item.meanings)}")
         claims[item.id] = item
     return claims
 
@@ -96,15 +123,16 @@ def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
 
 
 def parse_rule(text: str) -> ast.expr:
-    """Parse a rule and refuse everything but numbers, names, `name.spread`, `name.n`, + - * /, comparisons, and, or, not."""
+    """Parse a rule and refuse everything but numbers, names, `name.spread` (.n, .low, .high), + - * /, comparisons, and, or, not."""
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, TypeError) as error:
         raise ValueError(f"rule {text!r} is not an expression") from error
     for node in ast.walk(tree):
-        allowed = isinstance(node, (ast.BoolOp, ast.And, ast.Or, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Name, ast.Load)) or type(node) in OPERATORS
+        allowed = isinstance(node, (ast.BoolOp, ast.And, ast.Or, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Name, ast.Load)) or type(node) in ARITHMETIC
+        allowed |= isinstance(node, (ast.USub, ast.UAdd, ast.Not, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq))
         allowed |= isinstance(node, ast.Constant) and type(node.value) in (int, float)
-        allowed |= isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr in ("spread", "n")
+        allowed |= isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr in PARTS
         if not allowed:
             raise ValueError(f"rule {text!r} may not contain {type(node).__name__}; expected numbers, names, + - * /, comparisons, and, or, not")
     if not (isinstance(tree, (ast.Compare, ast.BoolOp)) or (isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Not))):
@@ -117,40 +145,168 @@ def rule_names(text: str) -> set[str]:
     return {node.id for node in ast.walk(parse_rule(text)) if isinstance(node, ast.Name)} if text else set()
 
 
-def evaluate_rule(text: str, measured: dict[str, Measured]) -> bool:
-    """Decide a rule for measured quantities. Raises ValueError for an unknown name, an absent spread or n, or a division by zero."""
+def rule_text(text: str) -> str:
+    """A rule as it is printed: names with spaces, `gain.spread` as spread(gain), >= as ≥."""
+    return _written(parse_rule(text))
 
-    def value(node):
-        match node:
-            case ast.Constant():
-                return node.value
-            case ast.Name():
-                if node.id not in measured:
-                    raise ValueError(f"rule {text!r} needs {node.id!r}; measured: {sorted(measured)}")
-                return measured[node.id].value
-            case ast.Attribute():
-                value(node.value)
-                found = getattr(measured[node.value.id], node.attr)
-                if found is None:
-                    raise ValueError(f"rule {text!r} needs the {node.attr} of {node.value.id!r}; give Measured(value, {node.attr}=...)")
-                return found
-            case ast.UnaryOp():
-                return OPERATORS[type(node.op)](value(node.operand))
-            case ast.BinOp():
-                return OPERATORS[type(node.op)](value(node.left), value(node.right))
-            case ast.BoolOp():
-                return (all if isinstance(node.op, ast.And) else any)(value(part) for part in node.values)
-            case ast.Compare():
-                sides = [value(side) for side in (node.left, *node.comparators)]
-                return all(OPERATORS[type(op)](a, b) for op, a, b in zip(node.ops, sides, sides[1:], strict=False))
 
+def evaluate_rule(text: str, measured: Mapping[str, Measured]) -> bool | None:
+    """Decide a rule: True or False where it is so for every value inside the 95 % intervals, else None (open).
+
+    A quantity without an interval is a point, and so are .spread, .n, .low and .high. Arithmetic is that of intervals, and, or, not are Kleene's. Each
+    mention of a name ranges over its interval by itself, so a rule that mentions one twice may stay open where it could be decided, never the other
+    way round. Raises ValueError for an unknown name, an absent spread, n, low or high, or a division by exactly zero.
+    """
     try:
-        return bool(value(parse_rule(text)))
+        return _truth(_evaluate(parse_rule(text), text, measured))
     except ZeroDivisionError:
         raise ValueError(f"rule {text!r} divides by zero for {measured}") from None
 
 
+def open_comparisons(text: str, measured: Mapping[str, Measured]) -> list[str]:
+    """The comparisons of a rule that the intervals leave open, as they are printed."""
+    nodes = [node for node in ast.walk(parse_rule(text)) if isinstance(node, ast.Compare)]
+    return [_written(node) for node in nodes if _evaluate(node, text, measured) is None]
+
+
+def _label(name):
+    return name.replace("_", " ")
+
+
+def _written(node, within=0):
+    """An expression in words and signs, with brackets where its own operator binds less tightly than the one `within` which it stands."""
+    match node:
+        case ast.Constant():
+            return repr(node.value)
+        case ast.Name():
+            return _label(node.id)
+        case ast.Attribute():
+            return f"{node.attr}({_label(node.value.id)})"
+        case ast.BoolOp():
+            word, binds = ("or", 1) if isinstance(node.op, ast.Or) else ("and", 2)
+            text = f" {word} ".join(_written(part, binds + 1) for part in node.values)
+        case ast.UnaryOp():
+            sign, binds = ("not ", 3) if isinstance(node.op, ast.Not) else (SIGNS[type(node.op)], 7)
+            text = sign + _written(node.operand, binds)
+        case ast.Compare():
+            binds, text = 4, _written(node.left, 5)
+            for op, side in zip(node.ops, node.comparators, strict=True):
+                text += f" {SIGNS[type(op)]} {_written(side, 5)}"
+        case ast.BinOp():
+            binds = 5 if isinstance(node.op, (ast.Add, ast.Sub)) else 6
+            text = f"{_written(node.left, binds)} {SIGNS[type(node.op)]} {_written(node.right, binds + 1)}"
+    return f"({text})" if binds < within else text
+
+
+def _evaluate(node, text, measured):
+    """A pair (low, high) for arithmetic, True, False or None for logic."""
+    match node:
+        case ast.Constant():
+            return node.value, node.value
+        case ast.Name():
+            found = _known(node.id, text, measured)
+            return (found.value, found.value) if found.low is None else (found.low, found.high)
+        case ast.Attribute():
+            found = getattr(_known(node.value.id, text, measured), node.attr)
+            if found is None:
+                raise ValueError(f"rule {text!r} needs the {node.attr} of {node.value.id!r}; give Measured(value, {node.attr}=...)")
+            return found, found
+        case ast.UnaryOp():
+            operand = _evaluate(node.operand, text, measured)
+            if isinstance(node.op, ast.Not):
+                truth = _truth(operand)
+                return None if truth is None else not truth
+            low, high = _number(operand)
+            return (-high, -low) if isinstance(node.op, ast.USub) else (low, high)
+        case ast.BinOp():
+            sides = [_number(_evaluate(side, text, measured)) for side in (node.left, node.right)]
+            return _arithmetic(type(node.op), *sides)
+        case ast.BoolOp():
+            parts = [_truth(_evaluate(part, text, measured)) for part in node.values]
+            decisive = isinstance(node.op, ast.Or)  # one true part decides an `or`, one false part an `and`
+            return decisive if decisive in parts else None if None in parts else not decisive
+        case ast.Compare():
+            sides = [_number(_evaluate(side, text, measured)) for side in (node.left, *node.comparators)]
+            parts = [_compare(op, a, b) for op, a, b in zip(node.ops, sides, sides[1:], strict=False)]
+            return False if False in parts else None if None in parts else True
+
+
+def _known(name, text, measured):
+    if name not in measured:
+        raise ValueError(f"rule {text!r} needs {name!r}; measured: {sorted(measured)}")
+    return measured[name]
+
+
+def _number(x):
+    return x if isinstance(x, tuple) else {True: (1, 1), False: (0, 0), None: (0, 1)}[x]
+
+
+def _truth(x):
+    if not isinstance(x, tuple):
+        return x
+    return False if x == (0, 0) else None if x[0] <= 0 <= x[1] else True
+
+
+def _arithmetic(op, a, b):
+    if op is ast.Add:
+        return a[0] + b[0], a[1] + b[1]
+    if op is ast.Sub:
+        return a[0] - b[1], a[1] - b[0]
+    if op is ast.Div and b != (0, 0) and (b[0] <= 0 <= b[1] or not all(map(math.isfinite, (*a, *b)))):
+        return -math.inf, math.inf
+    # an end without limit times nothing is nothing: every value inside is finite
+    ends = [0 if op is ast.Mult and 0 in (x, y) else ARITHMETIC[op](x, y) for x in a for y in b]
+    return min(ends), max(ends)
+
+
+def _compare(op, a, b):
+    match op:
+        case ast.Lt():
+            return True if a[1] < b[0] else False if a[0] >= b[1] else None
+        case ast.LtE():
+            return True if a[1] <= b[0] else False if a[0] > b[1] else None
+        case ast.Gt():
+            return _compare(ast.Lt(), b, a)
+        case ast.GtE():
+            return _compare(ast.LtE(), b, a)
+        case ast.Eq():
+            return True if a[0] == a[1] == b[0] == b[1] else False if a[1] < b[0] or b[1] < a[0] else None
+        case ast.NotEq():
+            equal = _compare(ast.Eq(), a, b)
+            return None if equal is None else not equal
+
+
 # --- entries ---
+
+
+def over(values, unit: str = "", note: str = "", *, of: str = "units") -> Measured:
+    """The mean of values over independent units, with all that a verdict needs.
+
+    values (n,), one for each independent unit (prompt, picture, clip, task, seed; `of` names them in the plural), or an estimate of
+    `helpers.measures.statistics`, taken as it is. `spread` is the sample standard deviation (ddof = 1) over the units: how far one unit lies from
+    another, not how sure the mean is; that is the 95 % interval: percentile bootstrap, expanded for small samples (Hesterberg 2015,
+    doi:10.1080/00031305.2015.1089789), and Student's t below 8 units, as `statistics.interval` does it. Raises TypeError for what is no
+    list of numbers, ValueError for other shapes, fewer than two values and values that are not finite.
+    """
+    if all(hasattr(values, name) for name in ("value", "low", "high", "spread", "n", "method")):
+        return Measured(values.value, values.spread, values.n, unit, note, values.low, values.high, values.method)
+    try:
+        x = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"values must be numbers, one for each unit, or an estimate, got {type(values).__name__}") from None
+    if x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"values must be (n,) with at least two values, one for each unit, got {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError("values must be finite, got NaN or infinite ones")
+    n, mean, spread = len(x), float(x.mean()), float(x.std(ddof=1))
+    t = stats.t.ppf(0.975, n - 1)
+    if n < FEW:
+        half = float(t * spread / math.sqrt(n))
+        return Measured(mean, spread, n, unit, note, mean - half, mean + half, f"Student's t over {of}")
+    level = 1 - 2 * stats.norm.sf(t * math.sqrt(n / (n - 1)))
+    drawn = stats.bootstrap((x,), np.mean, confidence_level=level, method="percentile", batch=max(1, 2**22 // n), rng=np.random.default_rng(0))
+    low, high = map(float, drawn.confidence_interval)
+    return Measured(mean, spread, n, unit, note, min(low, mean), max(high, mean), f"bootstrap over {of}")
 
 
 def judge(id: str, *, claims: dict[str, Claim] | None = None, **measurements: Real | Measured) -> Entry:
@@ -167,18 +323,21 @@ def judge(id: str, *, claims: dict[str, Claim] | None = None, **measurements: Re
     for name, given in measurements.items():
         exact = isinstance(given, Integral)
         m = given if isinstance(given, Measured) else Measured(given)
-        for field in ("value", "spread", "n"):
-            x = getattr(m, field)
-            if x is None and field != "value":
+        for part in ("value", *PARTS):
+            x = getattr(m, part)
+            if x is None and part != "value":
                 continue
             if not isinstance(x, Real):
-                raise TypeError(f"{name} of claim {id!r}: {field} must be a number, got {type(x).__name__}")
-            if not math.isfinite(x) or (field == "spread" and x < 0) or (field == "n" and x < 1):
-                raise ValueError(f"{name} of claim {id!r}: {field} must be finite (a spread >= 0, n >= 1), got {x}")
-        value = int(m.value) if exact else float(m.value)
+                raise TypeError(f"{name} of claim {id!r}: {part} must be a number, got {type(x).__name__}")
+            if not math.isfinite(x) or (part == "spread" and x < 0) or (part == "n" and x < 1):
+                raise ValueError(f"{name} of claim {id!r}: {part} must be finite (a spread >= 0, n >= 1), got {x}")
+        if (m.low is None) != (m.high is None):
+            raise ValueError(f"{name} of claim {id!r}: low and high come together, got low={m.low}, high={m.high}")
+        if m.low is not None and not m.low <= m.value <= m.high:
+            raise ValueError(f"{name} of claim {id!r}: the interval must hold the value, got {m.value} and [{m.low}, {m.high}]")
         rows[name] = {
-            "value": value, "spread": None if m.spread is None else float(m.spread), "n": None if m.n is None else int(m.n),
-            "unit": m.unit, "note": m.note, "exact": exact,
+            "value": int(m.value) if exact else float(m.value), "n": None if m.n is None else int(m.n), "unit": m.unit, "note": m.note, "exact": exact,
+            **{part: None if getattr(m, part) is None else float(getattr(m, part)) for part in ("spread", "low", "high")}, "interval": m.interval,
         }  # fmt: skip
     return Entry(id, _verdict(item, rows), rows)
 
@@ -197,16 +356,18 @@ def out_of_reach(id: str, reason: str) -> None:
 
 
 def as_text(entry: Entry, *, markdown: bool = False, claims: dict[str, Claim] | None = None) -> str:
-    """One entry as plain text or markdown. Measured values follow `≈`, exact counts `=`."""
+    """One entry as plain text or markdown. Measured values follow `≈`, exact counts `=`; [low, high] is a 95 % interval."""
     item = _find(entry.id, claims)
+    verdict = f"**{entry.verdict}**" if markdown else entry.verdict
     lines = [
         ("Claim", f"{item.id} ({item.method}): {item.claim}"),
         ("Control", item.control),
         ("Where", item.where or "the paper's abstract"),
         ("Published", item.published or "no number"),
-        ("Ours", "; ".join(_quantity(name, row) for name, row in entry.measured.items()) or f"not measured: {entry.reason}"),
+        ("Ours", _ours(item, entry) or f"not measured: {entry.reason}"),
         ("Rule", item.rule or "none"),
-        ("Verdict", f"**{entry.verdict}**" if markdown else entry.verdict),
+        *([("Note", item.note)] if item.note else []),
+        ("Verdict", verdict + _left_open(item, entry)),
     ]
     return "\n".join(f"- **{key}:** {text}" if markdown else f"{key}: {text}" for key, text in lines)
 
@@ -219,22 +380,56 @@ def _find(id, claims=None):
 
 
 def _verdict(item, rows):
-    measured = {name: Measured(row["value"], row["spread"], row["n"]) for name, row in rows.items()}
-    if evaluate_rule(item.holds, measured):
-        return "holds"
-    return "partly" if evaluate_rule(item.partly, measured) else "does not hold"
+    measured = _measured(rows)
+    for verdict, rule in (("holds", item.holds), ("partly", item.partly)):
+        truth = evaluate_rule(rule, measured)
+        if truth is None:
+            return "undecided here"
+        if truth:
+            return verdict
+    return "does not hold"
+
+
+def _measured(rows):
+    # entries that older pages stored have no interval
+    return {name: Measured(row["value"], row["spread"], row["n"], low=row.get("low"), high=row.get("high")) for name, row in rows.items()}
+
+
+def _left_open(item, entry):
+    if entry.verdict != "undecided here":
+        return ""
+    measured = _measured(entry.measured)
+    rule = item.holds if evaluate_rule(item.holds, measured) is None else item.partly
+    return f" (the 95 % interval leaves open: {'; '.join(open_comparisons(rule, measured))})"
+
+
+def _ours(item, entry):
+    # in the order of the rule's names: a stored notebook sorts its metadata
+    order = list(item.meanings)
+    names = sorted(entry.measured, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return "; ".join(_quantity(name, entry.measured[name]) for name in names)
 
 
 def _quantity(name, row):
-    label = name.replace("_", " ")
-    if row["exact"]:
-        text = f"{label} = {row['value']}"
-    else:
-        text = f"{label} ≈ {row['value']:.3g}" + (f" ± {row['spread']:.2g}" if row["spread"] is not None else "")
-    text += f" {row['unit']}" if row["unit"] else ""
+    low, high = row.get("low"), row.get("high")
     notes = [f"n = {row['n']}"] if row["n"] is not None else []
+    if row["exact"]:
+        text = f"{_label(name)} = {row['value']}"
+    elif low is None:
+        text = f"{_label(name)} ≈ {row['value']:.3g}" + (f" ± {row['spread']:.2g}" if row["spread"] is not None else "")
+    else:
+        text = f"{_label(name)} ≈ {_with_interval(row['value'], low, high)}"
+        notes += ["95 % interval" + (f": {row['interval']}" if row.get("interval") else "")]
+        notes += [f"spread ≈ {row['spread']:.2g}"] if row["spread"] is not None else []
+    text += f" {row['unit']}" if row["unit"] else ""
     notes += [row["note"]] if row["note"] else []
     return text + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _with_interval(value, low, high):
+    """Two digits of the interval's width decide how many decimals are shown: 0.46 [0.31, 0.62]."""
+    form = f".{max(0, 1 - math.floor(math.log10(high - low)))}f" if high > low else ".3g"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def _show(entry):
@@ -277,19 +472,24 @@ def collect(notebooks: Path = ROOT / "notebooks", *, claims: dict[str, Claim] | 
             if entry.verdict != by_rule:
                 raise ValueError(f"{path.name}: claim {id} says {entry.verdict!r}, its rule gives {by_rule!r}; run the notebook again")
             counts[entry.verdict] += 1
-            ours = "; ".join(_quantity(name, row) for name, row in entry.measured.items()) or entry.reason
+            ours = _ours(item, entry) or entry.reason
             published = f"{item.published} ({item.where})" if item.where else item.published
-            cells = (f"{id}: {item.claim}", published, ours, item.rule, f"**{entry.verdict}**")
+            rule = item.rule + (f". Note: {item.note}" if item.note else "")
+            cells = (f"{id}: {item.claim}", published, ours, rule, f"**{entry.verdict}**{_left_open(item, entry)}")
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         sections.append(f"## [{path.stem}](notebooks/{path.name}): {claims[wanted[0]].method}\n\n" + "\n".join(rows))
-    total = sum(counts.values())
-    summary = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS)
     head = (
-        "# Ledger\n\nWhat the papers claim, what the notebooks measure, and what follows. The rules stand in `data/claims.toml` written before measuring;\n"
-        "the verdicts are computed. This page is collected from the executed notebooks by `make ledger`.\n\n"
-        f"{total} claims: {summary}.\n"
+        "# Ledger\n\nWhat the papers claim, what the notebooks measure, and what follows. The rules stand in `data/claims.toml`, written before measuring;\n"
+        "the verdicts are computed, and a rule is printed from the expression that decides. `[low, high]` is the 95 % interval of a value over the n\n"
+        "independent units, `±` the spread: the standard deviation over them, where the note says nothing else. A verdict is `undecided here` where an\n"
+        "interval leaves the rule open; a value without an interval counts as exact. This page is collected from the executed notebooks by `make ledger`.\n\n"
+        f"{_summary(counts)}\n"
     )
     return head + "".join(f"\n{section}\n" for section in sections)
+
+
+def _summary(counts):
+    return f"{sum(counts.values())} claims: {', '.join(f'{verdict} {counts[verdict]}' for verdict in VERDICTS)}."
 
 
 def main() -> None:
@@ -301,7 +501,7 @@ def main() -> None:
         page.write_text(text, encoding="utf-8")
     elif not page.exists() or page.read_text(encoding="utf-8") != text:
         parser.exit(1, "LEDGER.md and the notebooks disagree; run `make ledger`\n")
-    print(text.splitlines()[5])
+    print(next(line for line in text.splitlines() if " claims: " in line))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ def sanitize(text):
         ("speed-up ≈ 2.31x, calls 15", "speed-up ≈ # calls 15"),
         ("PSNR ≈ 31.2 ± 0.4 dB (n = 72)", "PSNR ≈ # dB (n = 72)"),
         ("error ≈ -1.2e-05 ± 3e-07", "error ≈ #"),
+        ("gain ≈ 0.46 [0.31, 0.62] dB (n = 48)", "gain ≈ # dB (n = 48)"),
+        ("loss ≈ -1.14 [-1.32, -9e-05], n = 3 [see 4, 5]", "loss ≈ # n = 3 [see 4, 5]"),
         ("| ≈ 12 % | 3 |", "| ≈ # % | 3 |"),
         ("≈12, then ≈ 1,200.5 ms", "≈ # then ≈ # ms"),
         ("calls 15 of 30, verdict holds", "calls 15 of 30, verdict holds"),

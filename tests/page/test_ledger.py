@@ -1,17 +1,29 @@
 """The ledger's rules, its refusals, and that LEDGER.md says what the notebooks say."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import product
 
 import nbformat
+import numpy as np
 import pytest
+from scipy import stats
 
 from helpers.page import ledger
 from helpers.page.ledger import Claim, Entry, Measured
 
 TOY = {
     "toy.1": Claim(
-        "toy.1", "01_toy", "Toy", "Toys roll.", "A cube.", "table 9", "2x", "holds: gain above spread", "gain > gain.spread and count >= 2", "gain > 0"
+        "toy.1",
+        "01_toy",
+        "Toy",
+        "Toys roll.",
+        "A cube.",
+        "table 9",
+        "2x",
+        "gain > gain.spread and count >= 2",
+        "gain > 0",
+        {"gain": "of speed", "count": "of toys"},
     ),
     "toy.2": Claim("toy.2", "02_other", "Toy", "Cubes roll.", "A ball."),
 }
@@ -106,11 +118,248 @@ def test_collect_refuses_missing_doubled_and_typed_verdicts(tmp_path, case):
 
 def test_claims_file_refuses_doubles_and_half_rules(tmp_path):
     row = '[[claim]]\nid = "a.1"\nnotebook = "n"\nmethod = "m"\nclaim = "c"\ncontrol = "k"\n'
-    for text in (row + row, row + 'rule = { text = "t", holds = "x > 1" }\n', row + 'rule = { holds = "open(x)" }\n', '[[claim]]\nid = "a.1"\n'):
-        path = tmp_path / "claims.toml"
+    full = row + 'where = "w"\npublished = "p"\n'
+    both = 'holds = "x > 1", partly = "x > 0"'
+    path = tmp_path / "claims.toml"
+    for text in (
+        row + row,
+        '[[claim]]\nid = "a.1"\n',
+        full + 'rule = { holds = "x > 1", names = { x = "m" } }\n',
+        full + 'rule = { holds = "open(x)", partly = "x > 0" }\n',
+        full + f"rule = {{ {both} }}\n",
+        full + f'rule = {{ {both}, names = {{ x = "m", y = "m" }} }}\n',
+        full + f'rule = {{ {both}, text = "t", names = {{ x = "m" }} }}\n',
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match="a.1"):
             ledger.load_claims(path)
+    path.write_text(full + f'rule = {{ {both}, names = {{ x = "metres" }} }}\n')
+    assert ledger.load_claims(path)["a.1"].rule == "holds if x > 1; partly if x > 0. Here x: metres"
+
+
+# --- intervals ---
+
+SIDES = {"a": Measured(1.0, low=0.5, high=2.0), "b": Measured(3.0, low=2.0, high=4.0), "c": Measured(-1.0, low=-2.0, high=1.0), "p": Measured(2.0)}
+RULES = [
+    "a < b",
+    "a <= b",
+    "a < p",
+    "p >= a",
+    "b > 1",
+    "b < 1",
+    "a == p",
+    "a != b",
+    "b != 9",
+    "p == 2",
+    "a + b > 2",
+    "a - b < 0",
+    "b - a > 1",
+    "a * b < 1",
+    "a * c >= -4",
+]
+RULES += [
+    "b / a > 0.9",
+    "a / c > 0",
+    "c / b < 1",
+    "not a < 3",
+    "not a < 1",
+    "-c < 3",
+    "-c < 2 < b + 1",
+    "a < 1 < b",
+    "c > 0 or b > 1",
+    "c > 0 and b < 1",
+    "c > 0 and b > 1",
+]
+RULES += [
+    "c > 0 or b < 1",
+    "(a > 0) + (b > 0) + (c > 0) >= 2",
+    "(b > 0) + (c > 0) >= 2",
+    "(a - c) * b > 12",
+    "a.low > 0.4",
+    "a.high - a.low > 1.4",
+    "c.high < a",
+]
+
+
+def exact(part):
+    class Quantity(float):
+        """A number whose attributes Python's own eval can read."""
+
+    value = Quantity(part.value)
+    value.spread, value.n, value.low, value.high = part.spread, part.n, part.low, part.high
+    return value
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_is_decided_where_every_value_in_the_intervals_agrees(rule):
+    """Against a slow loop: Python's eval on a grid over the intervals, ends included, and zero where a quotient crosses it left out."""
+    grids = [[replace(q, value=x) for x in ([q.value] if q.low is None else np.linspace(q.low, q.high, 7).tolist())] for q in SIDES.values()]
+    seen = set()
+    for point in product(*grids):
+        if not ("/ c" in rule and point[2].value == 0):
+            seen.add(bool(eval(rule, {name: exact(q) for name, q in zip(SIDES, point, strict=True)})))
+    assert ledger.evaluate_rule(rule, SIDES) is (seen.pop() if len(seen) == 1 else None)
+
+
+def test_a_name_mentioned_twice_is_left_open_rather_than_decided_wrongly():
+    assert ledger.evaluate_rule("a > 2 * a", SIDES) is None  # false for every a > 0
+    assert ledger.evaluate_rule("c / c < 2", SIDES) is None and ledger.evaluate_rule("0 * (1 / c) == 0", SIDES) is True
+
+
+def test_division_by_zero_is_refused_for_a_point_and_open_for_an_interval():
+    assert ledger.evaluate_rule("1 / a < 5", {"a": Measured(0.5, low=0.0, high=1.0)}) is None
+    with pytest.raises(ValueError, match="zero"):
+        ledger.evaluate_rule("1 / a > 1", {"a": Measured(0.0, low=0.0, high=0.0)})
+
+
+@pytest.mark.parametrize(
+    "low, high, verdict",
+    [
+        (1.2, 1.8, "holds"),
+        (0.8, 1.8, "undecided here"),
+        (-0.5, 1.8, "undecided here"),
+        (0.1, 0.9, "partly"),
+        (-0.5, 0.9, "undecided here"),
+        (-0.5, 0.0, "does not hold"),
+        (1.0, 1.5, "holds"),
+        (0.0, 0.5, "undecided here"),
+    ],
+)
+def test_verdicts_of_intervals(low, high, verdict):
+    claims = {"t.1": Claim("t.1", "01_toy", "Toy", "c", "k", "w", "p", "gain >= 1", "gain > 0", {"gain": "of speed"})}
+    value = Measured((low + high) / 2, 0.5, 9, "dB", low=low, high=high, interval="bootstrap over prompts")
+    entry = ledger.judge("t.1", claims=claims, gain=value)
+    assert entry.verdict == verdict
+    text = ledger.as_text(entry, claims=claims)
+    assert "dB (n = 9, 95 % interval: bootstrap over prompts, spread ≈ 0.5)" in text
+    assert ("leaves open: gain" in text) == (verdict == "undecided here")
+
+
+def test_text_shows_the_interval_and_collect_counts_the_undecided(tmp_path):
+    gain = Measured(0.4587, 0.544, 48, "dB", "paired", 0.3121, 0.6188, "bootstrap over prompts")
+    entry = ledger.judge("toy.1", claims=TOY, gain=gain, count=2)
+    shown = "gain ≈ 0.46 [0.31, 0.62] dB (n = 48, 95 % interval: bootstrap over prompts, spread ≈ 0.54, paired)"
+    verdict = "undecided here (the 95 % interval leaves open: gain > spread(gain))"
+    assert shown in ledger.as_text(entry, claims=TOY) and ledger.as_text(entry, claims=TOY).endswith(f"Verdict: {verdict}")
+    write_page(tmp_path / "01_toy.ipynb", entry)
+    text = ledger.collect(tmp_path, claims=TOY)
+    assert shown in text and "1 claims: holds 0, partly 0, does not hold 0, undecided here 1, out of reach here 0." in text
+    assert "| **undecided here** (the 95 % interval leaves open: gain > spread(gain)) |" in text
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (Measured(1.0, 1.0, low=0.0), "together"),
+        (Measured(1.0, 1.0, low=2.0, high=3.0), "hold the value"),
+        (Measured(1.0, 1.0, low=0.0, high=math.nan), "finite"),
+        (Measured(1.0, 1.0, low=2.0, high=0.0), "hold the value"),
+    ],
+)
+def test_intervals_without_sense_are_refused(bad, message):
+    with pytest.raises(ValueError, match=f"gain.*{message}"):
+        ledger.judge("toy.1", claims=TOY, gain=bad, count=2)
+
+
+def test_entries_of_the_old_form_stay_readable(tmp_path):
+    rows = {
+        "gain": {"value": 3.0, "spread": 2.0, "n": 3, "unit": "", "note": "", "exact": False},
+        "count": {"value": 2, "spread": None, "n": None, "unit": "", "note": "", "exact": True},
+    }
+    write_page(tmp_path / "01_toy.ipynb", Entry("toy.1", "holds", rows))
+    assert "gain ≈ 3 ± 2 (n = 3); count = 2 | holds if gain > spread(gain)" in ledger.collect(tmp_path, claims=TOY)
+
+
+# --- the printed rule ---
+
+
+@pytest.mark.parametrize(
+    "rule, text",
+    [
+        ("a_b >= 1 and (c > 0 or d.spread < 2)", "a b ≥ 1 and (c > 0 or spread(d) < 2)"),
+        ("not (a > 1 and b > 1)", "not (a > 1 and b > 1)"),
+        ("(a > 1 and b > 1) or c != 2", "a > 1 and b > 1 or c ≠ 2"),
+        ("a - (b - c) > 2 * (a + b)", "a - (b - c) > 2 × (a + b)"),
+        ("a / (b / c) == -1", "a / (b / c) = -1"),
+        ("(a > 0) + (b > 0) >= 2", "(a > 0) + (b > 0) ≥ 2"),
+        ("0 < a.low <= a.high", "0 < low(a) ≤ high(a)"),
+        ("-(a + b) < -a.n", "-(a + b) < -n(a)"),
+    ],
+)
+def test_rules_are_printed(rule, text):
+    assert ledger.rule_text(rule) == text
+
+
+@pytest.mark.parametrize("rule", [*RULES, "a - (b - c) > 2 * (a + b)", "a / (b / c) > 1 or not (a > 1 and b > 1)", "(a > b) == (b > c)"])
+def test_a_printed_rule_means_what_is_evaluated(rule):
+    """Read back: the text without its typography parses to the same tree."""
+    text = ledger.rule_text(rule).replace("≥", ">=").replace("≤", "<=").replace("≠", "!=").replace("×", "*").replace(" = ", " == ")
+    for part in ledger.PARTS:
+        for name in SIDES:
+            text = text.replace(f"{part}({name})", f"{name}.{part}")
+    assert ledger.ast.dump(ledger.parse_rule(text)) == ledger.ast.dump(ledger.parse_rule(rule))
+
+
+def test_an_entry_shows_the_note_of_its_claim():
+    claims = {"toy.1": replace(TOY["toy.1"], note="The old rule was gain > 9.")}
+    assert "\nNote: The old rule was gain > 9.\nVerdict" in ledger.as_text(
+        ledger.judge("toy.1", claims=claims, gain=Measured(3.0, 2.0), count=2), claims=claims
+    )
+
+
+# --- over ---
+
+
+def test_over_few_values_is_students_t():
+    values = [1.0, 3.0, 2.0, 6.0]
+    found = ledger.over(values, "dB", "mean over prompts", of="seeds")
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found == Measured(
+        3.0, pytest.approx(np.std(values, ddof=1)), 4, "dB", "mean over prompts", pytest.approx(low), pytest.approx(high), "Student's t over seeds"
+    )
+
+
+def test_over_many_normal_values_is_near_students_t_and_the_same_every_time():
+    values = np.random.default_rng(0).normal(2, 3, 60)
+    found = ledger.over(values, of="prompts")
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.06 * (high - low)) and found.interval == "bootstrap over prompts"
+    assert ledger.over(values, of="prompts") == found
+    assert ledger.over(np.full(9, 2.5)).low == ledger.over([2.5] * 3).high == 2.5
+
+
+@pytest.mark.parametrize(
+    "bad, error",
+    [
+        ([1.0], ValueError),
+        ([[1.0, 2.0]], ValueError),
+        ([1.0, math.nan], ValueError),
+        (3.0, ValueError),
+        ("ab", TypeError),
+        ([1.0, "x"], TypeError),
+        (None, ValueError),
+    ],
+)
+def test_over_refuses(bad, error):
+    with pytest.raises(error, match="values"):
+        ledger.over(bad)
+
+
+# --- the collection ---
+
+
+def test_stored_entries_without_intervals_are_decided_as_python_does():
+    """Kleene's logic changes nothing for points: every stored verdict against Python's own eval."""
+    claims, looked = ledger.load_claims(), 0
+    for path in (ledger.ROOT / "notebooks").glob("*.ipynb"):
+        for entry in ledger.entries_of(path):
+            if entry.measured and all(row.get("low") is None for row in entry.measured.values()):
+                names = {name: exact(Measured(row["value"], row["spread"], row["n"])) for name, row in entry.measured.items()}
+                rule = claims[entry.id]
+                expected = "holds" if eval(rule.holds, dict(names)) else "partly" if eval(rule.partly, dict(names)) else "does not hold"
+                assert entry.verdict == expected
+                looked += 1
+    assert looked
 
 
 def test_every_existing_page_has_rules_for_its_claims():
