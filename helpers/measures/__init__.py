@@ -1,4 +1,4 @@
-"""What is measured, and against what: metrics, probabilities, correspondence, matching, mixing, caches.
+"""What is measured, and against what: metrics, probabilities, correspondence, matching, mixing, caches, statistics.
 
 May import toyworld, datasets, models and methods.
 """

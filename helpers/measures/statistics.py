@@ -1,0 +1,263 @@
+"""How sure a number is: 95 % intervals over independent units, paired differences, where curves cross, which settings cannot be told from the best.
+
+The independent unit (prompt, picture, clip, task, seed) is what could have been drawn anew; rows of one unit are averaged first, so every unit weighs
+the same however many rows it has, and only units are resampled. For a table of prompts x seeds the units are its rows, the prompts.
+
+From 8 units on an interval is a percentile bootstrap (scipy, fixed seed), expanded so that for normal values it is as wide as Student's t (Hesterberg
+2015, doi:10.1080/00031305.2015.1089789). BCa is not used: it is undefined where all values are equal, as shares often are, and it is too narrow for few
+units as well. Below 8 units there are too few different resamples, and Student's t stands in: right for means that are about normal. In simulations with
+known truth 95 to 97 % of the intervals of normal values hold it for 5 to 48 units, and 89 to 93 % for exponential ones; for True and False near none or
+all both fail, which is what `share` is for.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+FEW = 8  # units; below it a bootstrap interval is too narrow
+RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval [low, high] over n independent units; `spread` is the standard deviation (ddof = 1) over them.
+
+    `method` says how the interval was made ("bootstrap over prompts"); `ledger.over(estimate, "dB")` takes it as it is.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    spread: float
+    method: str
+
+    def __str__(self) -> str:
+        # two digits of the interval's width decide how many decimals are shown
+        form = f".{max(0, 1 - math.floor(math.log10(self.high - self.low)))}f" if self.high > self.low else ".3g"
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+    def says(self, smallest: float = 0.0) -> str:
+        """What may be said of a difference: "gain", "loss" or "no difference seen".
+
+        A gain when the whole interval lies above `smallest`, the smallest effect that matters (>= 0), a loss when it lies below -smallest. The third
+        answer covers a difference too small to matter as well as one that these units cannot show.
+        """
+        if not smallest >= 0:
+            raise ValueError(f"smallest must be at least 0, got {smallest}")
+        return "gain" if self.low > smallest else "loss" if self.high < -smallest else "no difference seen"
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """Where the mean of a - b changes its sign: one estimate for each change that the units support, in the order of xs.
+
+    `says` is "they cross", "a is above everywhere", "b is above everywhere" or "cannot be told".
+    """
+
+    says: str
+    at: tuple[Estimate, ...] = ()
+
+    def __str__(self) -> str:
+        return self.says + (f" at {', '.join(map(str, self.at))}" if self.at else "")
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """The setting with the best mean, and all `members` that cannot be told from it (itself included), in the order of the settings.
+
+    `behind` maps every other setting to how far it lies behind the best (>= 0), with its own 95 % interval.
+    """
+
+    best: object
+    members: tuple
+    behind: dict
+
+    def __str__(self) -> str:
+        others = [member for member in self.members if member != self.best]
+        return f"{self.best} ({', '.join(map(str, others))} cannot be told from it)" if others else f"{self.best} (all others are behind)"
+
+
+# --- one mean ---
+
+
+def interval(values, *, units=None, of: str = "units", statistic: Callable = np.mean) -> Estimate:
+    """The mean of values over independent units with its 95 % interval.
+
+    values: (n,) one a unit, or (n, ...) with a unit in each row; with `units` (n,) the rows of one label belong to one unit. `of` names the units in the
+    plural. `statistic`: another one than the mean over units (np.median; takes `axis`), from 8 units on. Raises TypeError for what are no numbers,
+    ValueError for other shapes, NaN or infinite values, fewer than two units, and another statistic of fewer than 8.
+    """
+    x = _by_unit(_numbers(values, "values"), units)
+    return _estimate(x, of, statistic)
+
+
+def paired(a, b, *, units=None, of: str = "units") -> Estimate:
+    """The mean of a - b with its 95 % interval, row by row: same prompt, same seed. Shapes, `units` and errors as in `interval`."""
+    a, b = _pair(a, b)
+    return _estimate(_by_unit(a - b, units), of, np.mean)
+
+
+def share(hits, *, of: str = "units") -> Estimate:
+    """The share of True among independent units, in [0, 1], with Wilson's 95 % score interval, which is right for none and for all as well.
+
+    hits (n,): True and False, or 1 and 0, one a unit (several rows a unit: `interval` of the units' shares). Raises TypeError for what are no numbers,
+    ValueError for other values and shapes.
+    """
+    x = _numbers(hits, "hits")
+    if x.ndim != 1 or len(x) == 0 or not np.isin(x, (0, 1)).all():
+        raise ValueError(f"hits must be (n,) of True and False, got shape {x.shape} with values from {x.min(initial=0):g} to {x.max(initial=0):g}")
+    ends = stats.binomtest(int(x.sum()), len(x)).proportion_ci(0.95, method="wilson")
+    return Estimate(float(x.mean()), float(ends.low), float(ends.high), len(x), float(x.std(ddof=1)) if len(x) > 1 else 0.0, f"Wilson over {of}")
+
+
+# --- curves over settings ---
+
+
+def crossing(xs, a, b, *, of: str = "units") -> Crossings:
+    """Where two curves cross: at which x the mean of a - b over units changes its sign, with a 95 % interval.
+
+    xs (K,): rising settings (budgets, steps); a, b (n, K): each unit's two curves, paired. At every x the sign of the mean difference is decided by
+    Student's t with Bonferroni's correction for K looks. Between two neighbouring decided signs that differ lies a crossing: found by linear
+    interpolation of the mean difference (give log(x) for a logarithmic axis) and resampled over units between the two, the second included; below 8 units
+    the two settings themselves are the interval. `spread` is that of the units' own crossings there. Raises ValueError for other shapes, settings that do
+    not rise, and fewer than two units.
+    """
+    a, b = _pair(a, b)
+    xs = _numbers(xs, "xs")
+    if xs.ndim != 1 or len(xs) < 2 or not (np.diff(xs) > 0).all():
+        raise ValueError(f"xs must be (K,) with at least two rising settings, got {xs}")
+    if a.ndim != 2 or a.shape[1] != len(xs) or len(a) < 2:
+        raise ValueError(f"a and b must be (units, {len(xs)}) with at least two units, got {a.shape}")
+    d = a - b
+    low, high = _student(d, 1 - 0.05 / len(xs))
+    sign = np.where(low > 0, 1, np.where(high < 0, -1, 0))
+    decided = np.flatnonzero(sign)
+    brackets = [(i, j) for i, j in zip(decided, decided[1:], strict=False) if sign[i] != sign[j]]
+    if not brackets:
+        return Crossings("cannot be told" if (sign == 0).any() else f"{'a' if sign[0] > 0 else 'b'} is above everywhere")
+    found = []
+    for i, j in brackets:
+        inside, rising = xs[i : j + 1], sign[j] * d[:, i : j + 1]
+        value, spread = float(_turns(inside, rising.mean(0)[None])[0]), float(_turns(inside, rising).std(ddof=1))
+        if len(d) < FEW:
+            low, high, method = float(xs[i]), float(xs[j]), f"decided signs over {of}"
+        else:
+            low, high = map(float, np.quantile(_turns(inside, _resampled_means(rising)), _tails(len(d))))
+            method = f"bootstrap over {of}"
+        found.append(Estimate(value, min(low, value), max(high, value), len(d), spread, method))
+    return Crossings("they cross", tuple(found))
+
+
+def plateau(xs: Sequence, table, *, lower_is_better: bool = False, of: str = "units") -> Plateau:
+    """The settings that cannot be told from the best one.
+
+    xs: K different settings (numbers or names); table (n, K): each unit's score at each setting. A setting is told from the one with the best mean where
+    the paired difference lies above zero by Student's t with Bonferroni's correction for K - 1 looks, so the truly best setting is a member in at
+    least 95 % of all experiments. Raises TypeError for what are no numbers, ValueError for other shapes, repeated settings and fewer than two units.
+    """
+    scores, xs = _numbers(table, "table"), [x.item() if hasattr(x, "item") else x for x in xs]
+    if len(xs) < 2 or len(set(xs)) != len(xs):
+        raise ValueError(f"xs must be at least two different settings, got {xs}")
+    if scores.ndim != 2 or scores.shape[1] != len(xs) or len(scores) < 2:
+        raise ValueError(f"table must be (units, {len(xs)}) with at least two units, got {scores.shape}")
+    scores = -scores if lower_is_better else scores
+    best = int(scores.mean(0).argmax())
+    behind = scores[:, [best]] - scores
+    low, _ = _student(behind, 1 - 0.05 / (len(xs) - 1))
+    return Plateau(
+        xs[best],
+        tuple(x for k, x in enumerate(xs) if k == best or low[k] <= 0),
+        {x: _estimate(behind[:, k], of, np.mean) for k, x in enumerate(xs) if k != best},
+    )
+
+
+# --- the parts ---
+
+
+def _numbers(x, name):
+    if hasattr(x, "detach"):
+        x = x.detach().cpu().double()
+    try:
+        array = np.asarray(x)
+        if array.dtype.kind not in "biufO":
+            raise TypeError
+        array = array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be real numbers, got {type(x).__name__}") from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinite values")
+    return array
+
+
+def _pair(a, b):
+    a, b = _numbers(a, "a"), _numbers(b, "b")
+    if a.shape != b.shape:
+        raise ValueError(f"a {a.shape} and b {b.shape} must have one shape, row by row the same case")
+    return a, b
+
+
+def _by_unit(x, units):
+    """(n,): the mean of each unit's rows."""
+    if x.ndim == 0 or x.size == 0:
+        raise ValueError(f"values must be (n,) or (n, ...) and not empty, got {x.shape}")
+    rows = x.reshape(len(x), -1).mean(1)
+    if units is not None:
+        labels = np.asarray(units.detach().cpu() if hasattr(units, "detach") else units)
+        if labels.shape != (len(x),):
+            raise ValueError(f"units must be ({len(x)},), a label for each row, got {labels.shape}")
+        if any(label != label for label in labels):
+            raise ValueError("units must not hold NaN")
+        _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        rows = np.bincount(place, weights=rows) / counts
+    if len(rows) < 2:
+        raise ValueError(f"at least two units are needed for an interval, got {len(rows)}")
+    return rows
+
+
+def _tails(n):
+    """The two quantiles of the expanded percentile interval: for normal values it is as wide as Student's t."""
+    tail = stats.norm.sf(stats.t.ppf(0.975, n - 1) * math.sqrt(n / (n - 1)))
+    return tail, 1 - tail
+
+
+def _student(x, level):
+    """Ends (low, high) of Student's interval of the means over the first axis."""
+    half = stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(0, ddof=1) / math.sqrt(len(x))
+    return x.mean(0) - half, x.mean(0) + half
+
+
+def _estimate(x, of, statistic):
+    n, value, spread = len(x), float(statistic(x, axis=0)), float(x.std(ddof=1))
+    if n < FEW:
+        if statistic is not np.mean:
+            raise ValueError(f"statistic other than the mean needs at least {FEW} units, got {n}")
+        low, high = map(float, _student(x, 0.95))
+        return Estimate(value, low, high, n, spread, f"Student's t over {of}")
+    level, batch = 1 - 2 * _tails(n)[0], max(1, 2**22 // n)
+    drawn = stats.bootstrap(
+        (x,), statistic, n_resamples=RESAMPLES, confidence_level=level, method="percentile", vectorized=True, batch=batch, rng=np.random.default_rng(0)
+    )
+    low, high = map(float, drawn.confidence_interval)
+    # rounding can leave the mean of equal values just outside
+    return Estimate(value, min(low, value), max(high, value), n, spread, f"bootstrap over {of}")
+
+
+def _resampled_means(x):
+    """(RESAMPLES, K): means over units drawn with replacement, the same units for all columns."""
+    counts = np.random.default_rng(0).multinomial(len(x), np.full(len(x), 1 / len(x)), size=RESAMPLES)
+    return counts @ x / len(x)
+
+
+def _turns(xs, curves):
+    """(N,): the first x at which each of curves (N, K), that begin below zero, rises through it; the ends where it begins above or never does."""
+    above = curves >= 0
+    k = above.argmax(1).clip(1)
+    rows = np.arange(len(curves))
+    before, after = curves[rows, k - 1], curves[rows, k]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = xs[k - 1] + (xs[k] - xs[k - 1]) * before / (before - after)
+    return np.where(above[:, 0], xs[0], np.where(above.any(1), x, xs[-1]))

@@ -1,0 +1,260 @@
+"""Intervals against closed forms, slow loops and simulations with known truth; what is invariant; refusals."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from helpers.measures import statistics
+from helpers.measures.statistics import Crossings, Estimate, crossing, interval, paired, plateau, share
+from helpers.page import ledger
+
+
+def ends(estimate):
+    return estimate.low, estimate.high
+
+
+# --- one mean ---
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_few_units_have_students_interval(n):
+    x = np.random.default_rng(n).normal(3, 2, n)
+    found = interval(x, of="seeds")
+    assert ends(found) == pytest.approx(tuple(stats.ttest_1samp(x, 0).confidence_interval(0.95)))
+    assert (found.value, found.spread, found.n, found.method) == (pytest.approx(x.mean()), pytest.approx(x.std(ddof=1)), n, "Student's t over seeds")
+
+
+@pytest.mark.parametrize("n", [8, 15, 60])
+def test_many_normal_units_have_nearly_students_interval(n):
+    x = stats.norm.ppf((np.arange(n) + 0.5) / n)  # as normal as n values can be
+    low, high = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    assert ends(interval(x)) == pytest.approx((low, high), rel=0.08) and interval(x, of="clips").method == "bootstrap over clips"
+
+
+def test_bootstrap_against_a_slow_loop():
+    """Own resampling, one unit at a time, and the quantiles of the expanded interval written out."""
+    x = np.random.default_rng(5).exponential(2, 9)
+    rng = np.random.default_rng(6)
+    means = sorted(sum(x[rng.integers(9)] for _ in range(9)) / 9 for _ in range(4000))
+    tail = stats.norm.cdf(-stats.t.ppf(0.975, 8) * math.sqrt(9 / 8))
+    assert tail < 0.025
+    expected = means[round(tail * 4000)], means[round((1 - tail) * 4000) - 1]
+    assert ends(interval(x)) == pytest.approx(expected, abs=0.12 * (expected[1] - expected[0]))
+
+
+@pytest.mark.parametrize("n, draws", [(3, 800), (12, 200)])
+def test_coverage_of_the_truth(n, draws):
+    rng = np.random.default_rng(n)
+    hits = [low <= 1 <= high for low, high in (ends(interval(rng.normal(1, 2, n))) for _ in range(draws))]
+    assert 0.95 - 3.5 * math.sqrt(0.95 * 0.05 / draws) < np.mean(hits) < 0.995
+
+
+def test_coverage_where_rows_of_a_unit_belong_together():
+    """Five rows share their unit's luck: by unit the truth is held as promised, by row it is missed far too often."""
+    rng, by_unit, by_row = np.random.default_rng(0), 0, 0
+    labels = np.repeat(np.arange(6), 5)
+    for _ in range(150):
+        x = rng.normal(0, 1, 6)[labels] + 0.2 * rng.normal(size=30)
+        by_unit += np.prod(ends(interval(x, units=labels))) <= 0
+        low, high = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+        by_row += low * high <= 0
+    assert by_unit / 150 > 0.89 and by_row / 150 < 0.75
+
+
+def test_units_by_label_by_row_and_by_hand_agree():
+    table = np.random.default_rng(1).normal(size=(10, 3))
+    labels = np.repeat([f"prompt {i}" for i in range(10)], 3)
+    order = np.random.default_rng(2).permutation(30)
+    assert interval(table) == interval(table.mean(1))
+    shuffled = interval(table.ravel()[order], units=labels[order])
+    assert (shuffled.value, shuffled.low, shuffled.n) == (pytest.approx(interval(table).value), pytest.approx(interval(table).low), 10)
+
+
+def test_every_unit_weighs_the_same():
+    assert interval([1.0, 1.0, 1.0, 5.0], units=["a", "a", "a", "b"]).value == pytest.approx(3)
+
+
+def test_pairing_removes_what_the_units_share():
+    rng = np.random.default_rng(3)
+    luck = rng.normal(0, 10, 20)
+    a, b = luck + 1 + 0.1 * rng.normal(size=20), luck + 0.1 * rng.normal(size=20)
+    found = paired(a, b, of="prompts")
+    assert found == interval(a - b, of="prompts") and found.high - found.low < 0.3 and found.says(0.5) == "gain"
+    assert paired(b, a).says(0.5) == "loss" and ends(paired(b, a)) == pytest.approx((-found.high, -found.low), abs=0.02)
+
+
+def test_invariances():
+    x = np.random.default_rng(4).exponential(size=11)
+    plain = interval(x)
+    assert interval(x) == plain  # the seed is fixed
+    assert ends(interval(5 + 3 * x)) == pytest.approx((5 + 3 * plain.low, 5 + 3 * plain.high))
+    assert ends(interval(np.full(9, 2.5))) == ends(interval([2.5] * 3)) == (2.5, 2.5)
+    assert statistics.interval(np.r_[x, x, x, x]).high < plain.high
+
+
+@pytest.mark.parametrize(
+    "make", [list, tuple, np.float32, torch.tensor, lambda x: pd.Series(x, index=range(50, 50 + len(x))), lambda x: torch.tensor(x, requires_grad=True)]
+)
+def test_any_array_is_read_by_position(make):
+    x = [float(v) for v in range(10)]
+    assert interval(make(x), units=np.arange(10)) == interval(np.array(x))
+    assert paired(make(x), np.zeros(10)).value == pytest.approx(4.5)
+
+
+def test_another_statistic():
+    x = np.r_[np.arange(11.0), 1000]
+    found = interval(x, statistic=np.median)
+    assert found.value == 5.5 and found.high < 20 < interval(x).value
+    with pytest.raises(ValueError, match="statistic"):
+        interval([1.0, 2.0, 3.0], statistic=np.median)
+
+
+@pytest.mark.parametrize("k, n", [(0, 5), (3, 12), (20, 20), (1, 1)])
+def test_share_is_wilsons(k, n):
+    """Against the closed form (Wilson 1927)."""
+    z, p = stats.norm.ppf(0.975), k / n
+    middle, half = (p + z**2 / (2 * n)) / (1 + z**2 / n), z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    found = share([True] * k + [False] * (n - k), of="clips")
+    assert ends(found) == pytest.approx((middle - half, middle + half), abs=1e-12) and found.value == p and found.n == n
+
+
+@pytest.mark.parametrize("low, high, smallest, says", [
+    (0.1, 0.9, 0, "gain"), (0.1, 0.9, 0.5, "no difference seen"), (0.6, 0.9, 0.5, "gain"), (-0.1, 0.9, 0, "no difference seen"), (-0.9, -0.1, 0, "loss"),
+    (-0.9, -0.6, 0.5, "loss"), (-0.9, -0.1, 0.5, "no difference seen"), (0.0, 0.5, 0, "no difference seen"),
+])  # fmt: skip
+def test_three_things_may_be_said(low, high, smallest, says):
+    assert Estimate((low + high) / 2, low, high, 9, 1.0, "m").says(smallest) == says
+
+
+@pytest.mark.parametrize("numbers, text", [
+    ((0.4587, 0.3121, 0.6188), "0.46 [0.31, 0.62]"), ((81.66, 78.21, 84.97), "81.7 [78.2, 85.0]"),
+    ((-1140.2, -1320, -950), "-1140 [-1320, -950]"), ((2.5, 2.5, 2.5), "2.5 [2.5, 2.5]"),
+    ((25.131, 25.11, 25.15), "25.131 [25.110, 25.150]"),
+])  # fmt: skip
+def test_an_estimate_is_printed_as_in_the_ledger(numbers, text):
+    assert str(Estimate(*numbers, 9, 1.0, "m")) == text == ledger._with_interval(*numbers)
+
+
+@pytest.mark.parametrize("n", [2, 7, 8, 30])
+def test_the_ledger_computes_the_same_interval(n):
+    """`page` and `measures` may not import each other; this holds the two together."""
+    x = np.random.default_rng(n).exponential(size=n)
+    assert ledger.over(x, "dB", "note", of="prompts") == ledger.over(interval(x, of="prompts"), "dB", "note")
+    assert ledger.FEW == statistics.FEW
+
+
+# --- curves ---
+
+XS = [2, 4, 6, 10, 15]
+
+
+def curves(gap, n=12, noise=0.05, seed=0):
+    """(n, K) twice: the units share a level, and a lies above b by `gap`."""
+    rng = np.random.default_rng(seed)
+    b = rng.normal(0, 5, (n, 1)) + np.linspace(0, 3, len(gap))
+    return b + np.asarray(gap) + noise * rng.normal(size=b.shape), b
+
+
+@pytest.mark.parametrize("n", [5, 12])
+def test_curves_cross_where_they_were_made_to(n):
+    a, b = curves([-2, -1, 1, 2, 3], n)
+    found = crossing(XS, a, b, of="prompts")
+    assert found.says == "they cross" and len(found.at) == 1
+    at = found.at[0]
+    assert at.value == pytest.approx(5, abs=0.1) and 4 <= at.low < 5 < at.high <= 6 and at.n == n
+    if n == 12:
+        assert at.high - at.low < 0.3
+    mirrored = crossing(XS, b, a).at[0]
+    assert (mirrored.value, mirrored.low, mirrored.high) == (pytest.approx(at.value), pytest.approx(at.low), pytest.approx(at.high))
+    assert crossing(XS, a[::-1], b[::-1]).at[0].value == pytest.approx(at.value)
+
+
+def test_crossings_found_by_a_slow_loop():
+    """Own resampling of whole units; each resampled difference is searched by hand for its change of sign."""
+    a, b = curves([-2, -1, 0.3, 1, 2], 10, noise=0.6)
+    at = crossing(XS, a, b).at
+    rng, d, places = np.random.default_rng(1), a - b, []
+    for _ in range(2000):
+        mean = sum(d[rng.integers(10)] for _ in range(10)) / 10
+        k = next(k for k in range(4) if mean[k] < 0 <= mean[k + 1])
+        places.append(np.interp(0, mean[k : k + 2], XS[k : k + 2]))
+    assert len(at) == 1 and (at[0].low, at[0].high) == pytest.approx(np.quantile(places, [0.013, 0.987]), abs=0.2)
+
+
+@pytest.mark.parametrize("gap, says", [
+    ([1, 2, 1, 2, 1], "a is above everywhere"), ([-1, -2, -1, -2, -1], "b is above everywhere"), ([0, 0, 0, 0, 0], "cannot be told"),
+    ([0, 0, 0, 1, 1], "cannot be told"),
+])  # fmt: skip
+def test_curves_that_do_not_cross_or_cannot_be_told(gap, says):
+    assert crossing(XS, *curves(gap)) == Crossings(says)
+
+
+def test_two_crossings_and_an_undecided_middle():
+    found = crossing(XS, *curves([-1, 1, 1, -1, -1]))
+    assert [round(at.value) for at in found.at] == [3, 8] and str(found).startswith("they cross at 2.987 [2.961, 3.013], 7.99")
+    wide = crossing(XS, *curves([-1, 0, 0, 0, 1], noise=0.2))
+    assert len(wide.at) == 1 and wide.at[0].high - wide.at[0].low > 2
+
+
+def test_coverage_of_a_crossing_and_of_no_difference():
+    rng, held, seen, false = np.random.default_rng(2), 0, 0, 0
+    for _ in range(60):
+        noise = rng.normal(size=(12, 5)) * 0.5 + rng.normal(size=(12, 1)) * 0.3
+        found = crossing(XS, noise + [-2, -1, 1, 2, 3], np.zeros((12, 5)))
+        seen += len(found.at) == 1
+        held += any(at.low <= 5 <= at.high for at in found.at)
+        false += crossing(XS, noise, np.zeros((12, 5))).says != "cannot be told"
+    assert seen >= 58 and held >= 52 and false <= 3
+
+
+def test_a_plateau_holds_what_cannot_be_told_from_the_best():
+    rng = np.random.default_rng(0)
+    table = rng.normal(0, 5, (20, 1)) + np.array([0.0, 3.0, 3.02, 3.0, 1.0]) + 0.3 * rng.normal(size=(20, 5))
+    found = plateau(XS, table, of="pictures")
+    assert set(found.members) == {4, 6, 10} and found.best in found.members and set(found.behind) == set(XS) - {found.best}
+    assert found.behind[2] == paired(table[:, XS.index(found.best)], table[:, 0], of="pictures") and found.behind[15].says(1.5) == "gain"
+    same = plateau(XS, -table, lower_is_better=True)
+    assert (same.best, same.members) == (found.best, found.members) and str(found).count("cannot be told") == 1
+    names = plateau(["a", "b"], table[:, [0, 1]])
+    assert names.members == ("b",) and str(names) == "b (all others are behind)"
+
+
+@pytest.mark.parametrize("n", [4, 10])
+def test_the_truly_best_setting_is_a_member(n):
+    rng = np.random.default_rng(n)
+    inside = [0 in plateau(range(5), rng.normal(size=(n, 5)) + [0.3, 0.29, 0.2, 0, 0]).members for _ in range(60)]
+    assert np.mean(inside) >= 0.9
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: interval(["a", "b"]), TypeError, "values must be real numbers"), (lambda: interval([1.0, math.nan]), ValueError, "values must be finite"),
+    (lambda: interval([1.0, math.inf]), ValueError, "values must be finite"), (lambda: interval(3.0), ValueError, r"values must be \(n,\)"),
+    (lambda: interval([]), ValueError, "not empty"), (lambda: interval([1.0]), ValueError, "two units"), (lambda: interval([1j, 2j]), TypeError, "values"),
+    (lambda: interval([1.0, 2.0], units=["a", "a"]), ValueError, "two units"), (lambda: interval([1.0, 2.0], units=["a"]), ValueError, r"units must be \(2,\)"),
+    (lambda: interval([1.0, 2.0], units=[math.nan, 1.0]), ValueError, "units must not hold NaN"),
+    (lambda: paired([1.0, 2.0], [1.0]), ValueError, r"a \(2,\) and b \(1,\)"), (lambda: paired([1.0, 2.0], [1.0, None]), ValueError, "b must be finite"),
+    (lambda: share([0, 2]), ValueError, "hits"), (lambda: share([]), ValueError, "hits"), (lambda: share("yes"), TypeError, "hits"),
+    (lambda: crossing([2, 1], np.zeros((3, 2)), np.zeros((3, 2))), ValueError, "xs must be"),
+    (lambda: crossing([1, 2], np.zeros((3, 3)), np.zeros((3, 3))), ValueError, r"\(units, 2\)"),
+    (lambda: crossing([1, 2], np.zeros((1, 2)), np.zeros((1, 2))), ValueError, "two units"),
+    (lambda: plateau([1, 1], np.zeros((3, 2))), ValueError, "different"),
+    (lambda: plateau([1, 2], np.zeros(2)), ValueError, "table must be"), (lambda: Estimate(0, 0, 0, 2, 0, "").says(-1), ValueError, "smallest"),
+])  # fmt: skip
+def test_refusals(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_every_resample_of_three_units():
+    """The exact bootstrap of three units has 27 resamples: too coarse for 95 %, hence Student's t."""
+    x = np.array([0.0, 1.0, 5.0])
+    means = [np.mean(draw) for draw in itertools.product(x, repeat=3)]
+    assert interval(x).low < min(means) and interval(x).high > max(means)
