@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from helpers.measures import statistics
-from helpers.measures.statistics import Crossings, Estimate, crossing, interval, paired, plateau, share
+from helpers.measures.statistics import Crossings, Estimate, crossing, interval, paired, plateau, ratio, share
 from helpers.page import ledger
 
 
@@ -112,6 +112,26 @@ def test_another_statistic():
     assert found.value == 5.5 and found.high < 20 < interval(x).value
     with pytest.raises(ValueError, match="statistic"):
         interval([1.0, 2.0, 3.0], statistic=np.median)
+
+
+def test_ratio_against_a_slow_loop():
+    rng = np.random.default_rng(8)
+    b = rng.uniform(1, 9, 14)
+    a = 0.7 * b + rng.normal(0, 0.8, 14)
+    found = ratio(a, b, of="clips")
+    pairs = [sorted(rng.integers(14, size=14)) for _ in range(4000)]
+    drawn = [sum(a[i] for i in rows) / sum(b[i] for i in rows) for rows in pairs]
+    tail = stats.norm.cdf(-stats.t.ppf(0.975, 13) * math.sqrt(14 / 13))
+    assert found.value == pytest.approx(sum(a) / sum(b))
+    assert ends(found) == pytest.approx(np.quantile(drawn, [tail, 1 - tail]), abs=0.1 * (found.high - found.low))
+    assert ends(ratio(3 * a, 2 * b)) == pytest.approx((1.5 * found.low, 1.5 * found.high)) and ends(ratio(2 * b, b)) == pytest.approx((2, 2))
+
+
+def test_a_bootstrap_in_batches_draws_the_same():
+    x = np.random.default_rng(0).normal(size=500)  # two batches
+    low, high = statistics._bootstrap((x,), np.mean)
+    rows = np.random.default_rng(0).integers(0, 500, (statistics.RESAMPLES, 500))
+    assert (low, high) == pytest.approx(np.quantile(x[rows].mean(1), statistics._tails(500)), abs=1e-9)
 
 
 @pytest.mark.parametrize("k, n", [(0, 5), (3, 12), (20, 20), (1, 1)])
@@ -241,6 +261,7 @@ def test_the_truly_best_setting_is_a_member(n):
     (lambda: interval([1.0, 2.0], units=["a", "a"]), ValueError, "two units"), (lambda: interval([1.0, 2.0], units=["a"]), ValueError, r"units must be \(2,\)"),
     (lambda: interval([1.0, 2.0], units=[math.nan, 1.0]), ValueError, "units must not hold NaN"),
     (lambda: paired([1.0, 2.0], [1.0]), ValueError, r"a \(2,\) and b \(1,\)"), (lambda: paired([1.0, 2.0], [1.0, None]), ValueError, "b must be finite"),
+    (lambda: ratio([1.0] * 7, [1.0] * 7), ValueError, "a and b need at least 8"), (lambda: ratio(np.ones(9), np.arange(9) - 4.0), ValueError, "mean of b"),
     (lambda: share([0, 2]), ValueError, "hits"), (lambda: share([]), ValueError, "hits"), (lambda: share("yes"), TypeError, "hits"),
     (lambda: crossing([2, 1], np.zeros((3, 2)), np.zeros((3, 2))), ValueError, "xs must be"),
     (lambda: crossing([1, 2], np.zeros((3, 3)), np.zeros((3, 3))), ValueError, r"\(units, 2\)"),
