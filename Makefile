@@ -1,7 +1,8 @@
-# `make` lists the targets. Every target makes .venv when it is missing or older than its pins.
+# `make` lists the targets. Every target makes .venv when it is missing, and brings it up to date when its pins changed.
+# The folder's path may hold spaces: recipes use paths relative to it, and quote "$$PWD" where a whole path is needed.
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/stamp
+STAMP := .venv/stamp# written last: it names the folder that the environment was made in
 NAME ?= toy-latte
 WORKERS ?= 2
 PROCESSES ?= 2
@@ -12,25 +13,39 @@ export MKL_NUM_THREADS = 1
 export TOKENIZERS_PARALLELISM = false
 test browser notebooks bench: export HF_HUB_OFFLINE = 1
 
-ALLOW_ROOT = $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 LATEST_FIRST = $(shell ls -r notebooks/*.ipynb)# the later pages take longest: begun first, they leave no worker idle at the end
-SOCKET_LOG := $(CURDIR)/.pytest_cache/sockets.log
+SOCKET_LOG := .pytest_cache/sockets.log
+
+# An environment is used again when it was finished, was not moved (its commands would call the old place), its Python works and PYTHON, when given, is of
+# the same version. An empty stamp, of an older Makefile, names no folder.
+VERSION := import sys; print(sys.version_info[:2])
+CHECK := import sys; (3, 11) <= sys.version_info[:2] < (3, 15) or sys.exit("Stepwise makes its %s with Python 3.11 to 3.14, and %s is Python %s: name another \
+	one, as in make env PYTHON=python3.12" % (sys.argv[1], sys.argv[2], sys.version.split()[0]))
+MISSING := There is no $(PYTHON) here: install Python 3.11 to 3.14, or name one, as in make env PYTHON=python3.12
+ASKED := $(if $(filter file,$(origin PYTHON)),,&& [ "$$("$(PYTHON)" -c '$(VERSION)' .venv)" = "$$($(BIN)/python -c '$(VERSION)')" ])
+USABLE := [ -e $(STAMP) ] && { [ ! -s $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(pwd -P)" ]; } && $(BIN)/python -c "import pip" >/dev/null 2>&1 $(ASKED)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test env bench ledger notebooks browser model lint
+.PHONY: help lab author fresh test env bench ledger notebooks browser model lint anew
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
 
-lab: $(STAMP)  ## open JupyterLab on the start page (ARGS="--no-browser --port 8899" without a screen)
-	$(BIN)/jupyter lab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
+lab: $(STAMP)  ## open JupyterLab on your own copy of the pages, in my_notebooks/ (ARGS="--no-browser --port 8899" without a screen)
+	$(BIN)/python -m helpers.page.lab open $(ARGS)
+
+fresh: $(STAMP)  ## start your copies over; what you wrote moves to my_notebooks/old/ (PAGES=02_motion_regularization for one)
+	$(BIN)/python -m helpers.page.lab fresh $(PAGES)
+
+author: $(STAMP)  ## open JupyterLab on the pages themselves, to change them (ARGS as for lab)
+	$(BIN)/python -m helpers.page.lab author $(ARGS)
 
 test: $(STAMP)  ## unit tests, every notebook run again and compared, then the guards over the pages
 	$(BIN)/pytest -n $(WORKERS) tests
 	@mkdir -p $(dir $(SOCKET_LOG)) && rm -f $(SOCKET_LOG)
-	PYTHONPATH=$(CURDIR)/tests/notebooks/offline STEPWISE_SOCKET_LOG=$(SOCKET_LOG) $(BIN)/pytest -p no:randomly --nbval --nbval-sanitize-with tests/notebooks/sanitize.cfg \
+	PYTHONPATH="$$PWD/tests/notebooks/offline" STEPWISE_SOCKET_LOG="$$PWD/$(SOCKET_LOG)" $(BIN)/pytest -p no:randomly --nbval --nbval-sanitize-with tests/notebooks/sanitize.cfg \
 		--nbval-current-env --nbval-cell-timeout 1200 -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(LATEST_FIRST)
-	STEPWISE_SOCKET_LOG=$(SOCKET_LOG) $(BIN)/pytest -m notebooks tests/notebooks
+	STEPWISE_SOCKET_LOG="$$PWD/$(SOCKET_LOG)" $(BIN)/pytest -m notebooks tests/notebooks
 
 env: $(STAMP)  ## make the environment only
 
@@ -53,7 +68,11 @@ model: $(STAMP)  ## train a model from nothing, resumable (NAME=toy-latte; PROCE
 lint: $(STAMP)  ## ruff over code and notebooks
 	$(BIN)/ruff check .
 
-$(STAMP): pyproject.toml constraints.txt
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[lab,test]"
-	@touch $@
+# While pip changes an environment it has no stamp: killed then, it is made anew the next time. When pip itself gives up (no network, say), nothing has
+# changed, and the stamp comes back with its age.
+$(STAMP): pyproject.toml constraints.txt $(shell $(USABLE) || echo anew)
+	@$(USABLE) || { command -v "$(PYTHON)" >/dev/null || { echo '$(MISSING)' >&2; exit 1; }; }
+	@$(USABLE) || { "$(PYTHON)" -c '$(CHECK)' .venv "$(PYTHON)" && rm -rf .venv && "$(PYTHON)" -m venv .venv; }
+	@[ ! -e $(STAMP) ] || mv $(STAMP) .venv/before
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[lab,test]" || { [ ! -e .venv/before ] || mv .venv/before $(STAMP); exit 1; }
+	@rm -f .venv/before && pwd -P > $(STAMP)

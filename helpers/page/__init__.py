@@ -1,4 +1,5 @@
-"""What a notebook shows itself with: figures, controls (explore), exercises, the ledger, and execution in place.
+"""What a notebook shows itself with: figures, controls (explore), exercises, the ledger, execution in place, and
+JupyterLab on the reader's copies (lab).
 
 May import nothing of the package but this room.
 """

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import nbformat
@@ -50,12 +51,23 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     A control keeps its picture: a stored page has no kernel, and a widget without one shows an error in place of the picture. Pictures are
     stored as compactly as they can be without changing a pixel.
     """
-    notebook.metadata = from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python"}})
+    tidy_outputs(notebook)
+    notebook.metadata = from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python", "file_extension": ".py"}})
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:03d}"
         cell.metadata = NotebookNode({key: value for key, value in cell.metadata.items() if key in ("tags", "jupyter", "slideshow")})
         if cell.cell_type != "code":
             cell.pop("attachments", None)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    nbformat.validate(notebook)
+    return notebook
+
+
+def tidy_outputs(notebook: NotebookNode) -> None:
+    """The part of `tidy` that an open page can bear when it is saved: outputs and widget state, in place; text and metadata of the cells stay."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
             continue
         outputs = []
         for output in cell.outputs:
@@ -69,11 +81,9 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
             else:
                 outputs.append(output)
         cell.outputs = outputs
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
-    nbformat.validate(notebook)
-    return notebook
 
 
+@lru_cache(maxsize=512)  # an open page is saved again and again with the same pictures
 def compact(png: bytes) -> bytes:
     """The same picture in fewer bytes: without a channel that says "opaque" everywhere, with a palette of 256 colours where these are so close that
     the eye sees no difference (root mean square at most PALETTE_ERROR), and packed as well as PNG can."""
@@ -112,6 +122,8 @@ def main() -> None:
             OVERVIEW.write_bytes(overview(path))
         else:
             seconds = execute(path)
+            if any("overview" in cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells):
+                OVERVIEW.write_bytes(overview(path))
             print(f"{path}: {seconds:.0f} s, {path.stat().st_size / 1e3:.0f} kB")
 
 

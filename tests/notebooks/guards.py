@@ -9,6 +9,7 @@ from helpers.page.ledger import Claim
 
 MAX_BYTES = 1_000_000
 MAX_LINES = 25
+CURE = "run make notebooks PAGES=notebooks/<page>"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 ABSOLUTE_PATH = re.compile(r"""["'](?:/(?:home|root|tmp|work|usr|mnt|data|Users|opt|var)\b|[A-Za-z]:\\\\?|~/)""")
 
@@ -38,7 +39,7 @@ def name(cell) -> str:
 def counts(page: NotebookNode) -> Iterator[str]:
     found = [cell.execution_count for cell in code_cells(page)]
     if found != list(range(1, len(found) + 1)):
-        yield f"execution counts are {found}, expected 1 to {len(found)} in order (run all in a fresh kernel)"
+        yield f"execution counts are {found}, expected 1 to {len(found)} in order; {CURE}"
 
 
 def errors(page: NotebookNode) -> Iterator[str]:
@@ -77,10 +78,10 @@ def images(page: NotebookNode) -> Iterator[str]:
 
 def widgets(page: NotebookNode) -> Iterator[str]:
     if "widgets" in page.metadata:
-        yield "the page stores widget state in metadata.widgets; write it with python -m helpers.page.execute execute"
+        yield f"the page stores widget state in metadata.widgets; {CURE}"
     for cell in code_cells(page):
         if any(WIDGET_VIEW in bundle for bundle in bundles(cell)):
-            yield f"{name(cell)} stores a live widget, which shows an error without a kernel; write it with python -m helpers.page.execute execute"
+            yield f"{name(cell)} stores a live widget, which shows an error without a kernel; {CURE}"
 
 
 def claims(page: NotebookNode, *, stem: str, known: dict[str, Claim]) -> Iterator[str]:
@@ -128,7 +129,7 @@ def source(page: NotebookNode) -> Iterator[str]:
 
 def size(data: bytes) -> Iterator[str]:
     if len(data) > MAX_BYTES:
-        yield f"the file has {len(data):,} bytes, expected at most {MAX_BYTES:,}"
+        yield f"the file has {len(data):,} bytes, expected at most {MAX_BYTES:,}; {CURE}, which packs its pictures"
 
 
 PAGE_GUARDS = (counts, errors, figures, images, widgets, exercises, parameters, source)

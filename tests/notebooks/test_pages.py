@@ -38,7 +38,7 @@ def test_the_folder_holds_numbered_notebooks_and_nothing_else():
 def test_the_picture_of_the_readme_is_the_one_on_the_page():
     tagged = [path for path in NOTEBOOKS if any("overview" in cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells)]
     assert len(tagged) == 1
-    assert execute.OVERVIEW.read_bytes() == execute.overview(tagged[0]), "run: python -m helpers.page.execute overview <page>"
+    assert execute.OVERVIEW.read_bytes() == execute.overview(tagged[0]), f"run: make notebooks PAGES=notebooks/{tagged[0].name}"
 
 
 @pytest.mark.notebooks
