@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.lab import refresh
 from tests.browser import jupyter
 from tests.browser.sample import write_samples
 
@@ -31,14 +32,15 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """Address and token of a JupyterLab whose folder holds `notebooks/` (a copy), the package, the data and two sample pages."""
+    """Folder, address and token of a JupyterLab started as `make lab` does it, on copies of the notebooks and two sample pages."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    for name in ("data", "helpers"):
+    for name in (".jupyter", "data", "helpers"):
         (folder / name).symlink_to(ROOT / name)
     write_samples(folder / "samples")
+    refresh(folder)
     with jupyter.lab_server(folder, tmp_path_factory.mktemp("home")) as server:
-        yield server
+        yield folder, *server
 
 
 @pytest.fixture(scope="session")
@@ -53,13 +55,13 @@ def browser():
 
 @pytest.fixture
 def open_page(lab, browser):
-    """open_page("notebooks/01_x.ipynb") -> the page in its own browser context."""
+    """open_page("my_notebooks/01_x.ipynb") -> the page in its own browser context."""
     contexts = []
 
     def open_one(name):
         context = browser.new_context(viewport={"width": 1300, "height": 1000})
         contexts.append(context)
-        return jupyter.Page(context.new_page(), *lab, name)
+        return jupyter.Page(context.new_page(), *lab[1:], name)
 
     yield open_one
     for context in contexts:

@@ -1,16 +1,16 @@
 """A real JupyterLab server and a headless Chromium, for the browser tests."""
 
 import json
-import os
 import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+
+from helpers.lab import COPIES, command
 
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -47,21 +47,19 @@ def stop(process: subprocess.Popen) -> None:
 
 @contextmanager
 def lab_server(folder: Path, home: Path):
-    """JupyterLab on `folder`; yields its address and token. Settings and runtime files stay in `home`."""
+    """JupyterLab on the reader's copies in `folder`; yields its address and token. Settings and runtime files stay in `home`."""
     port, token = free_port(), secrets.token_hex(8)
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text(json.dumps(QUIET["@jupyterlab/apputils-extension:notification"]))
-    env = os.environ | {
+    line, environment = command(folder, COPIES)
+    env = environment | {
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "JUPYTER_CONFIG_DIR": str(home / "config"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
+        "JUPYTER_CONFIG_DIR": str(home / "config"), "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
-        f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
-    ]  # fmt: skip
+    line += ["--no-browser", "--expose-app-in-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"]
     with open(home / "server.log", "wb") as log:
-        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", process)
             yield f"http://127.0.0.1:{port}", token
@@ -109,6 +107,24 @@ class Page:
                     if (o.output_type === 'error' && !tags.includes('raises-exception')) faults.push(o.ename + ': ' + o.evalue);
             }
             return faults;""")
+
+    def save(self) -> None:
+        """Save as Ctrl-S does, twice: what is stored differs from what the browser holds, and JupyterLab must not take that for somebody else's change."""
+        for _ in range(2):
+            self.evaluate("await window.jupyterapp.commands.execute('docmanager:save');")
+            self.page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=30_000)
+            assert self.page.locator(".jp-Dialog").count() == 0
+
+    def assert_pictures_without_a_kernel(self) -> None:
+        """End the kernel and find a picture in the place of every control."""
+        self.evaluate("await panel.sessionContext.ready; await panel.sessionContext.shutdown();")
+        for cell in self.control_cells():
+            self.evaluate(f"await panel.content.scrollToItem({cell}, 'start');")
+            image = self.page.locator(f".jp-Cell[data-windowed-list-index='{cell}'] .jp-OutputArea-output img").first
+            image.wait_for(state="visible", timeout=30_000)
+            assert image.evaluate("i => i.complete && i.naturalWidth") > 300
+        for message in ("Error displaying widget", "model not found"):
+            assert self.page.get_by_text(message).count() == 0
 
     def control_cells(self) -> list[int]:
         """The numbers of the cells tagged control."""

@@ -122,11 +122,5 @@ def test_pick_works_again_after_its_cell_is_run_again(open_page):
 
 def test_stored_page_shows_its_film_strip_without_a_kernel(open_page, screenshots):
     page = open_page("samples/stored.ipynb")
-    page.evaluate("await panel.sessionContext.ready; await panel.sessionContext.shutdown();")
-    for cell in page.control_cells():
-        page.evaluate(f"await panel.content.scrollToItem({cell}, 'start');")
-        image = page.page.locator(f".jp-Cell[data-windowed-list-index='{cell}'] .jp-OutputArea-output img").first
-        image.wait_for(state="visible", timeout=30_000)
-        assert image.evaluate("i => i.complete && i.naturalWidth") > 300
-    assert page.page.get_by_text("Error displaying widget").count() == 0
+    page.assert_pictures_without_a_kernel()
     page.page.screenshot(path=screenshots / "sample_stored.png")

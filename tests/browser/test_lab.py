@@ -20,9 +20,10 @@ def test_make_lab_answers_on_its_port(tmp_path):
         command = ["make", "lab", f"ARGS=--no-browser --port {port} --IdentityProvider.token=open"]
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         try:
-            answer = wait_for(f"http://127.0.0.1:{port}/lab/tree/notebooks/00_start_here.ipynb?token=open", process, seconds=300)
+            answer = wait_for(f"http://127.0.0.1:{port}/lab/tree/my_notebooks/00_start_here.ipynb?token=open", process, seconds=300)
             assert "JupyterLab" in answer
-            assert "00_start_here.ipynb" in wait_for(f"http://127.0.0.1:{port}/api/contents/notebooks?token=open", process)
+            for folder in ("my_notebooks", "notebooks"):
+                assert "00_start_here.ipynb" in wait_for(f"http://127.0.0.1:{port}/api/contents/{folder}?token=open", process)
         finally:
             subprocess.run(["kill", f"-{signal.SIGTERM.value}", "--", f"-{process.pid}"], check=False)
             process.wait(30)

@@ -1,10 +1,13 @@
-"""Every notebook runs to its end in a real JupyterLab, and every control answers a move by changing its picture."""
+"""Every notebook runs to its end in a real JupyterLab, every control answers a move by changing its picture, and what was saved can be opened again."""
 
 from pathlib import Path
 
+import nbformat
 import pytest
 
+from helpers.lab import COPIES
 from tests.browser.jupyter import pick_at, pick_line, picture, wait_for_change
+from tests.notebooks import guards
 
 pytestmark = pytest.mark.browser
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
@@ -25,8 +28,8 @@ def move(box) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_its_controls_answer(path, open_page, screenshots):
-    page = open_page(f"notebooks/{path.name}")
+def test_notebook_runs_and_its_controls_answer(path, lab, open_page, screenshots):
+    page = open_page(f"{COPIES}/{path.name}")
     assert page.run_all() == []
     page.page.screenshot(path=screenshots / f"{path.stem}.png")
     for cell in page.control_cells():
@@ -53,6 +56,15 @@ def test_notebook_runs_and_its_controls_answer(path, open_page, screenshots):
             buttons.nth(i).and_(page.page.locator(":enabled")).wait_for(timeout=120_000)
             assert control.locator(".stepwise-message").inner_text().strip() == ""
         control.screenshot(path=screenshots / f"{path.stem}_control_{cell}_moved.png")
+
+    page.save()
+    original, saved = lab[0] / "notebooks" / path.name, lab[0] / COPIES / path.name
+    assert original.read_bytes() == path.read_bytes() != saved.read_bytes()
+    notebook = nbformat.read(saved, as_version=4)
+    assert [fault for guard in guards.PAGE_GUARDS for fault in guard(notebook)] + list(guards.size(saved.read_bytes())) == []
+    again = open_page(f"{COPIES}/{path.name}")
+    again.assert_pictures_without_a_kernel()
+    again.page.screenshot(path=screenshots / f"{path.stem}_again.png")
 
 
 def test_there_are_notebooks():
