@@ -137,6 +137,8 @@ def entry(name: str) -> Entry:
 def folder(name: str) -> Path:
     """Where a trained model of this repository lies. Raises FileNotFoundError, saying how to make it, when it is not there."""
     path = MODELS / name
+    if not MODELS.exists():
+        raise FileNotFoundError(f"there are no models in {MODELS}: the package was installed apart from its checkout; there, run: pip install -e .")
     if not any((path / index).exists() for index in ("model_index.json", "config.json")):  # a pipeline's, a single model's
         raise FileNotFoundError(f"{path.relative_to(ROOT)} is not there; `make model NAME={name}` trains it")
     return path

@@ -10,11 +10,18 @@ from helpers.methods.caching_schedules import FAST_30, apply_adacache
 from helpers.models import zoo
 
 
+def test_a_package_without_its_checkout_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(zoo, "MODELS", tmp_path / "data" / "models")
+    with pytest.raises(FileNotFoundError, match="apart from its checkout; there, run: pip install -e ."):
+        zoo.folder("toy-latte")
+
+
 def test_unknown_names_and_absent_folders(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="no model 'toy-late' in the zoo"):
         zoo.load("toy-late")
     monkeypatch.setattr(zoo, "ROOT", tmp_path)
     monkeypatch.setattr(zoo, "MODELS", tmp_path / "models")
+    (tmp_path / "models").mkdir()
     with pytest.raises(FileNotFoundError, match="make model NAME=toy-latte"):
         zoo.load("toy-latte")
 

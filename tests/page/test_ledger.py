@@ -369,3 +369,8 @@ def test_every_existing_page_has_rules_for_its_claims():
 
 def test_ledger_page_agrees_with_the_notebooks():
     assert (ledger.ROOT / "LEDGER.md").read_text(encoding="utf-8") == ledger.collect(), "run `make ledger`"
+
+
+def test_a_package_without_its_checkout_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="apart from its checkout, run there: pip install -e ."):
+        ledger.load_claims(tmp_path / "claims.toml")
