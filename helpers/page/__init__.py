@@ -1,5 +1,4 @@
-"""What a notebook shows itself with: figures, controls (explore), exercises, the ledger, execution in place, and
-JupyterLab on the reader's copies (lab).
+"""What a notebook shows itself with: figures, controls (explore), exercises, the ledger, execution in place, JupyterLab on the reader's copies (lab).
 
 May import nothing of the package but this room.
 """

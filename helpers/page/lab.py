@@ -1,4 +1,4 @@
-"""JupyterLab on a copy of the pages that is the reader's own: `python -m helpers.page.lab open`. Whatever is written there, the pages themselves stay as they are.
+"""JupyterLab on a copy of the pages that is the reader's own (`python -m helpers.page.lab open`). What is written there leaves the pages as they are.
 
     notebooks/      the pages, kept by git, compared by the tests; `author` opens these
     my_notebooks/   the reader's copies; a page that was not written in follows its original

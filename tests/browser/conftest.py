@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.lab import refresh
+from helpers.page.lab import refresh
 from tests.browser import jupyter
 from tests.browser.sample import write_samples
 

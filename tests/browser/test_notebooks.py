@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers.lab import COPIES
+from helpers.page.lab import COPIES
 from tests.browser.jupyter import pick_at, pick_line, picture, wait_for_change
 from tests.notebooks import guards
 
