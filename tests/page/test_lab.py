@@ -189,3 +189,29 @@ def test_the_settings_of_the_reader_stay(monkeypatch, tmp_path):
     line, environment = lab.command(tmp_path, "my_notebooks")
     assert environment["JUPYTER_CONFIG_PATH"].split(":") == [str(tmp_path / ".jupyter"), "theirs"]
     assert "--LabApp.default_url=/lab/tree/my_notebooks/00_start_here.ipynb" in line
+
+
+@pytest.mark.parametrize("what, folder", [("open", "my_notebooks"), ("author", "notebooks")])
+def test_options_are_handed_on_to_jupyterlab(root, monkeypatch, what, folder):
+    started = []
+    monkeypatch.setattr(lab, "ROOT", root)
+    monkeypatch.setattr(lab.os, "execve", lambda *call: started.append(call))
+    monkeypatch.setattr(lab.sys, "argv", ["lab", what, "--no-browser", "--port", "8899"])
+    lab.main()
+    ((program, line, environment),) = started
+    assert line[:3] == [program, "-m", "jupyterlab"] and line[-3:] == ["--no-browser", "--port", "8899"]
+    assert f"--LabApp.default_url=/lab/tree/{folder}/00_start_here.ipynb" in line and environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_starting_over_says_what_it_did(root, monkeypatch, capsys):
+    monkeypatch.setattr(lab, "ROOT", root)
+    write(root / "my_notebooks" / "00_a.ipynb", "mine = True")
+    moved = "my_notebooks/00_a.ipynb starts over; what it was is my_notebooks/old/00_a.ipynb.\n"
+    for rest, said in ((["00"], moved), ([], "Your copies are as their pages.\n")):
+        monkeypatch.setattr(lab.sys, "argv", ["lab", "fresh", *rest])
+        lab.main()
+        assert capsys.readouterr().out == said
+    monkeypatch.setattr(lab.sys, "argv", ["lab", "fresh", "99"])
+    with pytest.raises(SystemExit):
+        lab.main()
+    assert "pages must name pages of notebooks/, got '99'" in capsys.readouterr().err
