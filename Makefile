@@ -74,5 +74,7 @@ $(STAMP): pyproject.toml constraints.txt $(shell $(USABLE) || echo anew)
 	@$(USABLE) || { command -v "$(PYTHON)" >/dev/null || { echo '$(MISSING)' >&2; exit 1; }; }
 	@$(USABLE) || { "$(PYTHON)" -c '$(CHECK)' .venv "$(PYTHON)" && rm -rf .venv && "$(PYTHON)" -m venv .venv; }
 	@[ ! -e $(STAMP) ] || mv $(STAMP) .venv/before
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[lab,test]" || { [ ! -e .venv/before ] || mv .venv/before $(STAMP); exit 1; }
+	@echo "pip installs into .venv what constraints.txt pins (some minutes the first time)"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[lab,test]" || \
+		{ [ ! -e .venv/before ] || mv .venv/before $(STAMP); exit 1; }
 	@rm -f .venv/before && pwd -P > $(STAMP)
