@@ -1,0 +1,45 @@
+"""AdaCache (Kahatapitiya et al. 2024, arXiv 2411.02397): how many denoiser calls does this particular video need?
+
+`schedules` decides which calls are computed, and needs torch and numpy only; `attach` puts such a schedule on a diffusers
+transformer. Names of both are found here. Copy this folder, under any name, and it works.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .schedules import (
+    FAST_30,
+    FAST_100,
+    FORMS,
+    METRICS,
+    REUSES,
+    SLOW_30,
+    CachingClock,
+    Call,
+    Codebook,
+    FixedClock,
+    best_fixed_calls,
+    calibrate,
+    distance,
+    oracle_calls,
+    pairwise_distances,
+    predict_calls,
+    replay_calls,
+    uniform_calls,
+)
+
+if TYPE_CHECKING:
+    from .attach import AdaCacheHandle, Report, apply_adacache
+
+__all__ = [
+    "FAST_30", "FAST_100", "FORMS", "METRICS", "REUSES", "SLOW_30", "AdaCacheHandle", "CachingClock", "Call", "Codebook",
+    "FixedClock", "Report", "apply_adacache", "best_fixed_calls", "calibrate", "distance", "oracle_calls",
+    "pairwise_distances", "predict_calls", "replay_calls", "uniform_calls",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("AdaCacheHandle", "Report", "apply_adacache"):  # these need diffusers: imported when first asked for
+        from . import attach
+
+        return getattr(attach, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

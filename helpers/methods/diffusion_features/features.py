@@ -1,0 +1,249 @@
+"""DIFT: features of a frozen image diffusion model, taken out of a diffusers pipeline.
+
+Tang et al. 2023, "Emergent Correspondence from Image Diffusion", NeurIPS 2023, arXiv 2306.03881.
+
+Add the noise of timestep t to an image, run the U-Net once and keep what comes out of decoder block n. The same part of two
+objects gets nearby vectors; larger t and earlier blocks are about what things are, smaller t and later blocks about where:
+
+    source, target = dift(pipe, images, "a photo of a cat", t=261, n=1, generator=generator)
+
+What the maps match is in `matches.py`. Notation: x_t, the noised latent; abar_t, the share of signal variance kept at t; a map
+is (C, h, w). Where paper and official code differ the code is followed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
+from torch import Tensor, nn
+
+from .matches import _choice, _floats, _full, _integer, _several
+
+__all__ = ["block_layers", "dift", "dift_blocks", "dift_grid", "dift_layers", "layer_names", "noise_to_signal"]
+
+
+def _alpha_bar(scheduler: Any, t: Any) -> float:
+    kept, config = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "config", {})
+    if kept is None or abs(float(getattr(scheduler, "init_noise_sigma", 1)) - 1) > 1e-6 or config.get("use_flow_sigmas"):
+        raise ValueError(f"scheduler must keep the variance (DDIM, DDPM, PNDM), got {type(scheduler).__name__}, which adds noise in units of sigma")
+    return float(kept[_integer("t", t, 0, len(kept) - 1)])
+
+
+def noise_to_signal(scheduler: Any, t: int) -> float:
+    """sqrt(1 - abar_t) / sqrt(abar_t): the noise a signal of size 1 carries at timestep t. 0.029 at t=0 of Stable Diffusion, so never clean.
+
+    Raises ValueError for t outside 0..num_train_timesteps - 1 and for schedulers in units of sigma (Euler, LMS, Heun, flows).
+    """
+    kept = _alpha_bar(scheduler, t)
+    return math.sqrt((1 - kept) / kept) if kept else math.inf
+
+
+def layer_names(unet: nn.Module, *, merged: bool | None = None) -> list[str]:
+    """Names of the decoder's layers in the order in which they run; the place in this list is the layer index i (Fig. 13).
+
+    A layer is a resnet with the attention behind it, or an upsampler. merged=True counts as ADM does: the upsampler belongs to the last
+    layer of its block. Default: apart for a UNet2DConditionModel (Stable Diffusion), merged for a UNet2DModel.
+    """
+    merged = not isinstance(unet, UNet2DConditionModel) if merged is None else merged
+    names = []
+    for n, block in enumerate(_decoder(unet)):
+        attentions = getattr(block, "attentions", None) or ()
+        if len(attentions) not in (0, len(block.resnets)):
+            raise ValueError(f"unet has {len(attentions)} attentions and {len(block.resnets)} resnets in up-block {n}, its layers cannot be counted")
+        layers = [f"up_blocks.{n}.{'attentions' if attentions else 'resnets'}.{j}" for j in range(len(block.resnets))]
+        if block.upsamplers is not None:
+            layers = [*(layers[:-1] if merged else layers), f"up_blocks.{n}.upsamplers.{len(block.upsamplers) - 1}"]
+        names += layers
+    return names
+
+
+def block_layers(unet: nn.Module, *, merged: bool | None = None) -> dict[int, int]:
+    """n -> i: the layer index that each up-block ends with; 3, 7, 11, 14 for four blocks of three layers, upsamplers apart."""
+    return {int(name.split(".")[1]): i for i, name in enumerate(layer_names(unet, merged=merged))}
+
+
+def dift(
+    pipe: Any,
+    images: Tensor,
+    prompt: str | Sequence[str] = "",
+    *,
+    t: int,
+    n: int,
+    ensemble: int = 8,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    noise: Tensor | None = None,
+    latent: str = "sample",
+    batch: int = 8,
+) -> Tensor:
+    """The feature map of every image: output of up-block n, one U-Net pass at timestep t, mean over `ensemble` noises.
+
+    pipe: a diffusers pipeline with a U-Net, in latents (StableDiffusionPipeline, its Img2Img) or in pixels without text (DDPMPipeline).
+    images: (B, 3, H, W) in [-1, 1]. prompt: one for all, or one an image. n counts from the coarsest block.
+    generator: one, which is asked for image after image, or one an image, which makes an image's noise its own. noise: standard normal
+    instead, (e, c, h, w) of latents for all images or (B, e, c, h, w). latent: "sample" of the VAE's posterior for every member (the
+    official code; asks the generator, too), or its "mean". batch: pairs (image, noise) that run together, which changes the speed only.
+    Returns (B, C, h, w) in the U-Net's dtype. Without gradients; later blocks never run.
+
+    Raises ValueError for t and n out of range, images outside [-1, 1] or with sides that VAE and U-Net cannot halve, ensemble < 1, neither
+    noise nor generator, schedulers in units of sigma, and U-Nets that want more than image, t and text; TypeError for a pipeline without U-Net.
+    """
+    options = dict(ensemble=ensemble, generator=generator, noise=noise, latent=latent, batch=batch)
+    return dift_grid(pipe, images, prompt, times=(t,), blocks=(n,), **options)[t, n]
+
+
+def dift_blocks(
+    pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, t: int, blocks: Sequence[int] = (0, 1, 2, 3), **options: Any
+) -> dict[int, Tensor]:
+    """Maps of several up-blocks from one pass, {n: (B, C, h, w)}; options as in `dift`."""
+    return {n: found for (_, n), found in dift_grid(pipe, images, prompt, times=(t,), blocks=blocks, **options).items()}
+
+
+def dift_layers(
+    pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, t: int, layers: Sequence[int | str] | None = None, **options: Any
+) -> dict[int | str, Tensor]:
+    """Maps of several decoder layers from one pass (Fig. 13), by index or name in `layer_names`, default all; options as in `dift`."""
+    names = layer_names(_check_pipe(pipe)[0])
+    layers = range(len(names)) if layers is None else _several("layers", layers)
+    chosen = {i: i if isinstance(i, str) else names[_integer("layers", i, 0, len(names) - 1)] for i in layers}
+    known = names + layer_names(pipe.unet, merged=True)
+    if unknown := [name for name in chosen.values() if name not in known]:
+        raise ValueError(f"layers must be in 0..{len(names) - 1} or names of layer_names(unet), got {unknown[0]!r}")
+    modules = {i: pipe.unet.get_submodule(name) for i, name in chosen.items()}
+    return {i: found for (_, i), found in _features(pipe, images, prompt, (t,), modules, **options).items()}
+
+
+def dift_grid(
+    pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, times: Sequence[int], blocks: Sequence[int] = (0, 1, 2, 3), **options: Any
+) -> dict[tuple[int, int], Tensor]:
+    """Maps of several timesteps and up-blocks, {(t, n): (B, C, h, w)}: encodes once, one pass a timestep, all with the same noise."""
+    up_blocks = _decoder(_check_pipe(pipe)[0])
+    modules = {_integer("n", n, 0, len(up_blocks) - 1): up_blocks[n] for n in _several("blocks", blocks)}
+    return _features(pipe, images, prompt, _several("times", times), modules, **options)
+
+
+@torch.no_grad()
+def _features(pipe, images, prompt, times, modules, *, ensemble=8, generator=None, noise=None, latent="sample", batch=8) -> dict[tuple, Tensor]:
+    unet, vae = _check_pipe(pipe)
+    kept = {t: _alpha_bar(pipe.scheduler, t) for t in times}
+    ensemble, batch = _integer("ensemble", ensemble, 1), _integer("batch", batch, 1)
+    _choice("latent", latent, ("sample", "mean"))
+    factor = _check_images(images, unet, vae)
+    prompts = _check_prompt(prompt, len(images), unet)
+    shape = (unet.config.in_channels, images.shape[2] // factor, images.shape[3] // factor)
+    noise, other = _draws(len(images), ensemble, shape, generator, noise, vae is not None, latent)
+    x0, spread = (images, None) if vae is None else _encode(vae, images, batch)
+    x0 = x0.to(unet.device, unet.dtype)
+    text = {p: pipe.encode_prompt([p], unet.device, 1, False)[0].to(x0) for p in dict.fromkeys(prompts)}
+    sums: dict[tuple, Tensor] = {}
+    for t, rows in ((t, rows) for t in kept for rows in torch.arange(len(images) * ensemble).split(batch)):
+        i, member = rows // ensemble, rows % ensemble
+        x = x0[i] if other is None else x0[i] + spread[i].to(x0) * other[i, member].to(x0)
+        x = math.sqrt(kept[t]) * x + math.sqrt(1 - kept[t]) * noise[i, member].to(x0)  # x_t
+        words = {"encoder_hidden_states": torch.cat([text[prompts[j]] for j in i.tolist()])} if text else {}
+        for key, found in _outputs(unet, modules, sample=x, timestep=t, **words).items():
+            total = sums.setdefault((t, key), _full(found).new_zeros(len(images), *found.shape[1:]))
+            total.index_add_(0, i.to(found.device), _full(found))
+    return {key: (total / ensemble).to(unet.dtype) for key, total in sums.items()}
+
+
+class _Enough(Exception):
+    """Everything wanted has been seen; thrown out of the U-Net to skip the rest of it."""
+
+
+def _outputs(unet: nn.Module, modules: dict, **inputs: Any) -> dict:
+    """Outputs of some of the U-Net's modules in one forward pass, which ends with the last of them."""
+    seen, handles = {}, []
+
+    def keep(key):
+        def hook(module, args, output):
+            seen[key] = output[0] if isinstance(output, tuple) else output
+            if len(seen) == len(modules):
+                raise _Enough
+
+        return hook
+
+    try:
+        handles += [module.register_forward_hook(keep(key)) for key, module in modules.items()]
+        unet(**inputs)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _encode(vae: nn.Module, images: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the scaled latents."""
+    found = [vae.encode(some).latent_dist for some in images.to(vae.device, vae.dtype).split(batch)]
+    mean, std = torch.cat([f.mean for f in found]), torch.cat([f.std for f in found])
+    scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0
+    return (mean - shift) * scale, std * scale
+
+
+def _draws(count, ensemble, shape, generator, noise, posterior, latent) -> tuple[Tensor, Tensor | None]:
+    """Noise and posterior draws, (B, e, c, h, w) both, drawn image by image and member by member: no number depends on what comes later."""
+    if noise is not None:
+        noise = _floats("noise", noise, "e, c, h, w", "B, e, c, h, w")
+        noise = noise.expand(count, *noise.shape) if noise.ndim == 4 else noise
+        if noise.shape != (count, ensemble, *shape):
+            raise ValueError(f"noise must be {(ensemble, *shape)} or {(count, ensemble, *shape)}, got {tuple(noise.shape)}")
+    asked = noise is None or (posterior and latent == "sample")
+    if asked and generator is None:
+        wanted = "noise or a generator" if noise is None else "a generator as well as noise with latent='sample'"
+        raise ValueError(f"generator is None: give {wanted}, or nobody can repeat the result")
+    generators = [generator] * count if isinstance(generator, torch.Generator) or generator is None else list(generator)
+    if asked and (len(generators) != count or not all(isinstance(g, torch.Generator) for g in generators)):
+        raise ValueError(f"generator must be one torch.Generator or {count}, one an image, got {generator!r}")
+    if not asked:
+        return noise, None
+    drawn = [[torch.randn(shape, generator=g, device=g.device) for _ in range((1 + posterior) * ensemble)] for g in generators]
+    drawn = torch.stack([torch.stack(some) for some in drawn])  # a member's noise, its posterior draw, the next member's noise...
+    other = drawn[:, 1::2] if posterior and latent == "sample" else None
+    return drawn[:, :: 1 + posterior] if noise is None else noise, other
+
+
+def _decoder(unet: Any) -> nn.ModuleList:
+    if not isinstance(unet, UNet2DConditionModel | UNet2DModel):
+        raise TypeError(f"unet must be a UNet2DConditionModel or UNet2DModel, got {type(unet).__name__}")
+    return unet.up_blocks
+
+
+def _check_pipe(pipe: Any) -> tuple[nn.Module, nn.Module | None]:
+    unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    if not isinstance(unet, UNet2DConditionModel | UNet2DModel):
+        raise TypeError(f"pipe must be a pipeline with a UNet2DConditionModel or UNet2DModel, got {type(pipe).__name__}")
+    more = [name for name in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type") if getattr(unet.config, name, None)]
+    channels = vae.config.latent_channels if vae is not None else 3
+    if more or unet.config.in_channels != channels:
+        what = more[0] if more else f"in_channels={unet.config.in_channels} instead of {channels}"
+        raise ValueError(f"pipe must have a U-Net that takes an image, a timestep and a text, got one with {what}")
+    return unet, vae
+
+
+def _check_images(images: Any, unet: nn.Module, vae: nn.Module | None) -> int:
+    """The VAE's factor, once the images are found good."""
+    images = _floats("images", images, "B, 3, H, W")
+    if images.shape[1] != 3 or images.abs().max() > 1:
+        raise ValueError(f"images must be (B, 3, H, W) in [-1, 1], got {tuple(images.shape)} in [{images.min():.3g}, {images.max():.3g}]")
+    factor = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+    # a UNet2DConditionModel fits its upsamplers to odd maps, a UNet2DModel does not
+    step = factor if isinstance(unet, UNet2DConditionModel) else factor * 2 ** sum(block.upsamplers is not None for block in unet.up_blocks)
+    if images.shape[2] % step or images.shape[3] % step:
+        raise ValueError(f"images must have sides that are multiples of {step}, got {tuple(images.shape[2:])}")
+    return factor
+
+
+def _check_prompt(prompt: Any, count: int, unet: nn.Module) -> list[str]:
+    prompts = [prompt] * count if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, Sequence) or len(prompts) != count or not all(isinstance(p, str) for p in prompts):
+        raise ValueError(f"prompt must be one text or {count}, one an image, got {prompt!r}")
+    if not isinstance(unet, UNet2DConditionModel):
+        if any(prompts):
+            raise ValueError(f"prompt must be empty for a model without text, got {prompt!r}")
+        return []
+    return list(prompts)

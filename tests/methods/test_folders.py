@@ -1,0 +1,99 @@
+"""A method that is a folder works alone: copied under another name it runs in a fresh interpreter, and its maths run without diffusers."""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+METHODS = Path(__file__).resolve().parents[2] / "helpers" / "methods"
+FOLDERS = sorted(path.parent.name for path in METHODS.glob("*/__init__.py"))
+
+# what each folder does in a fresh interpreter as the package `copied`, with what it prints: first where diffusers cannot be imported, then on a model
+WITHOUT_DIFFUSERS = {
+    "caching_schedules": ("""
+from copied import Codebook, oracle_calls, replay_calls
+from copied.schedules import CachingClock
+
+print(replay_calls([torch.ones(4)] * 8, CachingClock(Codebook((0.5,), (3, 1)), 8)), oracle_calls(torch.zeros(8, 8), 3))
+try:
+    copied.apply_adacache
+except ImportError as error:
+    print("diffusers" in str(error))
+""", ["[1, 2, 5, 7, 8] [1, 7, 8]", "True"]),  # rate 3 from call 2 on, and the last two; three calls are just those that are always computed
+    "diffusion_features": ("""
+from copied import match
+from copied.matches import pck
+
+cells = torch.eye(6).reshape(6, 2, 3)
+points = torch.tensor([[0, 0], [2, 1]])
+found = match(cells, cells.flip(2), points, source_size=(2, 3), target_size=(2, 3))
+print(found.points.tolist(), pck(found.points, points, (0, 0, 2, 1), alpha=0.5).tolist())
+try:
+    copied.dift
+except ImportError as error:
+    print("diffusers" in str(error))
+""", ["[[2, 0], [0, 1]] [False, False]", "True"]),  # the mirrored cells, each two pixels from where it was
+}  # fmt: skip
+ON_A_MODEL = {
+    "caching_schedules": ("""
+from copied import Codebook, apply_adacache
+
+net = small.video_transformer("Latte", 8)
+plain = net.sample()
+for rate in (1, 3):
+    with apply_adacache(net.model, Codebook((), (rate,)), 8) as handle:
+        print(torch.equal(net.sample(), plain), list(handle.last.computed))
+print(torch.equal(net.sample(), plain), type(handle).__module__)
+""", ["True [1, 2, 3, 4, 5, 6, 7, 8]", "False [1, 2, 5, 7, 8]", "True copied.attach"]),
+    "diffusion_features": ("""
+from copied import dift, match
+
+pipe = small.image_pipeline()
+image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+found = dift(pipe, image, t=50, n=3, ensemble=2, generator=torch.Generator().manual_seed(1))[0]
+points = torch.tensor([[3, 5], [12, 9]])
+print(match(found, found, points, source_size=(16, 16), target_size=(16, 16)).points.tolist(), dift.__module__)
+""", ["[[3, 5], [12, 9]] copied.features"]),  # every pixel matches itself
+}  # fmt: skip
+
+
+def run(method, tmp_path, program):
+    """The lines that a program prints in a fresh interpreter that finds the folder as `copied`, and nothing of ours."""
+    shutil.copytree(METHODS / method, tmp_path / "copied", ignore=shutil.ignore_patterns("__pycache__"))
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+@pytest.mark.parametrize("method", FOLDERS)
+def test_the_maths_run_without_diffusers(method, tmp_path):
+    program, printed = WITHOUT_DIFFUSERS[method]
+    assert run(method, tmp_path, "import sys\nsys.modules['diffusers'] = None  # any import of it fails\nimport copied, torch" + program) == printed
+
+
+@pytest.mark.parametrize("method", FOLDERS)
+def test_a_copied_folder_works_on_a_model(method, tmp_path):
+    program, printed = ON_A_MODEL[method]
+    opening = f"""
+import sys
+import copied, torch
+assert not any(name.startswith("helpers") for name in sys.modules)
+sys.path.insert(0, {str(METHODS.parents[1])!r})  # for the small models only
+from helpers.models import small
+"""
+    assert run(method, tmp_path, opening + program + "assert not any(name.startswith('helpers.methods') for name in sys.modules)") == printed
+
+
+@pytest.mark.parametrize("method", FOLDERS)
+def test_names_of_all_files_are_found_in_one_place(method):
+    package = importlib.import_module(f"helpers.methods.{method}")
+    files = [importlib.import_module(f"helpers.methods.{method}.{path.stem}") for path in (METHODS / method).glob("[!_]*.py")]
+    assert sorted(package.__all__) == sorted(name for file in files for name in file.__all__)
+    assert [name for file in files for name in file.__all__ if getattr(package, name) is not getattr(file, name)] == []
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        package.no_such_name  # noqa: B018
