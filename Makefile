@@ -26,7 +26,7 @@ ASKED := $(if $(filter file,$(origin PYTHON)),,&& [ "$$("$(PYTHON)" -c '$(VERSIO
 USABLE := [ -e $(STAMP) ] && { [ ! -s $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(pwd -P)" ]; } && $(BIN)/python -c "import pip" >/dev/null 2>&1 $(ASKED)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab author fresh test env bench ledger notebooks browser model lint anew
+.PHONY: help lab author fresh test env bench ledger notebooks browser model study lint anew
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -64,6 +64,11 @@ browser: $(STAMP)  ## open every notebook in a real JupyterLab in Chromium and m
 model: $(STAMP)  ## train a model from nothing, resumable (NAME=toy-latte; PROCESSES=2 CPU cores or GPUs)
 	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(BIN)/python -m torch.distributed.run --standalone \
 		--nproc-per-node $(PROCESSES) -m helpers.recipes.$(subst -,_,$(NAME)) $(ARGS)
+
+study: export HF_HUB_OFFLINE = 1
+study: $(STAMP)  ## measure a study's missing cases, resumable (NAME=caching_schedules; ACCEPT=20, RECHECK=all, DASK=tcp://host:port); no NAME: list them
+	$(BIN)/python -m helpers.studies $(if $(filter-out file,$(origin NAME)),$(NAME)) $(if $(ACCEPT),--accept $(ACCEPT)) $(if $(RECHECK),--recheck $(RECHECK)) \
+		$(if $(DASK),--dask $(DASK)) --processes $(PROCESSES)
 
 lint: $(STAMP)  ## ruff over code and notebooks
 	$(BIN)/ruff check .

@@ -223,8 +223,8 @@ def quality_table(quality: dict[str, dict]) -> str:
 
 
 def manifest_of(data: Path) -> dict[str, dict]:
-    """Size and SHA-256 of every file under data/models."""
-    files = sorted(p for p in (data / "models").rglob("*") if p.is_file() and ".partial" not in p.name)
+    """Size and SHA-256 of every file under data/models and data/studies."""
+    files = sorted(p for room in ("models", "studies") for p in (data / room).rglob("*") if p.is_file() and ".partial" not in p.name)
     return {str(p.relative_to(data)): {"bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in files}
 
 

@@ -1,0 +1,261 @@
+"""What every study shares: its cases, one case measured, its table read, and cases measured again to see that they agree.
+
+    # helpers/studies/<name>.py
+    def cases() -> list[dict]: ...          # plain values, the same keys in each
+    def measure(case: dict) -> dict: ...    # numbers; the same for a case whenever, wherever and after whatever else it is measured
+    STUDY = Study(cases=cases, measure=measure, tolerance={"psnr": 0.05, "calls": 0}, models=("toy-latte",))
+
+`make study NAME=<name>` (see `making`) writes data/studies/<name>.csv, results to six significant digits and rows in the order of `cases`, and
+beside it <name>.toml: what the numbers rest on (see `fingerprint`), how they were made, and the seconds that each case took.
+"""
+
+import csv
+import hashlib
+import importlib
+import math
+import random
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+
+import pandas as pd
+
+from . import fingerprint
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "data"
+TABLES = DATA / "studies"
+KINDS = {"bool": lambda text: text == "True", "int": int, "float": float, "str": str}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One recorded experiment.
+
+    cases: gives all cases, dicts of str, int, float or bool with the same keys. measure: from a case to a dict of numbers, the keys of
+    `tolerance`; pure, but it may keep with functools.lru_cache what the cases of one process share. tolerance, by column: how far a result may
+    lie from the recorded one, absolute, or a pair (absolute, relative), or None for what is recorded and never compared, like seconds.
+    models: folders under data/models, and files: paths under data, whose bytes count. reaches: functions, classes and registries that `measure`
+    finds by name at run time. sample_seconds: of recorded time, spent by `make test` on measuring cases again.
+    """
+
+    cases: Callable[[], list[dict]]
+    measure: Callable[[dict], dict]
+    tolerance: dict[str, float | tuple[float, float] | None]
+    models: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    reaches: tuple = ()
+    sample_seconds: float = 20
+
+    def __post_init__(self):
+        for name in ("models", "files", "reaches"):
+            if not isinstance(getattr(self, name), (tuple, list)):
+                raise TypeError(f"{name} must be a tuple, got {getattr(self, name)!r}")
+        for column, allowed in self.tolerance.items():
+            numbers = allowed if isinstance(allowed, (tuple, list)) and len(allowed) == 2 else (allowed,)
+            if allowed is not None and not all(isinstance(x, Real) and x >= 0 for x in numbers):
+                raise ValueError(f"tolerance of {column!r} must be a number >= 0, a pair (absolute, relative) or None, got {allowed!r}")
+
+
+# ------------------------------------------------------------------------------------------------------------ studies and cases
+
+
+def names() -> list[str]:
+    """The studies that there are."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if re.search(r"^STUDY\b", path.read_text(encoding="utf-8"), re.M))
+
+
+def find(name: str) -> Study:
+    """A study by its module's name. Raises ValueError with the names that there are."""
+    if name not in names():
+        raise ValueError(f"there is no study {name!r}; there are: {', '.join(names()) or 'none'}")
+    return importlib.import_module(f"{__package__}.{name}").STUDY
+
+
+def all_cases(name: str) -> list[dict]:
+    """A study's cases, checked. Raises ValueError for keys that differ, values that are not plain, kinds that are mixed, and a case listed twice."""
+    study, cases = find(name), find(name).cases()
+    keys = list(cases[0]) if cases else []
+    if not keys or set(keys) & {*study.tolerance, "seconds"}:
+        raise ValueError(f"study {name}: cases() must give at least one case with keys that are no result, got {len(cases)} with keys {keys}")
+    for case in cases:
+        if set(case) != set(keys):
+            raise ValueError(f"study {name}: all cases must have the keys {keys}, got {case}")
+    cases = [{k: case[k] for k in keys} for case in cases]
+    for k in keys:
+        kinds = {type(case[k]).__name__ for case in cases}
+        if len(kinds) > 1 or not kinds <= set(KINDS):
+            raise ValueError(f"study {name}: {k} must be one of {', '.join(KINDS)} in all cases, got {', '.join(sorted(kinds))}")
+    if len({key(case) for case in cases}) < len(cases):
+        twice = next(case for i, case in enumerate(cases) if case in cases[:i])
+        raise ValueError(f"study {name}: cases() lists {twice} twice")
+    return cases
+
+
+def key(case: dict) -> tuple[str, ...]:
+    """A case as it stands in the table."""
+    return tuple(str(value) for value in case.values())
+
+
+def rounded(value) -> bool | int | float:
+    """A result as it is kept: ints as they are, floats to six significant digits. Raises TypeError for anything but a number."""
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, (bool, Integral)):
+        return value
+    if not isinstance(value, Real):
+        raise TypeError(f"results must be numbers, got {value!r}")
+    return float(f"{value:.6g}") + 0.0  # no -0.0
+
+
+def measured(name: str, case: dict) -> tuple[dict, float]:
+    """(results, seconds) of one case, measured now, by one torch thread. Raises ValueError where `tolerance` names other columns."""
+    study = find(name)
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 1
+    started = time.perf_counter()
+    try:
+        if torch:
+            torch.set_num_threads(1)
+        results = study.measure(dict(case))
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
+    if set(results) not in (set(study.tolerance), set(study.tolerance) - {"seconds"}):
+        raise ValueError(f"measure gave {sorted(results)}, and tolerance speaks of {sorted(study.tolerance)}")
+    return {column: rounded(results[column]) for column in study.tolerance if column in results}, time.perf_counter() - started
+
+
+def agrees(allowed, recorded: float, now: float) -> bool | None:
+    """Whether a result lies within its tolerance of the recorded one; None where it is not compared. NaN agrees with NaN."""
+    if allowed is None:
+        return None
+    absolute, relative = allowed if isinstance(allowed, (tuple, list)) else (allowed, 0.0)
+    same = recorded == now or (math.isnan(recorded) and math.isnan(now))
+    return same or abs(recorded - now) <= absolute + relative * abs(recorded)
+
+
+# ------------------------------------------------------------------------------------------------------------ what is kept
+
+
+def read(name: str) -> tuple[list[dict], dict]:
+    """(rows, what the toml says) of a published study. Raises FileNotFoundError, or ValueError where the table is not the one that was published."""
+    table, about = TABLES / f"{name}.csv", TABLES / f"{name}.toml"
+    if not (table.exists() and about.exists()):
+        raise FileNotFoundError(f"study {name} has not been measured; run make study NAME={name}")
+    about = tomllib.loads(about.read_text(encoding="utf-8"))
+    if hashlib.sha256(table.read_bytes()).hexdigest() != about["table"]:
+        raise ValueError(f"study {name}: data/studies/{name}.csv has other bytes than were written; bring it back, or run make study NAME={name}")
+    with open(table, encoding="utf-8", newline="") as lines:
+        return [{column: KINDS[about["columns"][column]](text) for column, text in row.items()} for row in csv.DictReader(lines)], about
+
+
+def basis(name: str) -> tuple[dict[str, str], dict[str, str], str]:
+    """(definitions, contents, fingerprint) of a study as the code and the data stand now."""
+    study = find(name)
+    reached, held = fingerprint.definitions(name), fingerprint.contents(study.models, study.files)
+    return reached, held, fingerprint.of(reached, held)
+
+
+def problem(name: str) -> str | None:
+    """One sentence on why a study's table cannot stand as it is; None where it can. Measures nothing."""
+    run = f"run make study NAME={name}"
+    try:
+        rows, about = read(name)
+        reached, held, now = basis(name)
+    except (FileNotFoundError, ValueError) as error:
+        return str(error)
+    if other := sorted(path for path in held.keys() | about["contents"].keys() if held.get(path) != about["contents"].get(path)):
+        return f"study {name}: {_listed([f'data/{path}' for path in other])} has other bytes than those it was measured with; {run}"
+    if now != about["fingerprint"]:
+        places = fingerprint.differences(about["definitions"], reached)
+        return f"study {name} is older than {_listed(places)}; {run} (or, if no number can have moved, make study NAME={name} ACCEPT=20)"
+    cases = all_cases(name)
+    wanted, have = [key(case) for case in cases], [key({k: row.get(k) for k in cases[0]}) for row in rows]
+    if wanted != have:
+        missing, extra = len(set(wanted) - set(have)), len(set(have) - set(wanted))
+        said = f"lacks {missing} of its {len(wanted)} cases and holds {extra} that it does not list" if missing or extra else "holds its cases in another order"
+        return f"study {name}: the table {said}; {run}"
+    if set(rows[0]) - set(cases[0]) - {"seconds"} != set(find(name).tolerance) - {"seconds"}:
+        return f"study {name}: the table's results are not those that tolerance names; {run}"
+    return None
+
+
+def _listed(items: list[str], most: int = 4) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def choose(name: str, about: dict, key_of_choice: str, count: int | None = None) -> list[int]:
+    """Rows to measure again, drawn by a fingerprint: `count` of them, or what fits into the study's `sample_seconds`, at least one."""
+    order = list(range(len(about["seconds"])))
+    random.Random(key_of_choice).shuffle(order)
+    if count is not None:
+        return order[:count]
+    spent = [sum(about["seconds"][i] for i in order[: n + 1]) for n in range(len(order))]
+    return order[: max(1, sum(s <= find(name).sample_seconds for s in spent))]
+
+
+def disagreements(name: str, case: dict, recorded: dict, now: dict) -> list[str]:
+    """A line for every result that does not lie within its tolerance."""
+    tolerance = find(name).tolerance
+    wrong = [column for column in now if agrees(tolerance[column], recorded[column], now[column]) is False]
+    return [f"{case}: {column} is {now[column]}, recorded {recorded[column]}, tolerance {tolerance[column]}" for column in wrong]
+
+
+def check_sample(name: str) -> list[str]:
+    """Measure the sample again, here and now; a line for every result that does not agree."""
+    rows, about = read(name)
+    cases = all_cases(name)
+    return [line for i in choose(name, about, about["fingerprint"]) for line in disagreements(name, cases[i], rows[i], measured(name, cases[i])[0])]
+
+
+# ------------------------------------------------------------------------------------------------------------ for a page
+
+
+def load(name: str) -> pd.DataFrame:
+    """The table of a study: a column for each key of its cases, each result, and the seconds that a case took. Prints one line on how it was made.
+
+    Raises ValueError for an unknown name and for a table whose bytes have changed, FileNotFoundError for one that was never measured.
+    """
+    find(name)
+    rows, about = read(name)
+    table = pd.DataFrame(rows)
+    seeds = f" ({table['seed'].nunique()} seeds)" if "seed" in table else ""
+    again = f"{about['accepted']} of them looked at again on {about['accepted_on']}" if about["accepted"] else "none looked at again since"
+    print(f"{name}: {len(table)} cases{seeds}, measured on {about['date']} in {sum(about['seconds']) / 60:.1f} minutes of one core, {again}")
+    return table if "seconds" in table else table.assign(seconds=about["seconds"])
+
+
+def remeasure(name: str, **wanted) -> pd.DataFrame:
+    """Measure one recorded case again, here and now, and print it beside the table: remeasure("caching_schedules", method="AdaCache", seed=3).
+
+    Returns what it prints: for each result `recorded`, `now` and `agrees` (None: not compared). What another machine may round otherwise is
+    printed after the sign for "about". Raises ValueError, listing what there is, for an unknown key and where not exactly one case fits.
+    """
+    cases = all_cases(name)
+    values = {k: list(dict.fromkeys(case[k] for case in cases)) for k in cases[0]}
+    there = "; ".join(f"{k}: {', '.join(map(repr, some[:12]))}{f' and {len(some) - 12} more' if len(some) > 12 else ''}" for k, some in values.items())
+    if unknown := [k for k in wanted if k not in values]:
+        raise ValueError(f"cases of {name} have no {', '.join(unknown)}; there are: {there}")
+    fit = [case for case in cases if all(case[k] == value for k, value in wanted.items())]
+    if len(fit) != 1:
+        raise ValueError(f"{len(fit) or 'no'} cases of {name} fit {wanted}, one must; there are: {there}")
+    recorded = next((row for row in read(name)[0] if key({k: row.get(k) for k in values}) == key(fit[0])), None)
+    if recorded is None:
+        raise ValueError(f"{fit[0]} is not in the table of {name}; run make study NAME={name}")
+    tolerance, (now, _) = find(name).tolerance, measured(name, fit[0])
+    table = pd.DataFrame(
+        {"recorded": [recorded[c] for c in now], "now": list(now.values()), "agrees": [agrees(tolerance[c], recorded[c], now[c]) for c in now]},
+        index=pd.Index(now, name="column"), dtype=object,
+    )  # fmt: skip
+    width = max(map(len, [*now, "column"]))
+    print(f"{'column':{width}}  {'recorded':>13}  {'now':>13}  agrees")
+    for column, row in table.iterrows():
+        sign = " " if tolerance[column] == 0 else "≈"
+        said = {True: "yes", False: "no", None: "not compared"}[row["agrees"]]
+        print(f"{column:{width}}  {sign} {row['recorded']:>11.6g}  {sign} {row['now']:>11.6g}  {said}")
+    return table
