@@ -7,8 +7,6 @@ therefore sees the same batches and the same noise, and ends with the same weigh
 import argparse
 import contextlib
 import copy
-import hashlib
-import json
 import os
 import platform
 import re
@@ -22,6 +20,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
+
+from .manifest import DATA, write_manifest
 
 CHECKPOINT_SECONDS = 240
 
@@ -165,9 +165,6 @@ def train(
 
 # ------------------------------------------------------------------------------------------------------------ what a recipe leaves
 
-DATA = Path(__file__).resolve().parents[2] / "data"
-
-
 def has_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products are faster than float32 ones: on GPUs and on CPUs with AVX-512; older CPUs emulate them at a tenth of the speed."""
     return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX")
@@ -222,20 +219,7 @@ def quality_table(quality: dict[str, dict]) -> str:
     return head + "\n".join(f"| {row} | " + " | ".join(cell(column, row) for column in quality) + " |" for row in rows)
 
 
-def manifest_of(data: Path) -> dict[str, dict]:
-    """Size and SHA-256 of every file under data/models and data/studies."""
-    files = sorted(p for room in ("models", "studies") for p in (data / room).rglob("*") if p.is_file() and ".partial" not in p.name)
-    return {str(p.relative_to(data)): {"bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in files}
-
-
 def write_manifest_of(out: Path) -> None:
     """`write_manifest`, where a finished model's folder lies among the repository's own."""
     if out.parent.resolve() == DATA / "models":
         write_manifest()
-
-
-def write_manifest(data: Path = DATA) -> None:
-    """Bring data/manifest.json in step with the files."""
-    partial = data / "manifest.partial"
-    partial.write_text(json.dumps(manifest_of(data), indent=1) + "\n")
-    os.replace(partial, data / "manifest.json")

@@ -7,12 +7,15 @@ import argparse
 import csv
 import datetime
 import fcntl
+import functools
 import hashlib
 import io
 import json
 import os
 import platform
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +25,7 @@ from pathlib import Path
 import joblib
 from tqdm.auto import tqdm
 
+from ..recipes.manifest import write_manifest
 from . import runner
 from .runner import DATA, ROOT, TABLES, key
 
@@ -72,20 +76,40 @@ def finished(path: Path) -> Iterator[tuple[dict, Callable[[dict], None]]]:
 # ------------------------------------------------------------------------------------------------------------ measuring
 
 
-def attempt(name: str, case: dict) -> dict:
-    """One case in a worker: an error is carried home as text."""
+@functools.cache
+def own_fingerprint(name: str) -> str:
+    """Of the code and the data as this process first saw them."""
+    return runner.basis(name)[2]
+
+
+def attempt(name: str, case: dict, fingerprint: str) -> dict:
+    """One case in a worker: an error is carried home as text. A worker of a cluster may hold other code, or older, than the one who asks."""
     try:
+        if own_fingerprint(name) != fingerprint:
+            raise RuntimeError("this worker has other code or data than those of this study: bring it up to date and start it again")
         results, seconds = runner.measured(name, case)
         return {"case": case, "results": results, "seconds": round(seconds, 3)}
     except Exception:
         return {"case": case, "error": traceback.format_exc()}
 
 
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed ends too, instead of holding its memory for minutes more."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def workers(processes: int, dask: str | None) -> Iterator[int]:
     """joblib's workers, in processes here or on a Dask cluster; gives the number to ask for."""
     if not dask:
-        with joblib.parallel_config("loky", inner_max_num_threads=1) if processes > 1 else nullcontext():
+        here = {"inner_max_num_threads": 1, "initializer": _end_with, "initargs": (os.getpid(),)}
+        with joblib.parallel_config("loky", **here) if processes > 1 else nullcontext():
             yield processes
         return
     try:
@@ -96,7 +120,7 @@ def workers(processes: int, dask: str | None) -> Iterator[int]:
         yield -1
 
 
-def compute(name: str, cases: list[dict], path: Path, *, processes: int = 1, dask: str | None = None) -> dict[tuple, dict]:
+def compute(name: str, cases: list[dict], path: Path, fingerprint: str, *, processes: int = 1, dask: str | None = None) -> dict[tuple, dict]:
     """{case's key: entry} of these cases: those that are not in the file of finished cases are measured, and kept there one by one.
 
     Raises RuntimeError, after all others are measured, with each case that failed and its error.
@@ -106,7 +130,7 @@ def compute(name: str, cases: list[dict], path: Path, *, processes: int = 1, das
         missing = [case for case in cases if key(case) not in entries]
         with tqdm(total=len(cases), initial=len(cases) - len(missing), desc=name, unit="case") as bar:
             parallel = joblib.Parallel(n_jobs=count, batch_size=1, return_as="generator_unordered")
-            for entry in parallel(joblib.delayed(attempt)(name, case) for case in missing):
+            for entry in parallel(joblib.delayed(attempt)(name, case, fingerprint) for case in missing):
                 failures.append(entry) if "error" in entry else append(entry)
                 bar.update()
         if failures:
@@ -159,13 +183,7 @@ def publish(name: str, rows: list[dict], seconds: list[float], *, processes: int
     }  # fmt: skip
     _write(TABLES / f"{name}.csv", table.getvalue())
     _write(TABLES / f"{name}.toml", _toml(about))
-    renew_manifest()
-
-
-def renew_manifest() -> None:
-    from ..recipes import training  # not above: it takes torch, which a worker may do without
-
-    training.write_manifest(DATA)
+    write_manifest(DATA)
 
 
 # ------------------------------------------------------------------------------------------------------------ what make study does
@@ -174,7 +192,7 @@ def renew_manifest() -> None:
 def make(name: str, **options) -> str:
     """Measure what is missing and publish; says what was done."""
     if runner.problem(name) is None:
-        renew_manifest()
+        write_manifest(DATA)
         return f"study {name} is complete and fits"
     cases, basis = runner.all_cases(name), runner.basis(name)
     rows = {}
@@ -185,7 +203,7 @@ def make(name: str, **options) -> str:
     except (FileNotFoundError, ValueError):
         pass
     path = unfinished(name, basis[2])
-    entries = compute(name, [case for case in cases if key(case) not in rows], path, **options)
+    entries = compute(name, [case for case in cases if key(case) not in rows], path, basis[2], **options)
     rows |= {k: (entry["case"] | entry["results"], entry["seconds"]) for k, entry in entries.items()}
     chosen = [rows[key(case)] for case in cases]
     publish(name, [row for row, _ in chosen], [seconds for _, seconds in chosen], processes=options.get("processes", 1), basis=basis)
@@ -203,7 +221,7 @@ def again(name: str, count: int | None, *, accept: bool, **options) -> str:
         return f"study {name} is complete and fits; there is nothing to accept"
     chosen = runner.choose(name, about, fingerprint, len(rows) if count is None else count)
     path = unfinished(name, fingerprint if accept else f"again-{fingerprint}")
-    entries = compute(name, [cases[i] for i in chosen], path, **options)
+    entries = compute(name, [cases[i] for i in chosen], path, fingerprint, **options)
     wrong = [line for i in chosen for line in runner.disagreements(name, cases[i], rows[i], entries[key(cases[i])]["results"])]
     if not accept:
         path.unlink()
@@ -215,7 +233,7 @@ def again(name: str, count: int | None, *, accept: bool, **options) -> str:
     about |= {"fingerprint": fingerprint, "contents": held, "definitions": reached}
     about |= {"accepted": len(chosen), "accepted_on": datetime.date.today().isoformat()}
     _write(TABLES / f"{name}.toml", _toml(about))
-    renew_manifest()
+    write_manifest(DATA)
     path.unlink()
     return f"study {name}: {len(chosen)} cases measured again, all agree; the fingerprint is renewed"
 

@@ -1,6 +1,5 @@
 """The recipe on a few steps (it runs, stops, continues), the text treatment against LattePipeline's own, and the finished model."""
 
-import json
 
 import pytest
 import torch
@@ -166,7 +165,3 @@ def test_the_card_says_what_was_measured():
     card = (zoo.folder("toy-latte") / "README.md").read_text()
     for row in ("colour", "shape", "direction", "speed", "still prompts still"):
         assert f"| {row} |" in card
-
-
-def test_manifest_is_in_step():
-    assert json.loads((training.DATA / "manifest.json").read_text()) == training.manifest_of(training.DATA)

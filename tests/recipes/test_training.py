@@ -1,6 +1,5 @@
 """Recipes continue: a run that was stopped ends with the weights of one that was not, and refuses what would spoil them."""
 
-import json
 
 import pytest
 import torch
@@ -104,14 +103,6 @@ def test_processes_average_their_gradients(tmp_path):
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)], check=True, capture_output=True)
     one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True)["module"] for n in (1, 2))
     assert all(torch.allclose(one[k], two[k], atol=1e-5) for k in one)
-
-
-def test_manifest(tmp_path):
-    (tmp_path / "models" / "m").mkdir(parents=True)
-    (tmp_path / "models" / "m" / "x.bin").write_bytes(b"abc")
-    training.write_manifest(tmp_path)
-    written = json.loads((tmp_path / "manifest.json").read_text())
-    assert written == {"models/m/x.bin": {"bytes": 3, "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}}
 
 
 def test_folders_do_not_say_where_a_part_came_from(tmp_path):

@@ -1,0 +1,21 @@
+"""data/manifest.json: size and SHA-256 of every trained model's files and of every study's table."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+
+
+def manifest_of(data: Path) -> dict[str, dict]:
+    """Size and SHA-256 of every file under data/models and data/studies."""
+    files = sorted(p for room in ("models", "studies") for p in (data / room).rglob("*") if p.is_file() and ".partial" not in p.name)
+    return {str(p.relative_to(data)): {"bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in files}
+
+
+def write_manifest(data: Path = DATA) -> None:
+    """Bring data/manifest.json in step with the files."""
+    partial = data / "manifest.partial"
+    partial.write_text(json.dumps(manifest_of(data), indent=1) + "\n")
+    os.replace(partial, data / "manifest.json")
