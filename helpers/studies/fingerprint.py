@@ -56,6 +56,11 @@ def _for_scripts(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.If) and isinstance(statement.test, ast.Compare) and getattr(statement.test.left, "id", "") == "__name__"
 
 
+def _only_said(node) -> bool:
+    """Whether it is a docstring or another bare constant."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
 def _bound(nodes: list) -> set[str]:
     """Names that a scope of these statements binds itself: not in functions, classes and comprehensions within, and not by imports."""
     names, free, todo = set(), set(), list(nodes)
@@ -172,8 +177,8 @@ class Walk:
         def write(part, names=scope):
             return self.write(part, names, module)
 
-        if isinstance(node, list):  # without docstrings and other bare constants
-            return "[" + " ".join(write(n) for n in node if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))) + "]"
+        if isinstance(node, list):
+            return "[" + " ".join(write(n) for n in node if not _only_said(n)) + "]"
         if not isinstance(node, ast.AST):
             return ascii(node)
         if isinstance(node, ast.Constant):
@@ -208,8 +213,8 @@ class Walk:
                     marks = {getattr(n, "id", getattr(n, "attr", "")) for n in ast.walk(part.annotation)} & FIELD_MARKS
                     body.append(f"(field {write(part.target, inner)} {sorted(marks)} {write(part.value, inner)})")
                 else:
-                    body.append(write([part], inner))
-            return f"(class {node.name} {write(node.bases)} {write(node.keywords)} {write(node.decorator_list)} {' '.join(body)})"
+                    body.append("" if _only_said(part) else write(part, inner))
+            return f"(class {node.name} {write(node.bases)} {write(node.keywords)} {write(node.decorator_list)} {' '.join(filter(None, body))})"
         if isinstance(node, ast.AnnAssign):
             return write(ast.Assign(targets=[node.target], value=node.value)) if node.value else ""
         return f"({type(node).__name__} {' '.join(f'{f}={write(getattr(node, f, None))}' for f in node._fields if f not in LEFT_OUT)})"
