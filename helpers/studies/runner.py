@@ -22,10 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from . import fingerprint
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
@@ -102,13 +104,13 @@ def key(case: dict) -> tuple[str, ...]:
     return tuple(str(value) for value in case.values())
 
 
-def rounded(value) -> bool | int | float:
+def rounded(value, column: str = "result") -> bool | int | float:
     """A result as it is kept: ints as they are, floats to six significant digits. Raises TypeError for anything but a number."""
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, (bool, Integral)):
         return value
     if not isinstance(value, Real):
-        raise TypeError(f"results must be numbers, got {value!r}")
+        raise TypeError(f"{column} must be a number, got {value!r}")
     return float(f"{value:.6g}") + 0.0  # no -0.0
 
 
@@ -127,7 +129,7 @@ def measured(name: str, case: dict) -> tuple[dict, float]:
             torch.set_num_threads(threads)
     if set(results) not in (set(study.tolerance), set(study.tolerance) - {"seconds"}):
         raise ValueError(f"measure gave {sorted(results)}, and tolerance speaks of {sorted(study.tolerance)}")
-    return {column: rounded(results[column]) for column in study.tolerance if column in results}, time.perf_counter() - started
+    return {column: rounded(results[column], column) for column in study.tolerance if column in results}, time.perf_counter() - started
 
 
 def agrees(allowed, recorded: float, now: float) -> bool | None:
@@ -216,11 +218,13 @@ def check_sample(name: str) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ for a page
 
 
-def load(name: str) -> pd.DataFrame:
+def load(name: str) -> "pd.DataFrame":
     """The table of a study: a column for each key of its cases, each result, and the seconds that a case took. Prints one line on how it was made.
 
     Raises ValueError for an unknown name and for a table whose bytes have changed, FileNotFoundError for one that was never measured.
     """
+    import pandas as pd  # not above: measuring does without it
+
     find(name)
     rows, about = read(name)
     table = pd.DataFrame(rows)
@@ -230,12 +234,14 @@ def load(name: str) -> pd.DataFrame:
     return table if "seconds" in table else table.assign(seconds=about["seconds"])
 
 
-def remeasure(name: str, **wanted) -> pd.DataFrame:
+def remeasure(name: str, **wanted) -> "pd.DataFrame":
     """Measure one recorded case again, here and now, and print it beside the table: remeasure("caching_schedules", method="AdaCache", seed=3).
 
     Returns what it prints: for each result `recorded`, `now` and `agrees` (None: not compared). What another machine may round otherwise is
     printed after the sign for "about". Raises ValueError, listing what there is, for an unknown key and where not exactly one case fits.
     """
+    import pandas as pd
+
     cases = all_cases(name)
     values = {k: list(dict.fromkeys(case[k] for case in cases)) for k in cases[0]}
     there = "; ".join(f"{k}: {', '.join(map(repr, some[:12]))}{f' and {len(some) - 12} more' if len(some) > 12 else ''}" for k, some in values.items())
@@ -247,15 +253,16 @@ def remeasure(name: str, **wanted) -> pd.DataFrame:
     recorded = next((row for row in read(name)[0] if key({k: row.get(k) for k in values}) == key(fit[0])), None)
     if recorded is None:
         raise ValueError(f"{fit[0]} is not in the table of {name}; run make study NAME={name}")
-    tolerance, (now, _) = find(name).tolerance, measured(name, fit[0])
+    tolerance, (results, _) = find(name).tolerance, measured(name, fit[0])
     table = pd.DataFrame(
-        {"recorded": [recorded[c] for c in now], "now": list(now.values()), "agrees": [agrees(tolerance[c], recorded[c], now[c]) for c in now]},
-        index=pd.Index(now, name="column"), dtype=object,
+        {"recorded": [recorded[c] for c in results], "now": list(results.values()), "agrees": [agrees(tolerance[c], recorded[c], results[c]) for c in results]},
+        index=pd.Index(results, name="column"), dtype=object,
     )  # fmt: skip
-    width = max(map(len, [*now, "column"]))
+    width = max(map(len, [*results, "column"]))
     print(f"{'column':{width}}  {'recorded':>13}  {'now':>13}  agrees")
     for column, row in table.iterrows():
         sign = " " if tolerance[column] == 0 else "≈"
         said = {True: "yes", False: "no", None: "not compared"}[row["agrees"]]
-        print(f"{column:{width}}  {sign} {row['recorded']:>11.6g}  {sign} {row['now']:>11.6g}  {said}")
+        old, now = (format(x, ".6g" if isinstance(x, float) else "") for x in (row["recorded"], row["now"]))
+        print(f"{column:{width}}  {sign} {old:>11}  {sign} {now:>11}  {said}")
     return table
