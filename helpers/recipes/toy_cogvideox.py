@@ -19,6 +19,7 @@ from . import toy_latte, training
 
 NAME = "toy-cogvideox"
 SEED = 2408
+LAYERS, HEADS, HEAD_WIDTH = 6, 4, 32
 STEPS, BATCH, CAPTION_DROPOUT = 7000, 48, 0.1
 # Colour and outline are decided at lower noise than place and motion. Share of the timesteps that are drawn as if toy-latte's schedule had
 # not been shifted towards noise, from each step on; the others are drawn from the noisy end.
@@ -27,7 +28,7 @@ APPEARANCE_SHARE = {0: 1.0, 2400: 0.0, 4000: 0.5}
 
 def make_transformer() -> CogVideoXTransformer3DModel:
     return CogVideoXTransformer3DModel(
-        num_attention_heads=4, attention_head_dim=32, in_channels=4, out_channels=4, time_embed_dim=128, text_embed_dim=64, num_layers=6,
+        num_attention_heads=HEADS, attention_head_dim=HEAD_WIDTH, num_layers=LAYERS, in_channels=4, out_channels=4, time_embed_dim=128, text_embed_dim=64,
         sample_width=toy_latte.SIZE // 4, sample_height=toy_latte.SIZE // 4, sample_frames=toy_latte.FRAMES, temporal_compression_ratio=1,
         patch_size=2, max_text_seq_length=toy_latte.TEXT_LENGTH, attention_bias=True, use_rotary_positional_embeddings=False,
     )  # fmt: skip

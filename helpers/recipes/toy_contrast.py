@@ -7,6 +7,7 @@ Two views of a picture, cropped, flipped and recoloured, must be told from those
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -217,13 +218,19 @@ def category_accuracy(bank: Tensor, bank_category: Tensor, queries: Tensor, cate
     return 100 * (votes.argmax(1) == category).float().mean().item()
 
 
-def measure(vit: Dinov2Model, count: int = PAIRS) -> dict[str, tuple[float, float, float]]:
-    """Of the transformer, an untrained one and bare pixels: PCK at 0.1 and at 0.2 per point over `count` pairs of each category that training never
-    saw, and the nearest-neighbour accuracy, in percent."""
+def ways_of(vit: Dinov2Model) -> dict[str, tuple[matching.Maps, Callable[[Tensor], Tensor]]]:
+    """How the transformer, an untrained one and bare pixels describe a picture: its places, and the whole of it."""
     torch.manual_seed(SEED)
     models = {NAME: vit.eval(), "untrained": make_vit().eval()}
     ways = {name: (patch_tokens(model), partial(whole_tokens, model)) for name, model in models.items()}
     ways["pixels"] = (lambda images, captions: correspondence.raw_patches(images, PATCH, PATCH)), (lambda images: pixel_values(images).flatten(1))
+    return ways
+
+
+def measure(vit: Dinov2Model, count: int = PAIRS) -> dict[str, tuple[float, float, float]]:
+    """Of the transformer, an untrained one and bare pixels: PCK at 0.1 and at 0.2 per point over `count` pairs of each category that training never
+    saw, and the nearest-neighbour accuracy, in percent."""
+    ways = ways_of(vit)
     pairs = correspondence.semantic_pairs(toy_sd.HELD_OUT_SEED, count)
     fresh, bank = toy_sd.sample(toy_sd.HELD_OUT_SEED, range(25 * count)), toy_sd.sample(toy_sd.TRAIN_SEED, range(50 * count))
     quality = {}

@@ -28,7 +28,10 @@ COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple")
 HELD_OUT = (("green", "star"), ("blue", "ring"), ("yellow", "triangle"))  # pairs that training never shows
 MOTIONS = {"still": 0.17, "move": 0.53, "grow": 0.05, "shrink": 0.05, "pan": 0.07, "two": 0.13}
 FRAMES, SIZE = 8, 32
+VAE_WIDTHS = (24, 48, 64)  # channels level by level, finest first
+LAYERS, HEADS, HEAD_WIDTH = 4, 4, 32  # of the transformer: pairs of a spatial and a temporal block, attention heads, channels a head
 VAE_STEPS, VAE_BATCH = 2000, 64
+STATISTICS = 512  # clips whose latents are centred and scaled
 BANK = 30_000  # clips that are looked at; those with a held-out caption are left out of the encoded bank
 STEPS, BATCH, CAPTION_DROPOUT = 7200, 64, 0.1
 TEXT_LENGTH, LIST_LENGTH = 18, 120  # tokens of the longest caption; what LattePipeline pads a list of prompts to
@@ -64,7 +67,7 @@ def make_tokenizer() -> T5Tokenizer:
 
 def make_vae() -> AutoencoderKL:
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(24, 48, 64), layers_per_block=1, norm_num_groups=8,
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=VAE_WIDTHS, layers_per_block=1, norm_num_groups=8,
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, mid_block_add_attention=False,
         sample_size=SIZE, scaling_factor=1.0,
     )  # fmt: skip
@@ -81,9 +84,9 @@ class TextToVideo(nn.Module):
             pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
         ))  # fmt: skip
         self.transformer = LatteTransformer3DModel(
-            num_attention_heads=4, attention_head_dim=32, in_channels=4, out_channels=8, num_layers=4, cross_attention_dim=128, attention_bias=True,
-            sample_size=SIZE // 4, patch_size=2, activation_fn="gelu-approximate", num_embeds_ada_norm=1000, norm_type="ada_norm_single",
-            norm_elementwise_affine=False, norm_eps=1e-6, caption_channels=width, video_length=FRAMES,
+            num_attention_heads=HEADS, attention_head_dim=HEAD_WIDTH, in_channels=4, out_channels=8, num_layers=LAYERS, cross_attention_dim=HEADS * HEAD_WIDTH,
+            attention_bias=True, sample_size=SIZE // 4, patch_size=2, activation_fn="gelu-approximate", num_embeds_ada_norm=1000,
+            norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6, caption_channels=width, video_length=FRAMES,
         )  # fmt: skip
 
 
@@ -128,9 +131,9 @@ def encode(vae: AutoencoderKL, video: Tensor) -> Tensor:
 
 
 def make_bank(vae: AutoencoderKL, work: Path) -> tuple[Tensor, list[str]]:
-    """Encode the bank once: latents (N, 4, T, 8, 8) in half precision, and captions. Standardises `vae` in place by 512 clips' statistics."""
+    """Encode the bank once: latents (N, 4, T, 8, 8) in half precision, and captions. Standardises `vae` in place by the statistics of the first clips."""
     rank, world_size = training.join_processes()
-    first = encode(vae, sample(TRAIN_SEED, range(512)).render().video)
+    first = encode(vae, sample(TRAIN_SEED, range(STATISTICS)).render().video)
     autoencoders.standardise(vae, first.mean((0, 2, 3, 4)), first.std((0, 2, 3, 4)))
     captions = sample(TRAIN_SEED, range(BANK)).captions
     rows = [i for i, caption in enumerate(captions) if not held_out(caption)]

@@ -25,15 +25,18 @@ from . import autoencoders, training
 NAME = "toy-sd"
 SEED = 1506
 SIZE, LATENT = 64, 16
+VAE_WIDTHS, UNET_WIDTHS = (16, 32, 64), (32, 64, 96, 96)  # channels level by level, finest first
 HELD_OUT = (("rabbit", "striped"), ("car", "dotted"), ("fish", "checkered"))  # (category, texture) pairs that training never shows
 VAE_STEPS, VAE_BATCH = 9500, 32
 CROP_STEPS, CROP = 5700, 32  # the autoencoder sees crops first, and whole pictures, a quarter as many, at the end: steps of equal work
 DECODER_STEPS = 3700  # then its decoder alone
+STATISTICS = 1024  # pictures whose latents are centred and scaled
 BANK = 40_000  # pictures that are looked at; those with a held-out caption are left out of the encoded bank
 STEPS, BATCH, CAPTION_DROPOUT = 10_000, 48, 0.1
 PLAIN_STEPS = 7656  # of STEPS, on which the learning rate's way down to 0 is laid out; the pairs follow
 PAIRS = 9600  # pictures that are drawn once more, their object facing the other way
 PAIR_STEPS, PAIR_FULL_CAPTIONS = 2000, 0.7
+APART_STEPS, APART_BATCH = 600, 128  # of the fit that sets the words for facing apart
 FACING_APART = 4.0  # distance of the text states of "left" and "right"; a state has length 8
 FACING_TIMES, FACING_SHARE = (0.35, 0.8), 0.7  # of the schedule, where facing is decided; the share of timesteps that fall there
 LARGEST_WEIGHT = 25.0  # of the error at one timestep
@@ -66,7 +69,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 def make_vae() -> AutoencoderKL:
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=4,
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=VAE_WIDTHS, layers_per_block=1, norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, mid_block_add_attention=False, sample_size=SIZE,
         scaling_factor=1.0,
     )  # fmt: skip
@@ -82,7 +85,7 @@ class TextToImage(nn.Module):
             max_position_embeddings=TEXT_LENGTH, bos_token_id=0, eos_token_id=1, pad_token_id=1,
         ))  # fmt: skip
         self.unet = UNet2DConditionModel(
-            sample_size=LATENT, in_channels=4, out_channels=4, block_out_channels=(32, 64, 96, 96), layers_per_block=1, norm_num_groups=16,
+            sample_size=LATENT, in_channels=4, out_channels=4, block_out_channels=UNET_WIDTHS, layers_per_block=1, norm_num_groups=16,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
             cross_attention_dim=64, attention_head_dim=4,
         )  # fmt: skip
@@ -128,7 +131,7 @@ def tune_decoder(vae: AutoencoderKL, work: Path, device: torch.device, stop_at: 
 
 def standardise(vae: AutoencoderKL) -> None:
     """Centre the latents and give their channels one common spread, in place; `scaling_factor` is one over it, as in Stable Diffusion."""
-    z = autoencoders.encode(vae, sample(TRAIN_SEED, range(1024)).image)
+    z = autoencoders.encode(vae, sample(TRAIN_SEED, range(STATISTICS)).image)
     mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
     common = std.log().mean().exp()
     autoencoders.standardise(vae, mean, std / common)
@@ -224,7 +227,7 @@ def make_pairs(vae: AutoencoderKL, work: Path) -> tuple[Tensor, list[tuple[str, 
     return torch.cat([part["latents"] for part in parts]), [caption for part in parts for caption in part["captions"]]
 
 
-def set_facings_apart(model: TextToImage, captions: list[tuple[str, ...]], steps: int = 600) -> None:
+def set_facings_apart(model: TextToImage, captions: list[tuple[str, ...]], steps: int) -> None:
     """Fit the text encoder to its own states, those of "left" and "right" FACING_APART from each other from the word on; in place.
 
     Trained together with the U-Net it draws the two words ever closer: as long as the U-Net cannot use their difference, it only disturbs. And a
@@ -242,7 +245,7 @@ def set_facings_apart(model: TextToImage, captions: list[tuple[str, ...]], steps
     optimizer = torch.optim.AdamW(encoder.parameters(), weight_decay=0.0)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
-        rows = torch.randint(len(tokens), (128,), generator=generator).to(tokens.device)
+        rows = torch.randint(len(tokens), (APART_BATCH,), generator=generator).to(tokens.device)
         (encoder(tokens[rows])[0] - target[rows]).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -256,7 +259,7 @@ def train_facing(model: TextToImage, pairs: Tensor, captions: list[tuple[str, ..
     mine = slice(rank, None, world_size)
     model.requires_grad_(True)
     if not (work / "facing.pt").exists():
-        set_facings_apart(model, captions)
+        set_facings_apart(model, captions, APART_STEPS)
     model.text_encoder.requires_grad_(False)
     tokens, caption_of = tokens_of(captions)
     kept, count, (early, late) = make_scheduler().alphas_cumprod, BATCH // 2, FACING_TIMES
@@ -297,7 +300,8 @@ def held_out_prompts(count: int) -> list[str]:
     """Prompts that training never saw, each saying two things or more about its object."""
     prompts, start = [], 0
     while len(prompts) < count:
-        prompts += [caption for caption in sample(HELD_OUT_SEED, range(start, start + 500)).captions if held_out(caption)]
+        drawn = world.creatures(HELD_OUT_SEED, range(start, start + 500), size=32, exclude=HELD_OUT)  # small: a caption is the same at every size
+        prompts += [caption for caption in drawn.captions if held_out(caption)]
         start += 500
     return prompts[:count]
 

@@ -16,11 +16,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(recipe, "VAE_STEPS", 3)
-    monkeypatch.setattr(recipe, "VAE_BATCH", 8)
-    monkeypatch.setattr(recipe, "BANK", 40)
-    monkeypatch.setattr(recipe, "STEPS", 4)
-    monkeypatch.setattr(recipe, "BATCH", 6)
+    """The recipe at a thousandth of its size: few steps, few clips, narrow networks."""
+    for name, value in {"VAE_STEPS": 3, "VAE_BATCH": 8, "STATISTICS": 32, "BANK": 40, "STEPS": 4, "BATCH": 6, "VAE_WIDTHS": (8, 8, 8), "LAYERS": 1,
+                        "HEADS": 2, "HEAD_WIDTH": 8}.items():  # fmt: skip
+        monkeypatch.setattr(recipe, name, value)
 
 
 def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
@@ -148,16 +147,10 @@ def test_it_is_small(pipe):
     assert pipe.transformer.config.video_length >= 8 and pipe.transformer.config.out_channels == 2 * pipe.vae.config.latent_channels
 
 
-def test_quality_on_held_out_prompts(pipe):
-    """A sample of what the model card measures on 300 prompts; the floors leave room for the smaller number."""
-    quality = recipe.measure(pipe, recipe.held_out_prompts(300)[::6], "test")
-    assert quality["colour"][0] >= 90 and quality["shape"][0] >= 80 and quality["direction"][0] >= 80 and quality["speed"][0] >= 70
-
-
 def test_prompt_lists_work_too(pipe):
     prompts = ["a red disc moves right fast", "a blue square moves left fast", "a yellow ring stays still", "a green disc moves up fast"]
     generator = torch.Generator().manual_seed(0)
-    video = pipe(prompts, generator=generator, output_type="pt", **zoo.entry("toy-latte").call).frames.float()
+    video = pipe(prompts, generator=generator, output_type="pt", **zoo.entry("toy-latte").call | {"num_inference_steps": 12}).frames.float()
     assert analysers.judge(video, prompts).colour.mean() >= 0.75
 
 

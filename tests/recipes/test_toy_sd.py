@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
-from helpers.models import judges, zoo
+from helpers.models import zoo
 from helpers.recipes import autoencoders, training
 from helpers.recipes import toy_sd as recipe
 from helpers.toyworld import creatures as world
@@ -18,8 +18,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def small(monkeypatch):
-    for name, value in {"VAE_STEPS": 3, "CROP_STEPS": 2, "VAE_BATCH": 8, "BANK": 70, "DECODER_STEPS": 3, "STEPS": 4,
-                        "PLAIN_STEPS": 3, "BATCH": 6, "PAIRS": 70, "PAIR_STEPS": 3}.items():  # fmt: skip
+    """The recipe at a thousandth of its size: few steps, few pictures, narrow networks."""
+    for name, value in {"VAE_STEPS": 3, "CROP_STEPS": 2, "VAE_BATCH": 8, "BANK": 70, "DECODER_STEPS": 3, "STATISTICS": 64, "STEPS": 4,
+                        "PLAIN_STEPS": 3, "BATCH": 6, "PAIRS": 70, "PAIR_STEPS": 3, "APART_STEPS": 20, "APART_BATCH": 8,
+                        "VAE_WIDTHS": (4, 4, 8), "UNET_WIDTHS": (16,) * 4}.items():  # fmt: skip
         monkeypatch.setattr(recipe, name, value)
 
 
@@ -77,7 +79,8 @@ def test_errors_count_as_those_of_the_velocity_would():
         assert torch.allclose(weight * (guess - noise).square().mean(), wanted, rtol=1e-4)
 
 
-def test_facings_are_set_apart_and_nothing_else_moves():
+def test_facings_are_set_apart_and_nothing_else_moves(monkeypatch):
+    monkeypatch.setattr(recipe, "APART_BATCH", 16)
     torch.manual_seed(0)
     model = recipe.TextToImage(len(recipe.make_tokenizer()))
     captions = ["a cat", "a red cat facing left", "a red cat facing right on white", "a sketch of a dotted bird facing left on paper"]
@@ -98,7 +101,7 @@ def test_only_the_unet_learns_from_pairs(small, tmp_path):
     model = recipe.TextToImage(len(recipe.make_tokenizer()))
     pairs, captions = torch.randn(4, 2, 4, 16, 16), [("a cat facing left", "a cat facing right") * 2] * 4
     learned = recipe.train_facing(copy.deepcopy(model), pairs, captions, tmp_path, CPU, stop_at=1)
-    recipe.set_facings_apart(model, captions)
+    recipe.set_facings_apart(model, captions, recipe.APART_STEPS)
 
     def same(part):
         return [torch.equal(p, q) for p, q in zip(getattr(model, part).parameters(), getattr(learned, part).parameters(), strict=True)]
@@ -140,12 +143,14 @@ def test_captions_are_encoded_as_the_pipeline_does(small):
 
 
 def test_held_out_captions_say_two_things_or_more():
-    captions = recipe.sample(5, range(2000)).captions
+    captions = recipe.sample(5, range(600)).captions
     kept_out = [c for c in captions if recipe.held_out(c)]
     assert 0.06 < len(kept_out) / len(captions) < 0.2
     assert not any(recipe.held_out(c) for name in world.CATEGORIES for c in (name, f"a photo of a {name}", f"a sketch of a {name}"))
     prompts = recipe.held_out_prompts(40)
     assert len(prompts) == 40 and all(map(recipe.held_out, prompts))
+    first = [c for c in recipe.sample(recipe.HELD_OUT_SEED, range(60)).captions if recipe.held_out(c)]
+    assert first and prompts[: len(first)] == first
     assert not any(f"{texture} " in f"{p} " and f"{category} " in f"{p} " for p in prompts for category, texture in recipe.HELD_OUT)
 
 
@@ -179,13 +184,6 @@ def test_autoencoder(pipe):
     assert autoencoders.reconstruction_psnr(pipe.vae, fresh) > 30
     z = autoencoders.encode(pipe.vae, fresh) * pipe.vae.config.scaling_factor
     assert z.std().item() == pytest.approx(1, abs=0.1)
-
-
-def test_it_draws_what_the_prompt_says(pipe):
-    prompts = recipe.held_out_prompts(32)
-    made = recipe.pictures(pipe, prompts, 500, **zoo.entry(recipe.NAME).call | {"num_inference_steps": 20})
-    verdict = judges.judge(made, prompts)
-    assert verdict["category"].nanmean() > 0.8 and verdict["colour"].nanmean() > 0.85 and verdict["facing"].nanmean() > 0.7
 
 
 def test_it_serves_image_to_image(pipe):
