@@ -28,7 +28,7 @@ SEED = 2203
 SIZE, FRAMES, LATENT = 32, 9, 8
 SHAPES, COLOURS = ("disc", "square", "triangle", "ring"), ("red", "yellow", "green", "blue")
 BANK, FRESH = 48_000, range(48_000, 112_000)  # clips that all stages but the last learn from; those of the last
-VAE_STEPS, VAE_BATCH = 1200, 64
+VAE_STEPS, VAE_BATCH, STANDARD = 1200, 64, 512  # the last: clips whose latents get zero mean and unit variance
 TRAIN_SEED, HELD_OUT_SEED, HELD_OUT = 8, 30, 200  # of the family rebounds; clips that the card measures
 PLANNER = dict(in_channels=4, height=4, width=4, patch=2, frames=FRAMES, dim=160, depth=6, heads=5, mlp_dim=640)
 GENERATOR = dict(
@@ -66,7 +66,7 @@ def train_vae(work: Path, device: torch.device, stop_at: int | None = None) -> A
 
     vae = AutoencoderKL.from_pretrained(zoo.folder("toy-latte") / "vae", local_files_only=True)
     vae = autoencoders.train(vae, frames, seed=SEED, steps=VAE_STEPS, checkpoint=work / "vae.pt", device=device, stop_at=stop_at)
-    first = autoencoders.encode(vae, sample(TRAIN_SEED, range(512)).render().video.flatten(0, 1))
+    first = autoencoders.encode(vae, sample(TRAIN_SEED, range(STANDARD)).render().video.flatten(0, 1))
     autoencoders.standardise(vae, first.mean((0, 2, 3)), first.std((0, 2, 3)))
     return vae.to(memory_format=torch.contiguous_format).eval()
 
@@ -235,13 +235,20 @@ def sets_out_right(read: analysers.ClipReading, clips: Rebounds) -> Tensor:
     return cosine.nan_to_num(-1) > 0.5**0.5
 
 
+def noise_of(first: int, count: int, frames: int, seed: int) -> Tensor:
+    """Noise (count, frames, 4, LATENT, LATENT) of the clips from number `first` on: a clip's own, whatever is drawn beside it."""
+    return torch.randn(first + count, frames, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(seed))[first:]
+
+
 def filled(
     pipe: mp.MarDiniPipeline, video: Tensor, is_ref: Tensor, plan: Tensor | None = None, steps: int | None = None, scale: float | None = None, seed: int = SEED,
+    first: int = 0,
 ) -> Tensor:  # fmt: skip
     """Clips (N, T, 3, S, S) in [0, 1] with the masked frames generated, in `STEPS` steps unless `steps` says otherwise. scale: of the guidance;
-    `GUIDANCE`'s by default, none for clips whose numbers of references differ. The noise of clip i depends on `seed` alone, not on what else is asked."""
+    `GUIDANCE`'s by default, none for clips whose numbers of references differ. The noise of clip i depends on `seed` alone, not on what else is asked;
+    first: the number of `video`'s first clip."""
     count, frames, parts = *video.shape[:2], []
-    noise, is_ref = torch.randn(count, frames, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(seed)), is_ref.expand(count, -1)
+    noise, is_ref = noise_of(first, count, frames, seed), is_ref.expand(count, -1)
     if scale is None:
         known = is_ref.sum(1).unique().tolist()
         scale = GUIDANCE.get(known[0], 1.0) if len(known) == 1 else 1.0
@@ -252,31 +259,60 @@ def filled(
     return torch.cat(parts)
 
 
+# the rows of the card: a task, and what it is answered with
+ANSWERS = {**{task: (task, "own plan") for task in (*TASKS, "random masks")},
+           **{f"{task}, {way}": (task, way) for task in ("image-to-video", "interpolation") for way in ("another clip's plan", "no plan")},
+           "interpolation, cross-fade": ("interpolation", "cross-fade")}  # fmt: skip
+
+
+def masks_of(task: str, first: int, count: int) -> Tensor:
+    """References (count, FRAMES) bool of the held-out clips from number `first` on."""
+    if task == "random masks":
+        return mp.draw_references(HELD_OUT, FRAMES, (0.06, 0.6), torch.Generator().manual_seed(SEED))[first : first + count]
+    return TASKS[task].expand(count, -1)
+
+
+def answer(
+    pipe: mp.MarDiniPipeline, task: str, way: str, first: int, count: int, steps: int | None = None, seed: int = SEED, held_out: int = HELD_OUT,
+) -> Tensor:  # fmt: skip
+    """What `way` makes of `count` held-out clips from number `first` on: clips (count, FRAMES, 3, SIZE, SIZE).
+
+    way: "own plan"; "another clip's plan", that of the clip before, the last of all `held_out` clips for clip 0; "no plan"; "cross-fade", of both ends."""
+    video, is_ref, plan = sample(HELD_OUT_SEED, range(first, first + count)).render().video, masks_of(task, first, count), None
+    if way == "cross-fade":
+        share = torch.linspace(0, 1, FRAMES)[:, None, None, None]
+        return (1 - share) * video[:, :1] + share * video[:, -1:]
+    if way == "another clip's plan":
+        before = [(i - 1) % held_out for i in range(first, first + count)]
+        plan = pipe.make_plan(2 * sample(HELD_OUT_SEED, before).render().video - 1, is_ref)
+    elif way == "no plan":
+        plan = pipe.generator.without_plan(count, FRAMES)
+    return filled(pipe, video, is_ref, plan, steps, seed=seed, first=first)
+
+
+def quality_of(made: Tensor, task: str, first: int) -> dict[str, float]:
+    """By the analysers: clips `made` (N, FRAMES, 3, SIZE, SIZE) against the held-out ones from number `first` on. "error" in px of the "masked" frames, whose
+    number stands beside it; the rest in percent of the clips."""
+    clips = sample(HELD_OUT_SEED, range(first, first + len(made)))
+    read, masked = analysers.analyse_clips(made.clamp(0, 1)), ~masks_of(task, first, len(made))
+    shares = {"kept": kept(read, clips), "plausible": moves_plausibly(read), "direction": sets_out_right(read, clips)}
+    error = centre_error(read, analysers.analyse_clips(clips.render().video), masked)
+    return {"error": error, "masked": int(masked.sum())} | {name: 100 * share.double().mean().item() for name, share in shares.items()}
+
+
+def pooled(parts: list[dict[str, float]], clips: list[int]) -> dict[str, float]:
+    """The quality of all clips, from that of parts of so many `clips`."""
+    masked = sum(part["masked"] for part in parts)
+    shares = {name: sum(part[name] * n for part, n in zip(parts, clips, strict=True)) / sum(clips) for name in ("kept", "plausible", "direction")}
+    return {"error": sum(part["error"] * part["masked"] for part in parts) / masked, "masked": masked} | shares
+
+
 def measure(pipe: mp.MarDiniPipeline, count: int = HELD_OUT) -> dict[str, dict[str, float]]:
-    """By the analysers, on `count` held-out clips: every task with the clip's own plan; image-to-video and interpolation also without a plan and with
-    another clip's; and the linear cross-fade. Guidance as in `GUIDANCE`. "error" in px of masked frames; the rest in percent."""
-    clips = sample(HELD_OUT_SEED, range(count))
-    video = clips.render().video
-    truth = analysers.analyse_clips(video)
-    tasks = TASKS | {"random masks": mp.draw_references(count, FRAMES, (0.06, 0.6), torch.Generator().manual_seed(SEED))}
-    quality = {}
-
-    def note(name: str, made: Tensor, is_ref: Tensor) -> None:
-        read = analysers.analyse_clips(made.clamp(0, 1))
-        quality[name] = {
-            "error": centre_error(read, truth, ~is_ref.expand(count, -1)), "kept": 100 * kept(read, clips).double().mean().item(),
-            "plausible": 100 * moves_plausibly(read).double().mean().item(), "direction": 100 * sets_out_right(read, clips).double().mean().item(),
-        }  # fmt: skip
-
-    for task, is_ref in tasks.items():
-        note(task, filled(pipe, video, is_ref), is_ref)
-    for task in ("image-to-video", "interpolation"):
-        own = pipe.make_plan(2 * video - 1, TASKS[task])
-        note(f"{task}, another clip's plan", filled(pipe, video, TASKS[task], own.roll(1, 0)), TASKS[task])
-        note(f"{task}, no plan", filled(pipe, video, TASKS[task], pipe.generator.without_plan(count, FRAMES)), TASKS[task])
-    share = torch.linspace(0, 1, FRAMES)[:, None, None, None]
-    note("interpolation, cross-fade", (1 - share) * video[:, :1] + share * video[:, -1:], TASKS["interpolation"])
-    return quality
+    """`quality_of` the first `count` held-out clips, for all `ANSWERS`: every task with the clip's own plan; image-to-video and interpolation also without
+    a plan and with another clip's; and the linear cross-fade. Guidance as in `GUIDANCE`."""
+    parts = {first: min(50, count - first) for first in range(0, count, 50)}
+    return {name: pooled([quality_of(answer(pipe, task, way, first, n), task, first) for first, n in parts.items()], list(parts.values()))
+            for name, (task, way) in ANSWERS.items()}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------------------------- the folder

@@ -6,6 +6,7 @@
 - curriculum-0 .. 2 and hard-0 .. 2: a small pair, three seeds, on masks from easy to hard, and on the hard ones alone, for as many steps.
 - losses.json: the held-out loss of small pairs while they learn, for the three forms of identity attention, three seeds each.
 
+The folder is not kept (manifest.NOT_KEPT): what its models make of the page's clips stands in the studies masked_planning and masked_planning_training.
 `python -m helpers.recipes.toy_mardini_variants` runs it; checkpoints lie under .recipes/toy-mardini-variants.
 """
 
@@ -148,6 +149,7 @@ def card(losses: dict[str, dict[int, float]], seconds: dict[str, float], device:
 
 What [toy-mardini](../toy-mardini/README.md) is compared with on its page; made by `make model NAME={NAME}` from the same clips,
 {BATCH} at a time ({sum(seconds.values()) / 60:.0f} minutes in all, {training.machine_kind(device)}). Each one's seconds are in `seconds.json`.
+The folder is not kept in the repository: what these models make of the page's clips stands in data/studies.
 
 - `plain`: one video model of the pair's size, space-time attention, no planner; {PLAIN_STEPS} steps on the same masks, {seconds["plain"] / 60:.0f} minutes.
 - `generator-{", -".join(map(str, WIDTHS))}`: generators of these widths, {WIDTH_STEPS} steps beside toy-mardini's finished planner; `alone-...`: the same

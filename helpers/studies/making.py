@@ -126,6 +126,8 @@ def compute(name: str, cases: list[dict], path: Path, fingerprint: str, *, proce
     Raises RuntimeError, after all others are measured, with each case that failed and its error.
     """
     failures = []
+    if gone := runner.unkept(name):
+        raise FileNotFoundError(gone)
     with finished(path) as (entries, append), workers(processes, dask) as count:
         missing = [case for case in cases if key(case) not in entries]
         with tqdm(total=len(cases), initial=len(cases) - len(missing), desc=name, unit="case") as bar:
@@ -248,7 +250,7 @@ def listing() -> str:
             told = f"{about['cases']} cases, {about['date']}, "
         except (FileNotFoundError, ValueError):
             told = ""
-        lines.append(f"{name}: {told}{trouble or 'fits'}")
+        lines.append(f"{name}: {told}{trouble or runner.unkept(name) or 'fits'}")
     return "\n".join(lines) or "there is no study yet"
 
 

@@ -42,8 +42,10 @@ class Study:
     cases: gives all cases, dicts of str, int, float or bool with the same keys. measure: from a case to a dict of numbers, the keys of
     `tolerance`; pure, but it may keep with functools.lru_cache what the cases of one process share. tolerance, by column: how far a result may
     lie from the recorded one, absolute, or a pair (absolute, relative), or None for what is recorded and never compared, like seconds.
-    models: folders under data/models, and files: paths under data, whose bytes count. reaches: functions, classes and registries that `measure`
-    finds by name at run time. sample_seconds: of recorded time, spent by `make test` on measuring cases again.
+    models: folders under data/models, and files: paths under data, whose bytes count. absent: further such folders, of models whose weights are
+    not kept: while one is missing the table stands as a record that cannot be measured again; where it is there, its bytes count too. reaches:
+    functions, classes and registries that `measure` finds by name at run time. sample_seconds: of recorded time, spent by `make test` on measuring
+    cases again.
     """
 
     cases: Callable[[], list[dict]]
@@ -52,10 +54,11 @@ class Study:
     models: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     reaches: tuple = ()
+    absent: tuple[str, ...] = ()
     sample_seconds: float = 20
 
     def __post_init__(self):
-        for name in ("models", "files", "reaches"):
+        for name in ("models", "files", "reaches", "absent"):
             if not isinstance(getattr(self, name), (tuple, list)):
                 raise TypeError(f"{name} must be a tuple, got {getattr(self, name)!r}")
         for column, allowed in self.tolerance.items():
@@ -115,8 +118,11 @@ def rounded(value, column: str = "result") -> bool | int | float:
 
 
 def measured(name: str, case: dict) -> tuple[dict, float]:
-    """(results, seconds) of one case, measured now, by one torch thread. Raises ValueError where `tolerance` names other columns."""
+    """(results, seconds) of one case, measured now, by one torch thread. Raises ValueError where `tolerance` names other columns, FileNotFoundError where
+    a model is `unkept`."""
     study = find(name)
+    if gone := unkept(name):
+        raise FileNotFoundError(gone)
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else 1
     started = time.perf_counter()
@@ -130,6 +136,13 @@ def measured(name: str, case: dict) -> tuple[dict, float]:
     if set(results) not in (set(study.tolerance), set(study.tolerance) - {"seconds"}):
         raise ValueError(f"measure gave {sorted(results)}, and tolerance speaks of {sorted(study.tolerance)}")
     return {column: rounded(results[column], column) for column in study.tolerance if column in results}, time.perf_counter() - started
+
+
+def unkept(name: str) -> str | None:
+    """One sentence on the study's `absent` models that are not here; None where all are, and its cases can be measured."""
+    gone = [model for model in find(name).absent if not (DATA / "models" / model).is_dir()]
+    make = " and ".join(f"make model NAME={model}" for model in gone)
+    return f"study {name}: the weights of {', '.join(gone)} are not kept; {make} makes them again, then make study NAME={name} RECHECK=all" if gone else None
 
 
 def agrees(allowed, recorded: float, now: float) -> bool | None:
@@ -157,9 +170,14 @@ def read(name: str) -> tuple[list[dict], dict]:
 
 
 def basis(name: str) -> tuple[dict[str, str], dict[str, str], str]:
-    """(definitions, contents, fingerprint) of a study as the code and the data stand now."""
+    """(definitions, contents, fingerprint) of a study as the code and the data stand now; of `absent` models that are missing, as they were."""
     study = find(name)
-    reached, held = fingerprint.definitions(name), fingerprint.contents(study.models, study.files)
+    here = [model for model in study.absent if (DATA / "models" / model).is_dir()]
+    reached, held = fingerprint.definitions(name), fingerprint.contents((*study.models, *here), study.files, data=DATA)
+    if gone := {f"models/{model}" for model in study.absent if model not in here}:
+        if not (TABLES / f"{name}.toml").exists():
+            raise FileNotFoundError(unkept(name))
+        held |= {path: digest for path, digest in read(name)[1]["contents"].items() if "/".join(path.split("/")[:2]) in gone}
     return reached, held, fingerprint.of(reached, held)
 
 
@@ -173,7 +191,7 @@ def problem(name: str) -> str | None:
         return str(error)
     if other := sorted(path for path in held.keys() | about["contents"].keys() if held.get(path) != about["contents"].get(path)):
         return f"study {name}: {_listed([f'data/{path}' for path in other])} has other bytes than those it was measured with; {run}"
-    if now != about["fingerprint"]:
+    if now != about["fingerprint"] and not unkept(name):  # a record that nothing can renew stands as it was made
         places = fingerprint.differences(about["definitions"], reached)
         return f"study {name} is older than {_listed(places)}; {run} (or, if no number can have moved, make study NAME={name} ACCEPT=20)"
     cases = all_cases(name)
@@ -228,9 +246,10 @@ def load(name: str) -> "pd.DataFrame":
     find(name)
     rows, about = read(name)
     table = pd.DataFrame(rows)
+    kept = ", the weights of its models not kept" if unkept(name) else ""
     seeds = f" ({table['seed'].nunique()} seeds)" if "seed" in table else ""
     again = f"{about['accepted']} of them looked at again on {about['accepted_on']}" if about["accepted"] else "none looked at again since"
-    print(f"{name}: {len(table)} cases{seeds}, measured on {about['date']} in {sum(about['seconds']) / 60:.1f} minutes of one core, {again}")
+    print(f"{name}: {len(table)} cases{seeds}, measured on {about['date']} in {sum(about['seconds']) / 60:.1f} minutes of one core, {again}{kept}")
     return table if "seconds" in table else table.assign(seconds=about["seconds"])
 
 

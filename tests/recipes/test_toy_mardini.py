@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from helpers.methods import masked_planning as mp
 from helpers.recipes import toy_mardini as recipe
@@ -14,8 +15,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def small(monkeypatch):
-    changes = {"BANK": 40, "BATCH": 6, "VAE_STEPS": 2, "VAE_BATCH": 8, "PLANNER_STEPS": 3, "GENERATOR_STEPS": 2, "JOINT_STEPS": 3, "HARD_STEPS": 2,
-               "AGAIN_STEPS": 2, "BESIDE_STEPS": 3, "FRESH_STEPS": 2, "STEPS": 2,
+    changes = {"BANK": 40, "BATCH": 6, "VAE_STEPS": 2, "VAE_BATCH": 8, "STANDARD": 40, "HELD_OUT": 8,
+               "PLANNER_STEPS": 3, "GENERATOR_STEPS": 2, "JOINT_STEPS": 3, "HARD_STEPS": 2, "AGAIN_STEPS": 2, "BESIDE_STEPS": 3, "FRESH_STEPS": 2, "STEPS": 2,
                "PLANNER": recipe.PLANNER | dict(dim=16, depth=1, heads=2, mlp_dim=16),
                "FIRST_GENERATOR": recipe.FIRST_GENERATOR | dict(dim=16, depth=1, heads=2, mlp_dim=16, plan_dim=16),
                "GENERATOR": recipe.GENERATOR | dict(dim=16, depth=2, heads=2, mlp_dim=16, plan_dim=16)}  # fmt: skip
@@ -23,7 +24,26 @@ def small(monkeypatch):
         monkeypatch.setattr(recipe, name, value)
 
 
-def test_a_few_steps_from_nothing_and_again_after_a_stop(small, tmp_path):
+@pytest.fixture
+def vae(monkeypatch, tmp_path):
+    """A tiny autoencoder in toy-latte's place, with its sizes of pictures and latents."""
+    torch.manual_seed(0)
+    blocks = dict(down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=1, norm_num_groups=2)
+    tiny = AutoencoderKL(block_out_channels=(4, 4, 8), latent_channels=4, sample_size=32, scaling_factor=1.0, mid_block_add_attention=False, **blocks)
+    tiny.save_pretrained(tmp_path / "toy-latte" / "vae")
+    monkeypatch.setattr(recipe.zoo, "folder", lambda name: tmp_path / name)
+    return tiny.eval()
+
+
+@pytest.fixture
+def pipe(small, vae):
+    torch.manual_seed(0)
+    pair = recipe.Pair()
+    torch.nn.init.normal_(pair.generator.out.weight)
+    return recipe.make_pipeline(pair, vae)
+
+
+def test_a_few_steps_from_nothing_and_again_after_a_stop(small, vae, tmp_path):
     vae = recipe.train_vae(tmp_path, CPU)
     recipe.train_vae(tmp_path / "parts", CPU, stop_at=1)
     again = recipe.train_vae(tmp_path / "parts", CPU)
@@ -68,22 +88,43 @@ def test_shifted_timesteps_lean_to_noise(monkeypatch):
     assert all(torch.equal(a, b) for k, (a, b) in enumerate(zip(plain, leaning, strict=True)) if k != 2)
 
 
-def test_clips_are_filled_alike_alone_and_among_others(small):
+def test_clips_are_filled_alike_alone_and_among_others(pipe):
     """Noise by clip and seed; guidance 2.5 where one frame is known, none elsewhere."""
-    torch.manual_seed(0)
-    pair = recipe.Pair()
-    torch.nn.init.normal_(pair.generator.out.weight)
-    pipe = recipe.make_pipeline(pair, recipe.AutoencoderKL.from_pretrained(training.DATA / "models" / "toy-latte" / "vae"))
     video = recipe.sample(31, range(3)).render().video
     one, two = recipe.TASKS["image-to-video"], recipe.TASKS["interpolation"]
     together = recipe.filled(pipe, video, one)
     assert torch.allclose(together[:1], recipe.filled(pipe, video[:1], one), atol=1e-4)
+    assert torch.allclose(together[1:], recipe.filled(pipe, video[1:], one, first=1), atol=1e-4)
+    assert not torch.allclose(together[1:], recipe.filled(pipe, video[1:], one), atol=1e-2)
     assert not torch.equal(together, recipe.filled(pipe, video, one, seed=5))
     assert torch.equal(together, recipe.filled(pipe, video, one, scale=2.5)) and not torch.equal(together, recipe.filled(pipe, video, one, scale=1.0))
     assert torch.equal(recipe.filled(pipe, video, two), recipe.filled(pipe, video, two, scale=1.0))
     mixed = torch.stack([one, two, two])
     assert torch.equal(recipe.filled(pipe, video, mixed), recipe.filled(pipe, video, mixed, scale=1.0))
     assert recipe.filled(pipe, video[:, :5], one[:5]).shape == (3, 5, 3, 32, 32)
+
+
+def test_answers_of_a_clip_are_the_same_in_any_batch(pipe):
+    """Against `filled` with plans made and shifted by hand; the first clip's other plan is the last one's."""
+    video = recipe.sample(recipe.HELD_OUT_SEED, range(8)).render().video
+    plans = pipe.make_plan(2 * video - 1, recipe.TASKS["image-to-video"])
+    by_hand = {"own plan": plans, "another clip's plan": plans.roll(1, 0), "no plan": pipe.generator.without_plan(8, 9)}
+    for way, plan in by_hand.items():
+        whole = recipe.filled(pipe, video, recipe.TASKS["image-to-video"], plan)
+        for first, count in ((0, 3), (3, 5)):
+            assert torch.allclose(recipe.answer(pipe, "image-to-video", way, first, count, held_out=8), whole[first : first + count], atol=1e-4), way
+    faded = recipe.answer(pipe, "interpolation", "cross-fade", 2, 2)
+    assert torch.allclose(faded[:, 4], (video[2:4, 0] + video[2:4, 8]) / 2) and torch.equal(faded[:, [0, 8]], video[2:4, [0, 8]])
+
+
+def test_quality_of_parts_pools_to_that_of_the_whole(pipe):
+    for task in ("random masks", "interpolation"):
+        made = recipe.answer(pipe, task, "own plan", 0, 8)
+        whole, parts = recipe.quality_of(made, task, 0), [recipe.quality_of(made[:3], task, 0), recipe.quality_of(made[3:], task, 3)]
+        assert recipe.pooled(parts, [3, 5]) == pytest.approx(whole) and whole["masked"] == (~recipe.masks_of(task, 0, 8)).sum()
+    true = recipe.sample(recipe.HELD_OUT_SEED, range(8)).render().video
+    quality = recipe.quality_of(true, "last frame", 0)
+    assert quality["error"] == 0 and quality["masked"] == 64 and quality["kept"] >= 75
 
 
 def test_measures_on_true_and_on_still_clips():
@@ -125,33 +166,10 @@ FOLDER = training.DATA / "models" / recipe.NAME
 
 
 @pytest.mark.skipif(not FOLDER.exists(), reason=f"data/models/{recipe.NAME} is not there; `make model NAME={recipe.NAME}` trains it")
-def test_the_finished_model_fills_in_and_needs_its_plan():
+def test_the_finished_model_returns_known_frames_bit_for_bit():
     pipe = mp.MarDiniPipeline.from_pretrained(FOLDER, local_files_only=True)
-    clips = recipe.sample(recipe.HELD_OUT_SEED, range(recipe.HELD_OUT))
-    video = clips.render().video
-    truth = analysers.analyse_clips(video)
-
-    def found(task, plan=None, count=50):
-        """(centre error in px, the reading) of the first `count` clips."""
-        read = analysers.analyse_clips(recipe.filled(pipe, video[:count], recipe.TASKS[task], plan).clamp(0, 1))
-        off = (read.position - truth.position[:count]).norm(dim=2).nan_to_num(recipe.SIZE / 2)
-        return off[:, ~recipe.TASKS[task]].mean().item(), read
-
-    between, _ = found("interpolation", count=100)
-    share = torch.linspace(0, 1, recipe.FRAMES)[:, None, None, None]
-    faded = analysers.analyse_clips((1 - share) * video[:100, :1] + share * video[:100, -1:])
-    off = (faded.position - truth.position[:100]).norm(dim=2).nan_to_num(recipe.SIZE / 2)[:, 1:-1].mean().item()
-    assert between <= 1.5 and between <= off / 2
-
-    _, animated = found("image-to-video", count=recipe.HELD_OUT)
-    assert recipe.kept(animated, clips).double().mean() >= 0.90 and recipe.moves_plausibly(animated).double().mean() >= 0.80
-    own, _ = found("image-to-video")
-    plans = pipe.make_plan(2 * video[:50] - 1, recipe.TASKS["image-to-video"])
-    for plan in (plans.roll(1, 0), pipe.generator.without_plan(50, recipe.FRAMES)):
-        assert found("image-to-video", plan)[0] >= 1.25 * own
-
     video = recipe.sample(recipe.HELD_OUT_SEED, range(2)).render().video
     for task, is_ref in recipe.TASKS.items():
         for scale in (1.0, 2.5):
-            made = pipe(2 * video - 1, is_ref, num_inference_steps=3, guidance_scale=scale).frames
+            made = pipe(2 * video - 1, is_ref, num_inference_steps=2, guidance_scale=scale).frames
             assert torch.equal(made[:, is_ref], 2 * video[:, is_ref] - 1), task
