@@ -15,6 +15,14 @@ test browser notebooks bench: export HF_HUB_OFFLINE = 1
 
 LATEST_FIRST = $(shell ls -r notebooks/*.ipynb)# the later pages take longest: begun first, they leave no worker idle at the end
 SOCKET_LOG := .pytest_cache/sockets.log
+NBVAL = PYTHONPATH="$$PWD/tests/notebooks/offline$${PYTHONPATH:+:$$PYTHONPATH}" STEPWISE_SOCKET_LOG="$$PWD/$(SOCKET_LOG)" $(BIN)/pytest -p no:randomly --nbval \
+	--nbval-sanitize-with tests/notebooks/sanitize.cfg --nbval-current-env --nbval-cell-timeout 1200
+
+# make test ONLY=08_: the page, its name, and what carries that name
+PAGE = $(wildcard notebooks/$(ONLY)*.ipynb)
+STEM = $(basename $(notdir $(PAGE)))
+TOPIC = $(shell echo "$(STEM)" | cut -d_ -f2-)
+UNITS = $(wildcard tests/methods/test_$(TOPIC).py tests/methods/$(TOPIC) tests/studies/test_$(TOPIC).py)
 
 # An environment is used again when it was finished, was not moved (its commands would call the old place), its Python works and PYTHON, when given, is of
 # the same version. An empty stamp, of an older Makefile, names no folder.
@@ -26,7 +34,7 @@ ASKED := $(if $(filter file,$(origin PYTHON)),,&& [ "$$("$(PYTHON)" -c '$(VERSIO
 USABLE := [ -e $(STAMP) ] && { [ ! -s $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(pwd -P)" ]; } && $(BIN)/python -c "import pip" >/dev/null 2>&1 $(ASKED)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab author fresh test env bench ledger notebooks browser model study lint anew
+.PHONY: help lab author fresh test env bench ledger notebooks map method browser model study lint anew
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -40,12 +48,22 @@ fresh: $(STAMP)  ## start your copies over; what you wrote moves to my_notebooks
 author: $(STAMP)  ## open JupyterLab on the pages themselves, to change them (ARGS as for lab)
 	$(BIN)/python -m helpers.page.lab author $(ARGS)
 
-test: $(STAMP)  ## unit tests, every notebook run again and compared, then the guards over the pages
+test: $(STAMP)  ## unit tests, every notebook run again and compared, then the guards over the pages (ONLY=08_: one page and all that has its name)
+ifdef ONLY
+	@[ "$(words $(PAGE))" = 1 ] || { echo "ONLY must name one page, as in ONLY=08_; ONLY=$(ONLY) names: $(or $(PAGE),none)" >&2; exit 1; }
+	$(if $(wildcard helpers/methods/$(TOPIC) helpers/methods/$(TOPIC).py),$(BIN)/pytest tests/test_arrows.py -k "$(TOPIC)")
+	$(if $(UNITS),$(BIN)/pytest $(UNITS))
+	$(if $(wildcard helpers/studies/$(TOPIC).py),$(BIN)/pytest tests/studies/test_studies.py -k "$(TOPIC)")
+	@mkdir -p $(dir $(SOCKET_LOG)) && rm -f $(SOCKET_LOG)
+	$(NBVAL) $(PAGE)
+	STEPWISE_SOCKET_LOG="$$PWD/$(SOCKET_LOG)" $(BIN)/pytest -m notebooks tests/notebooks -k "$(STEM) or collection or asked_for"
+	$(BIN)/python -m helpers.page.ledger --check
+else
 	$(BIN)/pytest -n $(WORKERS) tests
 	@mkdir -p $(dir $(SOCKET_LOG)) && rm -f $(SOCKET_LOG)
-	PYTHONPATH="$$PWD/tests/notebooks/offline" STEPWISE_SOCKET_LOG="$$PWD/$(SOCKET_LOG)" $(BIN)/pytest -p no:randomly --nbval --nbval-sanitize-with tests/notebooks/sanitize.cfg \
-		--nbval-current-env --nbval-cell-timeout 1200 -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(LATEST_FIRST)
+	$(NBVAL) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(LATEST_FIRST)
 	STEPWISE_SOCKET_LOG="$$PWD/$(SOCKET_LOG)" $(BIN)/pytest -m notebooks tests/notebooks
+endif
 
 env: $(STAMP)  ## make the environment only
 
@@ -57,6 +75,13 @@ ledger: $(STAMP)  ## collect LEDGER.md from the executed notebooks
 
 notebooks: $(STAMP)  ## execute notebooks in place (PAGES=notebooks/01_caching_schedules.ipynb for one)
 	$(BIN)/python -m helpers.page.execute execute $(if $(PAGES),$(PAGES),$(sort $(wildcard notebooks/*.ipynb)))
+	$(BIN)/python -m helpers.page.collection
+
+map: $(STAMP)  ## page 00's map and README's minutes, from what the pages store (the end of make notebooks)
+	$(BIN)/python -m helpers.page.collection
+
+method: $(STAMP)  ## start a method: stubs of all files of its name, which fail until they are filled in (NAME=mixup)
+	$(BIN)/python -m helpers.page.new_method "$(if $(filter-out file,$(origin NAME)),$(NAME))"
 
 browser: $(STAMP)  ## open every notebook in a real JupyterLab in Chromium and move every control (ONLY=04_ for one)
 	$(BIN)/pytest -m browser -n $(WORKERS) $(if $(ONLY),-k "$(ONLY)") tests/browser

@@ -10,10 +10,11 @@ sum to 1. Work is done in float64, and in logarithms wherever powers are taken, 
 the input's dtype. Bad arguments raise ValueError or TypeError that names the argument, before any work is done.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,20 +60,35 @@ def _prior(value, classes: int) -> Tensor:
     return prior / prior.sum()
 
 
-def _number(name: str, value, low: float, high: float, *, open_low: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (low < value if open_low else low <= value) or not value <= high:
-        raise ValueError(f"{name} must be in {'(' if open_low else '['}{low:g}, {high:g}], got {value}")
+# --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
+
+
+def _integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    expected = "an integer" + (f" in {least}..{most}" if None not in (least, most) else "" if least is None else f" >= {least}")
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if (least is not None and value < least) or (most is not None and value > most):
+        raise ValueError(f"{name} must be {expected}, got {value}")
+    return int(value)
+
+
+def _number(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> float:
+    expected = "a finite number" + (f" in [{least:g}, {most:g}]" if most < math.inf else f" >= {least:g}" if least > -math.inf else "")
+    expected += f" > {above:g}" if above > -math.inf else ""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if not (math.isfinite(value) and least <= value <= most and value > above):
+        raise ValueError(f"{name} must be {expected}, got {value}")
     return float(value)
 
 
-def _whole(name: str, value, low: int, high: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} must be {f'in {low} .. {high}' if high is not None else f'at least {low}'}, got {value}")
-    return int(value)
+def _choice(name: str, value: Any, choices: Sequence) -> Any:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+    return value
+
+
+# --- end of the checks ---
 
 
 def _ranks(k, classes: int) -> tuple[int, ...]:
@@ -80,7 +96,7 @@ def _ranks(k, classes: int) -> tuple[int, ...]:
     if k is None:
         return tuple(range(2, classes + 1))
     given = (k,) if isinstance(k, Integral) else tuple(k)
-    checked = [_whole("k", value, 2) for value in given]
+    checked = [_integer("k", value, 2) for value in given]
     kept = tuple(value for value in checked if value <= classes)
     if not kept:
         raise ValueError(f"k must hold a number in 2 .. {classes}, the number of classes, got {k!r}")
@@ -97,7 +113,7 @@ def top_k_entropy(probabilities, k: int, *, renormalise: bool = True) -> Tensor:
     the k largest as they are, with base C. k: 2 .. C.
     """
     rows = _probabilities("probabilities", probabilities)
-    k = _whole("k", k, 2, rows.shape[1])
+    k = _integer("k", k, 2, rows.shape[1])
     top = rows.topk(k, dim=1).values
     if renormalise:
         top = top / top.sum(1, keepdim=True)
@@ -122,10 +138,10 @@ def choose_reference(probabilities, *, cap: int | None = None, seed: int = 0) ->
     """
     rows = _probabilities("probabilities", probabilities)
     classes = rows.shape[1]
-    cap = max(5 * classes, 1000) if cap is None else _whole("cap", cap, 1)
+    cap = max(5 * classes, 1000) if cap is None else _integer("cap", cap, 1)
     if len(rows) <= cap:
         return rows
-    predicted, generator = rows.argmax(1), np.random.default_rng(_whole("seed", seed, 0))
+    predicted, generator = rows.argmax(1), np.random.default_rng(_integer("seed", seed, 0))
     kept = []
     for c in range(classes):
         members = (predicted == c).nonzero()[:, 0].numpy()
@@ -155,7 +171,7 @@ def iterate(rows, reference, prior, *, alpha: float = 1.0, depth: int = 1, trace
     (depth + 1, u, n + 1, C): the whole stack before the first round and after each.
     """
     b, known, q = _checked(rows, reference, prior)
-    alpha, depth = _number("alpha", alpha, 0, float("inf"), open_low=True), _whole("depth", depth, 0)
+    alpha, depth = _number("alpha", alpha, above=0), _integer("depth", depth, 0)
     if not trace and depth <= 1:
         return _like(rows, _closed_form(b, known, q, alpha) if depth else b)
     log_a, log_q = known.log(), q.log()

@@ -11,11 +11,12 @@ or, around any scikit-learn classifier, `KNNAugmentedClassifier(LogisticRegressi
 numbers 0 .. C - 1. Bad arguments raise ValueError or TypeError that names the argument, before any work is done.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from itertools import product
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,26 +72,35 @@ def _labels(name: str, value, rows: int, classes: int | None = None) -> Tensor:
     return labels.long()
 
 
-def _whole(name: str, value, low: int, high: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} must be {f'in {low} .. {high}' if high is not None else f'at least {low}'}, got {value}")
+# --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
+
+
+def _integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    expected = "an integer" + (f" in {least}..{most}" if None not in (least, most) else "" if least is None else f" >= {least}")
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if (least is not None and value < least) or (most is not None and value > most):
+        raise ValueError(f"{name} must be {expected}, got {value}")
     return int(value)
 
 
-def _number(name: str, value, low: float, high: float = float("inf"), *, above: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (low < value if above else low <= value) or not value <= high:
-        raise ValueError(f"{name} must be {'above' if above else 'at least'} {low:g}{f' and at most {high:g}' if high < float('inf') else ''}, got {value}")
+def _number(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> float:
+    expected = "a finite number" + (f" in [{least:g}, {most:g}]" if most < math.inf else f" >= {least:g}" if least > -math.inf else "")
+    expected += f" > {above:g}" if above > -math.inf else ""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if not (math.isfinite(value) and least <= value <= most and value > above):
+        raise ValueError(f"{name} must be {expected}, got {value}")
     return float(value)
 
 
-def _one_of(name: str, value, choices: Sequence[str]) -> str:
+def _choice(name: str, value: Any, choices: Sequence) -> Any:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
     return value
+
+
+# --- end of the checks ---
 
 
 # ------------------------------------------------------------------------------------------------------------------- the neighbours
@@ -103,7 +113,7 @@ def normalise(features, *, mean: Tensor | None = None, norm: str = "centre") -> 
     None takes the features' own. Warns where a row has no length to divide by.
     """
     rows = _features("features", features)
-    norm = _one_of("norm", norm, NORMS)
+    norm = _choice("norm", norm, NORMS)
     if mean is None:
         mean = rows.mean(0) if norm == "centre" else torch.zeros(rows.shape[1], dtype=rows.dtype)
     if norm == "none":
@@ -120,7 +130,7 @@ def knn_distribution(distances: Tensor, labels: Tensor, num_classes: int, *, tem
 
         p(c) = sum over neighbours with label c of exp(-d^2 / T), divided by the sum over all          (section 3.2)
     """
-    temperature = _number("temperature", temperature, 0, above=True)
+    temperature = _number("temperature", temperature, above=0)
     if distances.shape != labels.shape or distances.ndim != 2 or distances.shape[1] == 0:
         raise ValueError(f"distances and labels must both be (B, k), got {tuple(distances.shape)} and {tuple(labels.shape)}")
     weights = (-distances / temperature).softmax(1)
@@ -188,7 +198,7 @@ class Datastore:
 
         exclude (B,): for each query the id of the stored example that is itself and must not answer (leave-one-out); every id must be in the store.
         """
-        k = _whole("k", k, 1, len(self) - (exclude is not None))
+        k = _integer("k", k, 1, len(self) - (exclude is not None))
         queries, _ = normalise(_features("queries", queries, self.features.shape[1]), mean=self.mean, norm=self.norm)
         own = None if exclude is None else self._rows_of(exclude, len(queries))
         if self.index is not None:
@@ -227,11 +237,11 @@ class Datastore:
     def distribution(self, queries, *, k: int = 20, temperature: float = 1.0, similarity: str = "l2", exclude=None) -> Tensor:
         """Class probabilities (B, C) of the k nearest. similarity: "cosine" weighs by exp(s / T) with the product s of normalised features, which is "l2"
         at 2 T where these have length 1. exclude: as in `search`."""
-        scale = 2.0 if _one_of("similarity", similarity, SIMILARITIES) == "cosine" else 1.0
+        scale = 2.0 if _choice("similarity", similarity, SIMILARITIES) == "cosine" else 1.0
         if scale == 2.0 and self.norm == "none":
             raise ValueError('similarity "cosine" needs features of length 1; make the store with norm "centre" or "l2"')
         found = self.search(queries, k, exclude=exclude)
-        return knn_distribution(found.distances, found.labels, self.num_classes, temperature=scale * _number("temperature", temperature, 0, above=True))
+        return knn_distribution(found.distances, found.labels, self.num_classes, temperature=scale * _number("temperature", temperature, above=0))
 
 
 def build_index(features: Tensor, kind: str = "auto"):
@@ -257,7 +267,7 @@ def sharded_index(features: Tensor, shards: int, kind: str = "Flat"):
     if faiss is None:
         raise ImportError("sharded_index needs faiss: pip install faiss-cpu")
     rows = _features("features", features).float().contiguous().numpy()
-    shards = _whole("shards", shards, 1, len(rows))
+    shards = _integer("shards", shards, 1, len(rows))
     whole = faiss.IndexShards(rows.shape[1], False, True)  # not threaded; shard i continues the numbers of shard i - 1
     for part in np.array_split(rows, shards):
         whole.add_shard(build_index(torch.from_numpy(part.copy()), kind))
@@ -351,7 +361,7 @@ def tune(
     limit = len(store) - (exclude is not None)
     if ks is None:
         ks = sorted({k for k in (*K_GRID, len(store) // store.num_classes, store.num_classes) if 1 <= k <= limit})
-    ks = [_whole("ks", k, 1, limit) for k in ks]
+    ks = [_integer("ks", k, 1, limit) for k in ks]
     found = store.search(features, max(ks), exclude=exclude)
 
     def right(p: Tensor) -> float:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,26 +46,35 @@ PUBLISHED_PARAMETERS = {"planner S": 1.3e9, "planner L": 3.1e9, "generator": 288
 # ------------------------------------------------------------------------------------------------------------------------- arguments
 
 
-def _whole(name: str, value, low: int, high: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < low or high is not None and value > high:
-        raise ValueError(f"{name} must be {f'at least {low}' if high is None else f'in {low} to {high}'}, got {value}")
+# --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
+
+
+def _integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    expected = "an integer" + (f" in {least}..{most}" if None not in (least, most) else "" if least is None else f" >= {least}")
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if (least is not None and value < least) or (most is not None and value > most):
+        raise ValueError(f"{name} must be {expected}, got {value}")
     return int(value)
 
 
-def _real(name: str, value, low: float, high: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not low <= value <= high or not math.isfinite(value):
-        raise ValueError(f"{name} must be finite and {f'at least {low}' if high == math.inf else f'in {low} to {high}'}, got {value}")
+def _number(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> float:
+    expected = "a finite number" + (f" in [{least:g}, {most:g}]" if most < math.inf else f" >= {least:g}" if least > -math.inf else "")
+    expected += f" > {above:g}" if above > -math.inf else ""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if not (math.isfinite(value) and least <= value <= most and value > above):
+        raise ValueError(f"{name} must be {expected}, got {value}")
     return float(value)
 
 
-def _choice(name: str, value, choices: Sequence):
+def _choice(name: str, value: Any, choices: Sequence) -> Any:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
     return value
+
+
+# --- end of the checks ---
 
 
 def _known(is_ref, clips: int, frames: int) -> Tensor:
@@ -102,16 +112,16 @@ def references(task: str, frames: int, count: int = 1) -> Tensor:
     "interpolation": the first and the last; "image-to-video": the first; "last frame"; "middle frame": frame frames // 2; "expansion": the first `count`.
     """
     _choice("task", task, TASKS)
-    frames = _whole("frames", frames, 2)
+    frames = _integer("frames", frames, 2)
     known = {"interpolation": [0, frames - 1], "image-to-video": [0], "last frame": [frames - 1], "middle frame": [frames // 2],
-             "expansion": range(_whole("count", count, 1, frames - 1))}[task]  # fmt: skip
+             "expansion": range(_integer("count", count, 1, frames - 1))}[task]  # fmt: skip
     return chosen(known, frames)
 
 
 def chosen(known, frames: int) -> Tensor:
     """(frames,) bool, True at the frames of `known`. Raises ValueError for a frame outside 0 .. frames - 1, one named twice, none, or all of them."""
-    frames = _whole("frames", frames, 2)
-    places = [_whole("known", k, 0, frames - 1) for k in known]
+    frames = _integer("frames", frames, 2)
+    places = [_integer("known", k, 0, frames - 1) for k in known]
     if len(set(places)) != len(places) or not 0 < len(places) < frames:
         raise ValueError(f"known must hold 1 to {frames - 1} different frames, got {places}")
     is_ref = torch.zeros(frames, dtype=torch.bool)
@@ -123,13 +133,13 @@ def reference_count(ratio: float, frames: int) -> int:
     """How many of the frames are references at a share `ratio` in [0, 1]: rounded, at least one and not all (ours; section 3.3 names shares only).
 
     The paper calls this share the "mask ratio", though it is the share that is *kept*; in MAR a mask ratio is the share that is hidden."""
-    return min(max(round(_real("ratio", ratio, 0, 1) * frames), 1), _whole("frames", frames, 2) - 1)
+    return min(max(round(_number("ratio", ratio, 0, 1) * frames), 1), _integer("frames", frames, 2) - 1)
 
 
 def draw_references(clips: int, frames: int, ratios: tuple[float, float], generator: torch.Generator | None = None) -> Tensor:
     """Random references for training, (clips, frames) bool: a share uniform in `ratios` for each clip, places uniform."""
-    clips, frames = _whole("clips", clips, 1), _whole("frames", frames, 2)
-    low, high = (_real("ratios", r, 0, 1) for r in ratios)
+    clips, frames = _integer("clips", clips, 1), _integer("frames", frames, 2)
+    low, high = (_number("ratios", r, 0, 1) for r in ratios)
     if low > high:
         raise ValueError(f"ratios must be (lowest, highest), got {ratios}")
     shares = low + (high - low) * torch.rand(clips, generator=generator, dtype=torch.float64)
@@ -171,7 +181,7 @@ def identity_mask(is_ref: Tensor, tokens: int = 1, identity: str | None = "token
     """
     if _choice("identity", identity, IDENTITIES) is None:
         return None
-    is_ref = is_ref.repeat_interleave(_whole("tokens", tokens, 1), 1)
+    is_ref = is_ref.repeat_interleave(_integer("tokens", tokens, 1), 1)
     count = is_ref.shape[1]
     own = torch.arange(count, device=is_ref.device) // (tokens if identity == "frame" else 1)
     return ~is_ref[:, :, None] | (own[:, None] == own)
@@ -179,7 +189,7 @@ def identity_mask(is_ref: Tensor, tokens: int = 1, identity: str | None = "token
 
 def token_pairs(frames: int, tokens: int, mixer: str) -> int:
     """Pairs of tokens that one layer compares: "spatial" K N^2, "temporal" N K^2, "space-time" (K N)^2."""
-    k, n = _whole("frames", frames, 1), _whole("tokens", tokens, 1)
+    k, n = _integer("frames", frames, 1), _integer("tokens", tokens, 1)
     return {"spatial": k * n * n, "temporal": n * k * k, "space-time": (k * n) ** 2}[_choice("mixer", mixer, ("spatial", *MIXERS))]
 
 
@@ -480,7 +490,7 @@ def make_scheduler() -> DDIMScheduler:
 
 def low_resolution(clip: Tensor, factor: int) -> Tensor:
     """Frames averaged over squares of `factor`: (B, K, C, H, W) -> (B, K, C, H / factor, W / factor). Averages, since decimation loses small things."""
-    factor = _whole("factor", factor, 1)
+    factor = _integer("factor", factor, 1)
     clip = _clip("clip", clip, None, None, None)
     if clip.shape[-1] % factor or clip.shape[-2] % factor:
         raise ValueError(f"clip must have sides that are multiples of factor {factor}, got {tuple(clip.shape[-2:])}")
@@ -519,7 +529,7 @@ def generator_loss(generator: Generator, scheduler, clean: Tensor, is_ref: Tenso
 
 def drop_plans(generator: Generator, plan: Tensor, probability: float, random: torch.Generator | None = None) -> Tensor:
     """Each clip's plan is replaced by the learned stand-in with `probability` (0.1 in the paper), so that guidance has something to lean away from."""
-    return generator.replace_plans(plan, torch.rand(len(plan), generator=random) < _real("probability", probability, 0, 1))
+    return generator.replace_plans(plan, torch.rand(len(plan), generator=random) < _number("probability", probability, 0, 1))
 
 
 # ------------------------------------------------------------------------------------------------------------------------- inference
@@ -603,7 +613,7 @@ class MarDiniPipeline(DiffusionPipeline):
         interpolation). generator draws the noise unless `noise` (B, K, C, h, w) is given. plan: another clip's, instead of the clip's own. trace: a list
         that gets the generator's guess of the clean clip, (B, K, C, h, w), after every step.
         """
-        steps, scale = _whole("num_inference_steps", num_inference_steps, 1, 1000), _real("guidance_scale", guidance_scale, 0)
+        steps, scale = _integer("num_inference_steps", num_inference_steps, 1, 1000), _number("guidance_scale", guidance_scale, 0)
         given = video
         video, is_ref = self._checked(video, is_ref)
         clean = self.encode(video)
@@ -634,7 +644,7 @@ class MarDiniPipeline(DiffusionPipeline):
 
 def spread(count: int, frames: int) -> list[int]:
     """Where `count` images stand in a window of `frames`: evenly, the first and the last at its ends (ours)."""
-    count, frames = _whole("count", count, 1), _whole("frames", frames, 2)
+    count, frames = _integer("count", count, 1), _integer("frames", frames, 2)
     if count >= frames:
         raise ValueError(f"count must be below frames, got {count} and {frames}")
     return [0] if count == 1 else [round(i * (frames - 1) / (count - 1)) for i in range(count)]
@@ -651,10 +661,10 @@ def roll_forward(pipe: MarDiniPipeline, start: Tensor, windows: int, keep: int, 
 
     Returns (B, K + (windows - 1)(K - keep), C, H, W) with K = frames (the generator's longest clip by default). call: `MarDiniPipeline`'s options.
     """
-    frames = pipe.generator.config.frames if frames is None else _whole("frames", frames, 2, pipe.generator.config.frames)
-    windows, keep = _whole("windows", windows, 1), _whole("keep", keep, 1, frames - 1)
+    frames = pipe.generator.config.frames if frames is None else _integer("frames", frames, 2, pipe.generator.config.frames)
+    windows, keep = _integer("windows", windows, 1), _integer("keep", keep, 1, frames - 1)
     start = _clip("start", start, None, None, None)
-    clip = _fill(pipe, start, list(range(_whole("the frames of start", start.shape[1], 1, frames - 1))), frames, **call)
+    clip = _fill(pipe, start, list(range(_integer("the frames of start", start.shape[1], 1, frames - 1))), frames, **call)
     for _ in range(windows - 1):
         clip = torch.cat([clip, _fill(pipe, clip[:, -keep:], list(range(keep)), frames, **call)[:, keep:]], 1)
     return clip
@@ -667,8 +677,8 @@ def slow_motion(pipe: MarDiniPipeline, images: Tensor, segment: int, rounds: int
     each over a window. overlap False: n -> K -> (K / segment) K, as 4 -> 32 -> 128 with segments of 8. overlap True (ours): neighbouring segments share
     a frame, so that no time is missing between them, and frames grow as 3 -> 9 -> 33 with segments of 3.
     """
-    frames = pipe.generator.config.frames if frames is None else _whole("frames", frames, 2, pipe.generator.config.frames)
-    segment, rounds = _whole("segment", segment, 2, frames - 1), _whole("rounds", rounds, 1)
+    frames = pipe.generator.config.frames if frames is None else _integer("frames", frames, 2, pipe.generator.config.frames)
+    segment, rounds = _integer("segment", segment, 2, frames - 1), _integer("rounds", rounds, 1)
     images = _clip("images", images, None, None, None)
     clip, places = _fill(pipe, images, spread(images.shape[1], frames), frames, **call), spread(segment, frames)
     shared = int(overlap)
@@ -687,7 +697,7 @@ def slow_motion(pipe: MarDiniPipeline, images: Tensor, segment: int, rounds: int
 def mar_counts(tokens: int, steps: int) -> list[int]:
     """How many tokens of one image MAR predicts in each step: after step s of S, max(1, min(before - 1, floor(L cos(pi/2 (s + 1)/S)))) stay masked, and the
     last step predicts the rest. MarDini has no such law: all masked frames of a clip are denoised together."""
-    tokens, steps = _whole("tokens", tokens, 2), _whole("steps", steps, 1, tokens)
+    tokens, steps = _integer("tokens", tokens, 2), _integer("steps", steps, 1, tokens)
     masked, counts = tokens, []
     for s in range(steps - 1):
         left = max(1, min(masked - 1, math.floor(tokens * math.cos(math.pi / 2 * (s + 1) / steps))))
@@ -698,7 +708,7 @@ def mar_counts(tokens: int, steps: int) -> list[int]:
 
 def mar_guidance(tokens: int, steps: int, scale: float) -> list[float]:
     """The guidance of each of MAR's steps: 1 + (scale - 1) times the share of tokens known after it, at most all but one, so that it ends below `scale`."""
-    scale, known, ramp = _real("scale", scale, 0), 0, []
+    scale, known, ramp = _number("scale", scale, 0), 0, []
     for count in mar_counts(tokens, steps):
         known = min(known + count, tokens - 1)
         ramp.append(1 + (scale - 1) * known / tokens)
@@ -707,5 +717,5 @@ def mar_guidance(tokens: int, steps: int, scale: float) -> list[float]:
 
 def mar_masked_share(count: int, seed: int = 0) -> Tensor:
     """The share of MASKED tokens that MAR draws in training, (count,): a Gaussian of mean 1 and deviation 0.25, cut to [0.7, 1]."""
-    drawn = truncnorm.rvs((0.7 - 1) / 0.25, 0, loc=1, scale=0.25, size=_whole("count", count, 1), random_state=_whole("seed", seed, 0))
+    drawn = truncnorm.rvs((0.7 - 1) / 0.25, 0, loc=1, scale=0.25, size=_integer("count", count, 1), random_state=_integer("seed", seed, 0))
     return torch.from_numpy(drawn)

@@ -37,22 +37,35 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _integer(name: str, value: Any, smallest: int | None = None) -> int:
-    expected = "an integer" if smallest is None else f"an integer >= {smallest}"
+# --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
+
+
+def _integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    expected = "an integer" + (f" in {least}..{most}" if None not in (least, most) else "" if least is None else f" >= {least}")
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be {expected}, got {value!r}")
-    if smallest is not None and value < smallest:
+    if (least is not None and value < least) or (most is not None and value > most):
         raise ValueError(f"{name} must be {expected}, got {value}")
     return int(value)
 
 
-def _number(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> float:
-    bound = f" > {above:g}" if above is not None else f" >= {least:g}" if least is not None else ""
+def _number(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> float:
+    expected = "a finite number" + (f" in [{least:g}, {most:g}]" if most < math.inf else f" >= {least:g}" if least > -math.inf else "")
+    expected += f" > {above:g}" if above > -math.inf else ""
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a finite number{bound}, got {value!r}")
-    if not math.isfinite(value) or (above is not None and value <= above) or (least is not None and value < least):
-        raise ValueError(f"{name} must be a finite number{bound}, got {value}")
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if not (math.isfinite(value) and least <= value <= most and value > above):
+        raise ValueError(f"{name} must be {expected}, got {value}")
     return float(value)
+
+
+def _choice(name: str, value: Any, choices: Sequence) -> Any:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+    return value
+
+
+# --- end of the checks ---
 
 
 def _strides(strides: Any, frames: int | None = None) -> tuple[int, ...]:
@@ -296,7 +309,7 @@ class MotionRegulariser:
         self.layout, self.window, self.form, self.score, self.mean = layout, window, form, score, mean
         self.strides = _strides(strides, layout.frames)
         self.pivot, self.power, self.scale = (_number(n, v, above=0) for n, v in (("pivot", pivot), ("power", power), ("scale", scale)))
-        self.mograd_mul = _number("mograd_mul", (1 if paper else 10) if mograd_mul is None else mograd_mul, least=0)
+        self.mograd_mul = _number("mograd_mul", (1 if paper else 10) if mograd_mul is None else mograd_mul, 0)
         self.signed_gradient = paper if signed_gradient is None else bool(signed_gradient)
         self._warned = False
         self.reset()

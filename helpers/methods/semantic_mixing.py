@@ -78,7 +78,7 @@ def levels(num_inference_steps: int, k_min: float, k_max: float, variant: str = 
     """
     N = _integer("num_inference_steps", num_inference_steps, 1)
     k_min, k_max = _number("k_min", k_min, 0, 1), _number("k_max", k_max, 0, 1)
-    _one_of("variant", variant, VARIANTS)
+    _choice("variant", variant, VARIANTS)
     if k_min > k_max:
         raise ValueError(f"k_min must be at most k_max, got k_min={k_min} and k_max={k_max}")
     count = round if variant == "paper" else int
@@ -312,7 +312,7 @@ def encode(pipe: Any, image: Tensor, *, latent: str = "mean", generator: Generat
     Raises ValueError for values outside [-1, 1], sides that the U-Net cannot halve often enough, and latent="sample" without generator.
     """
     _image(pipe, image)
-    _one_of("latent", latent, ("mean", "sample"))
+    _choice("latent", latent, ("mean", "sample"))
     _randomness(generator, None, image.shape, needed=latent == "sample", name="latent='sample'")
     posterior = pipe.vae.encode(image.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
     z = posterior.mean if latent == "mean" else posterior.sample(generator)
@@ -445,8 +445,8 @@ def mix(
     text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove)
     inversion = _prompt(pipe, inversion_prompt, 1)
     _image(pipe, image)
-    _one_of("layout", layout, ("noise", "ddim_inversion"))
-    _one_of("latent", latent, ("mean", "sample"))
+    _choice("layout", layout, ("noise", "ddim_inversion"))
+    _choice("latent", latent, ("mean", "sample"))
     forward, sampler = (_scheduler(pipe, num_inference_steps, variant == "community" or allow_multistep) for _ in range(2))
     batch = _batch(image=len(image), prompt=text.rows, inversion_prompt=inversion.rows)
     shape = (batch, pipe.unet.config.in_channels, *(side // pipe.vae_scale_factor for side in image.shape[2:]))
@@ -517,7 +517,7 @@ def mix_text(
     window = levels(num_inference_steps, k_min, k_max, variant)
     text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove)
     source = _prompt(pipe, layout_prompt, guidance_scale, negative_prompt)
-    _one_of("layout_states", layout_states, ("trajectory", "renoise"))
+    _choice("layout_states", layout_states, ("trajectory", "renoise"))
     first, forward, sampler = (_scheduler(pipe, num_inference_steps, variant == "community" or allow_multistep) for _ in range(3))
     shape = _latent_shape(pipe, noise, layout_prompt=source.rows, prompt=text.rows)
     _randomness(generator, noise, shape)
@@ -556,27 +556,35 @@ def _run(pipe, sampler, states, text, window, x0=None, nu=None, variant="paper",
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _integer(name: str, value: Any, least: int, most: int | None = None) -> int:
-    expected = f"an integer >= {least}" if most is None else f"an integer in {least} .. {most}"
+# --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
+
+
+def _integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    expected = "an integer" + (f" in {least}..{most}" if None not in (least, most) else "" if least is None else f" >= {least}")
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be {expected}, got {value!r}")
-    if value < least or (most is not None and value > most):
+    if (least is not None and value < least) or (most is not None and value > most):
         raise ValueError(f"{name} must be {expected}, got {value}")
     return int(value)
 
 
-def _number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    expected = "a finite number" + ("" if least == -math.inf else f" >= {least}" if most == math.inf else f" in [{least}, {most}]")
+def _number(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> float:
+    expected = "a finite number" + (f" in [{least:g}, {most:g}]" if most < math.inf else f" >= {least:g}" if least > -math.inf else "")
+    expected += f" > {above:g}" if above > -math.inf else ""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be {expected}, got {value!r}")
-    if not math.isfinite(value) or not least <= value <= most:
+    if not (math.isfinite(value) and least <= value <= most and value > above):
         raise ValueError(f"{name} must be {expected}, got {value}")
     return float(value)
 
 
-def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
+def _choice(name: str, value: Any, choices: Sequence) -> Any:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+    return value
+
+
+# --- end of the checks ---
 
 
 def _texts(name: str, value: Any) -> list[str]:

@@ -4,8 +4,8 @@ import argparse
 import base64
 import io
 import os
+import resource
 import sys
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,9 +21,10 @@ KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3
 
 
 def execute(path: Path, *, timeout: int = 1800) -> float:
-    """Run a notebook from top to bottom in a fresh kernel, write it back tidied, and return the seconds it took.
+    """Run a notebook from top to bottom in a fresh kernel, write it back tidied, and return the processor seconds that it took.
 
-    The kernel is this environment's and has one thread. Raises nbclient's CellExecutionError for an error in a cell without the tag
+    The kernel is this environment's and has one thread. Its processor seconds, those of its child processes included, are kept in the notebook's metadata
+    as `stepwise.processor_seconds`, whole. Raises nbclient's CellExecutionError for an error in a cell without the tag
     `raises-exception`; nothing is written then.
     """
     notebook = nbformat.read(path, as_version=4)
@@ -39,20 +40,30 @@ def execute(path: Path, *, timeout: int = 1800) -> float:
     )
     client.create_kernel_manager()
     client.km.kernel_spec.argv[0] = sys.executable
-    started = time.perf_counter()
-    client.execute()
+    before = processor_seconds()
+    client.execute()  # when it returns, the kernel has ended
+    seconds = processor_seconds() - before
+    notebook.metadata["stepwise"] = {"processor_seconds": max(1, round(seconds))}
     nbformat.write(tidy(notebook), path)
-    return time.perf_counter() - started
+    return seconds
+
+
+def processor_seconds() -> float:
+    """Processor seconds that this process's ended children took, with their own children."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def tidy(notebook: NotebookNode) -> NotebookNode:
-    """Drop what changes from run to run: timestamps, widget state and model ids; join neighbouring stream outputs; name the plain kernel.
+    """Drop what changes from run to run: timestamps, widget state and model ids; join neighbouring stream outputs; name the plain kernel. What `execute`
+    measured of the page stays.
 
     A control keeps its picture: a stored page has no kernel, and a widget without one shows an error in place of the picture. Pictures are
     stored as compactly as they can be without changing a pixel.
     """
     tidy_outputs(notebook)
-    notebook.metadata = from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python", "file_extension": ".py"}})
+    measured = {"stepwise": dict(notebook.metadata["stepwise"])} if "stepwise" in notebook.metadata else {}
+    notebook.metadata = from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python", "file_extension": ".py"}} | measured)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:03d}"
         cell.metadata = NotebookNode({key: value for key, value in cell.metadata.items() if key in ("tags", "jupyter", "slideshow")})
@@ -124,7 +135,7 @@ def main() -> None:
             seconds = execute(path)
             if any("overview" in cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells):
                 OVERVIEW.write_bytes(overview(path))
-            print(f"{path}: {seconds:.0f} s, {path.stat().st_size / 1e3:.0f} kB")
+            print(f"{path}: {seconds:.0f} processor seconds, {path.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

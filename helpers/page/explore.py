@@ -30,14 +30,15 @@ def control(
 ) -> "Control":  # fmt: skip
     """Make a control. Put it on the last line of a cell.
 
-    draw(**values) returns a matplotlib Figure, PNG bytes or an HTML string; each state is drawn once and kept.
+    draw(**values) returns a matplotlib Figure, PNG bytes or an HTML string, or a tuple that begins with one of them (so the function that drew the
+        figure above serves as it is); each state is drawn once and kept.
     sliders: name = (min, max, step) | list of states (strings make a dropdown) | bool (checkbox) | str (text box) | tuple of two bools or more (a row of
         numbered buttons to switch on and off).
     buttons: label -> callback(**values) for slow work; its picture appears below. draw may be None when there is a button.
-    defaults: starting values, otherwise those of draw's signature, otherwise the first state.
+    defaults: starting values that draw's signature does not name; otherwise the slider's first state.
     strip: the states on the film strip (dicts of values), otherwise the default and up to three others of the first slider.
     precompute: draw all states at once (at most 500; a text box and a row of buttons keep their default).
-    Raises ValueError or TypeError for a specification that cannot be shown.
+    Raises ValueError or TypeError for a specification that cannot be shown, or that would start in another state than draw's own defaults.
     """
     return Control(draw, title, buttons or {}, defaults or {}, strip, precompute, sliders)
 
@@ -57,7 +58,11 @@ class Control:
             raise ValueError(f"defaults name {sorted(unknown)}, which are no sliders of this control: {sorted(sliders)}")
         self.draw, self.title, self.buttons, self.cache, self.places = draw, title, buttons, {}, []
         self.states = {name: _states(name, spec) for name, spec in sliders.items()}
-        start = _signature_defaults(draw or next(iter(buttons.values()))) | defaults
+        own = _signature_defaults(draw or next(iter(buttons.values())))
+        for name, value in defaults.items():
+            if name in own and not _same(value, own[name]):
+                raise ValueError(f"defaults says {name} = {value!r}, and draw's own default is {own[name]!r}; a control starts as the figure above it")
+        start = own | defaults
         self.inputs = {name: _input(name, spec, self.states[name], start.get(name), precompute) for name, spec in sliders.items()}
         self.strip = strip if strip is not None else self._strip()
         for state in self.strip:
@@ -85,7 +90,7 @@ class Control:
         """The picture of one state as PNG bytes, or its HTML; drawn at the first request."""
         key = tuple(sorted((name, round(v, 10) if isinstance(v, float) else v) for name, v in values.items()))
         if key not in self.cache:
-            drawn = self.draw(**values)
+            drawn = _first(self.draw(**values))
             if isinstance(drawn, Figure):
                 self._settle(drawn)
             self.cache[key] = as_content(drawn)
@@ -185,7 +190,8 @@ class _Screen:
 
 
 def as_content(drawn: Figure | bytes | str) -> bytes | str:
-    """A Figure as PNG bytes (and closed, so that it is not shown twice); PNG bytes and HTML as they are. Raises TypeError for anything else."""
+    """A Figure as PNG bytes (and closed, so that it is not shown twice); PNG bytes and HTML as they are; of a tuple the first. TypeError for anything else."""
+    drawn = _first(drawn)
     if isinstance(drawn, Figure):
         buffer = BytesIO()
         drawn.savefig(buffer, format="png", bbox_inches=None if drawn.get_layout_engine() else "tight")
@@ -193,7 +199,11 @@ def as_content(drawn: Figure | bytes | str) -> bytes | str:
         return buffer.getvalue()
     if isinstance(drawn, str) or (isinstance(drawn, bytes) and drawn.startswith(PNG)):
         return drawn
-    raise TypeError(f"draw must return a matplotlib Figure, PNG bytes or an HTML string, got {type(drawn).__name__}")
+    raise TypeError(f"draw must return a matplotlib Figure, PNG bytes, an HTML string or a tuple that begins with one, got {type(drawn).__name__}")
+
+
+def _first(drawn):
+    return drawn[0] if isinstance(drawn, tuple) and drawn else drawn
 
 
 def _states(name, spec):
@@ -232,6 +242,9 @@ def _is_switches(spec):
 
 def _input(name, spec, states, start, precompute):
     label = {"description": name.replace("_", " "), "style": {"description_width": "initial"}}
+    valued = isinstance(spec, (bool, str)) or (_is_switches(spec) and _is_switches(start) and len(start) == len(spec))  # the spec is a value too
+    if valued and type(start) is type(spec) and start != spec:
+        raise ValueError(f"slider {name!r} says {spec!r}, and the default is {start!r}; a control starts as the figure above it")
     if _is_switches(spec):
         value = spec if start is None else start
         if not _is_switches(value) or len(value) != len(spec):
@@ -244,7 +257,10 @@ def _input(name, spec, states, start, precompute):
         if isinstance(spec, tuple):
             if not states[0] <= value <= states[-1]:
                 raise ValueError(f"the default of {name!r} must lie in [{states[0]}, {states[-1]}], got {value}")
-            value = states[_nearest(states, value)]
+            nearest = states[_nearest(states, value)]
+            if not _same(nearest, value):
+                raise ValueError(f"the default of {name!r} must be a state of its slider {spec}, got {value}; the nearest is {nearest}")
+            value = nearest
         elif value not in states:
             raise ValueError(f"the default of {name!r} must be one of {states}, got {value!r}")
         if isinstance(spec, bool):
@@ -264,6 +280,11 @@ def _nearest(states, value):
 
 def _signature_defaults(function):
     return {name: p.default for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+
+
+def _same(a, b):
+    both = isinstance(a, Real) and isinstance(b, Real)
+    return bool(np.isclose(a, b, rtol=1e-9, atol=1e-12)) if both else a == b
 
 
 def _text(value):

@@ -97,8 +97,8 @@ class Entry:
 
 
 def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
-    """Read claims.toml. Raises ValueError for a repeated id, a missing field, a rule that cannot be evaluated or a name without a meaning,
-    FileNotFoundError without the file."""
+    """Read claims.toml. Raises ValueError for a repeated id, a missing field, a rule that cannot be evaluated or a name without a meaning, FileNotFoundError
+    without the file."""
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no {path}; where the package was installed apart from its checkout, run there: pip install -e .")
     claims = {}

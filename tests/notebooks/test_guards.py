@@ -51,6 +51,9 @@ GOOD = {
     "exercises": [code(tags=["exercise"]), code(tags=["check"]), code(tags=["solution", "hide-cell"], **HIDDEN)],
     "parameters": [code('SCALE = "desk"\nSEED = 0', tags=["parameters"])],
     "source": [code("\n".join(["x = 1"] * 25 + ["", ""])), code('load("data/models/toy")  # a / b')],
+    "known_tags": [code(tags=["figure", "overview"]), new_markdown_cell("text"), code()],
+    "ledger_compared": [code(outputs=[entry("a.1")]), code(tags=["nbval-ignore-output"], outputs=[out("python 3")])],
+    "unfilled": [code("n = 1"), new_markdown_cell("The claim: it fills in what is missing.")],
 }
 BAD = [
     ("counts", [code(count=2), code(count=1)]),
@@ -82,6 +85,11 @@ BAD = [
     ("source", [code("%pip install x")]),
     ("source", [code('open("/home/me/x")')]),
     ("source", [code(r"open('C:\\x')")]),
+    ("known_tags", [code(tags=["figrue"])]),
+    ("known_tags", [new_markdown_cell("text", metadata={"tags": ["anything"]})]),
+    ("ledger_compared", [code(tags=["nbval-ignore-output"], outputs=[entry("a.1")])]),
+    ("unfilled", [code("raise NotImplementedError('FILL IN: the figure')")]),
+    ("unfilled", [new_markdown_cell("FILL IN: the theory")]),
 ]
 
 
@@ -99,12 +107,83 @@ def test_every_guard_has_a_good_and_a_bad_page():
     assert {guard.__name__ for guard in guards.PAGE_GUARDS} == set(GOOD) == {guard for guard, _ in BAD}
 
 
+def test_a_misspelt_tag_is_answered_with_the_nearest():
+    (fault,) = guards.known_tags(new_notebook(cells=[code(tags=["figrue"])]))
+    assert "'figrue'" in fault and "nearest is 'figure'" in fault
+    (fault,) = guards.known_tags(new_notebook(cells=[code(tags=["xyz"])]))
+    assert "nearest" not in fault and "raises-exception" in fault
+
+
+WHOLE = {
+    "claim": new_markdown_cell("**The claim, and it could be false:** it rains."),
+    "figure": code(tags=["figure"]), "control": code(tags=["control"]), "exercise": code(tags=["exercise"]), "check": code(tags=["check"]),
+    "ledger entry": code(outputs=[entry("a.1")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", [None, *WHOLE])
+def test_minimum_of_a_page(missing):
+    page = new_notebook(cells=[cell for part, cell in WHOLE.items() if part != missing])
+    faults = list(guards.minimum(page, stem="08_mixup"))
+    assert faults == [] if missing is None else len(faults) == 1 and missing in faults[0]
+    assert len(list(guards.minimum(page, stem="00_start_here"))) == (missing in ("figure", "control", "exercise", "check"))
+
+
+@pytest.mark.parametrize(
+    "cells, faults",
+    [
+        ([code('SCALE = "desk"', tags=["parameters"]), code("name = {'desk': 1}[SCALE]")], 0),
+        ([code('SCALE = "desk"\nn = 3 if SCALE == "desk" else 9', tags=["parameters"])], 0),
+        ([code('SCALE = "desk"  # SCALE says', tags=["parameters"]), code("RESCALE = 'SCALE'")], 1),
+        ([code('SCALE = "desk"', tags=["parameters"]), new_markdown_cell("SCALE"), code("%matplotlib inline\nSCALES = 1")], 1),
+    ],
+)
+def test_a_declared_scale_is_read(cells, faults):
+    assert len(list(guards.scale(new_notebook(cells=cells), stem="08_mixup"))) == faults
+
+
+def of_size(cells=1, words=1, seconds=10):
+    text = [new_markdown_cell(" ".join(["word"] * words))]
+    return new_notebook(cells=text + [code()] * (cells - 1), metadata={} if seconds is None else {"stepwise": {"processor_seconds": seconds}})
+
+
+@pytest.mark.parametrize(
+    "page, fault",
+    [
+        (of_size(70, 3000, 90), None), (of_size(71), "71 cells"), (of_size(words=3001), "3001 words"), (of_size(seconds=91), "91 processor seconds"),
+        (of_size(seconds=None), "not measured"),
+    ],
+)  # fmt: skip
+def test_budgets_of_a_page(page, fault):
+    faults = list(guards.budget(page, stem="08_mixup"))
+    assert faults == [] if fault is None else len(faults) == 1 and fault in faults[0]
+
+
+def test_a_page_of_the_first_edition_may_not_grow_and_leaves_the_list_when_it_fits(monkeypatch):
+    monkeypatch.setattr(guards, "FIRST_EDITION", {"08_a": {"cells": 80, "seconds": 300}})
+    assert list(guards.budget(of_size(80, seconds=None), stem="08_a")) == [] == list(guards.budget(of_size(80, seconds=300), stem="08_a"))
+    assert ["81 cells" in fault for fault in guards.budget(of_size(81, seconds=None), stem="08_a")] == [True]
+    assert ["301 processor" in fault for fault in guards.budget(of_size(seconds=301), stem="08_a")] == [True]
+    assert ["take it from FIRST_EDITION" in fault for fault in guards.budget(of_size(70, seconds=90), stem="08_a")] == [True]
+
+
+def test_numbers_are_unique():
+    assert list(guards.numbers(["00_a.ipynb", "01_b.ipynb"])) == []
+    (fault,) = guards.numbers(["00_a.ipynb", "01_b.ipynb", "01_c.ipynb"])
+    assert "01_b.ipynb and 01_c.ipynb" in fault
+
+
 def test_widget_state_fails():
     assert len(list(guards.widgets(new_notebook(metadata={"widgets": {}})))) == 1
 
 
 def test_size_of_the_file():
     assert list(guards.size(b"x" * 999_999)) == [] and len(list(guards.size(b"x" * 1_000_001))) == 1
+
+
+def test_a_page_without_a_claim_in_the_list_fails():
+    assert list(guards.claims(new_notebook(), stem="00_start_here", known={})) == []
+    assert len(list(guards.claims(new_notebook(), stem="08_mixup", known={}))) == 1
 
 
 @pytest.mark.parametrize("found, faults", [(["a.1", "a.2"], 0), (["a.1"], 1), (["a.1", "a.2", "a.2"], 1), (["a.1", "a.2", "b.1"], 1)])
@@ -116,11 +195,12 @@ def test_claims_of_a_page(found, faults):
 
 def test_tidy_joins_streams_and_drops_live_widgets():
     cell = code(outputs=[out("a"), out("b"), out("c", "stderr"), picture(**VIEW)], tags=["control"], execution={"iopub.status.idle": "now"})
-    page = tidy(new_notebook(cells=[cell], metadata={"widgets": {}, "kernelspec": {"name": "mine", "display_name": "mine"}}))
+    metadata = {"widgets": {}, "kernelspec": {"name": "mine", "display_name": "mine"}, "stepwise": {"processor_seconds": 7}}
+    page = tidy(new_notebook(cells=[cell], metadata=metadata))
     assert [output.get("text") for output in page.cells[0].outputs] == ["ab", "c", None]
     assert set(page.cells[0].outputs[2].data) == {"image/png"}
     assert dict(page.cells[0].metadata) == {"tags": ["control"]}
-    assert page.metadata.kernelspec.name == "python3" and "widgets" not in page.metadata
+    assert page.metadata.kernelspec.name == "python3" and "widgets" not in page.metadata and page.metadata.stepwise == {"processor_seconds": 7}
 
 
 def test_an_executed_page_with_figure_control_and_claim_passes_all_guards(tmp_path):
@@ -142,9 +222,22 @@ def test_an_executed_page_with_figure_control_and_claim_passes_all_guards(tmp_pa
     known = {"caching.2": Claim("caching.2", "01_toy", "m", "c", "k")}
     assert list(guards.claims(page, stem="01_toy", known=known)) == []
     assert len(page.cells[3].outputs) == 1 and "holds" in page.cells[4].outputs[0].data["text/plain"]
-    first = path.read_bytes()
+    first = page.metadata.pop("stepwise")
     execute(path)
-    assert path.read_bytes() == first
+    again = nbformat.read(path, as_version=4)
+    assert 1 <= first["processor_seconds"] <= 60 and 1 <= again.metadata.pop("stepwise")["processor_seconds"] <= 60
+    assert again == page
+
+
+def test_processor_seconds_are_those_of_the_kernel_and_its_children(tmp_path):
+    spin = "import time\nwhile time.process_time() < {}: pass"
+    idle, busy = "import time; time.sleep(2)", spin.format(2) + "\nimport subprocess, sys; subprocess.run([sys.executable, '-c', " + repr(spin.format(2)) + "])"
+    seconds = []
+    for text in (idle, busy):
+        nbformat.write(new_notebook(cells=[code(text, count=None)]), tmp_path / "page.ipynb")
+        seconds.append(execute(tmp_path / "page.ipynb"))
+    assert nbformat.read(tmp_path / "page.ipynb", as_version=4).metadata.stepwise.processor_seconds == round(seconds[1])
+    assert 2.5 < seconds[1] - seconds[0] < 6  # 4, and what one kernel takes longer to start
 
 
 def test_the_overview_is_the_one_tagged_picture(tmp_path):

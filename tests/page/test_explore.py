@@ -59,10 +59,42 @@ def test_switches_are_a_tuple_of_bools():
     assert "on = 1 and 3" in c.film_strip() and "on = none" in c.film_strip()
 
 
-def test_defaults_come_from_argument_then_signature_then_first_state():
-    assert control(shade, title="t", level=(0.0, 1.0, 0.1), defaults={"level": 0.5}).values == {"level": 0.5}
+def test_defaults_come_from_signature_then_argument_then_first_state():
     assert control(shade, title="t", level=[0.1, 0.2]).values == {"level": 0.2}
+    assert control(lambda level: "h", title="t", level=(0.0, 1.0, 0.1), defaults={"level": 0.5}).values == {"level": 0.5}
+    assert control(shade, title="t", level=(0.0, 1.0, 0.1), defaults={"level": 0.1 + 0.1}).values == {"level": 0.2}
     assert control(lambda x: "h", title="t", x=[3, 4]).values == {"x": 3}
+
+
+@pytest.mark.parametrize(
+    "draw, options, sentence",
+    [
+        (shade, dict(level=(0.0, 1.0, 0.1), defaults={"level": 0.5}), "defaults says level = 0.5, and draw's own default is 0.2"),
+        (shade, dict(level=(0.0, 0.9, 0.15)), "the default of 'level' must be a state of its slider .* got 0.2; the nearest is 0.15"),
+        (shade, dict(level=[0.1, 0.3]), "the default of 'level' must be one of"),
+        (lambda x=True: "h", dict(x=False), "slider 'x' says False, and the default is True"),
+        (lambda x="a": "h", dict(x="b"), "slider 'x' says 'b', and the default is 'a'"),
+        (lambda x=(True, False): "h", dict(x=(True, True)), "slider 'x' says"),
+    ],
+)
+def test_a_control_refuses_to_start_in_another_state_than_its_defaults(draw, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        control(draw, title="t", **options)
+
+
+def test_draw_may_return_a_tuple_that_begins_with_the_figure():
+    def draw(n=2):
+        figure, ax = plt.subplots(figsize=(2, 1))
+        ax.plot([0, n])
+        return figure, n
+
+    plain = control(lambda n=2: draw(n)[0], title="t", n=[1, 2, 3])
+    c = control(draw, title="t", n=[1, 2, 3], buttons={"again": draw})
+    assert c.picture.image.value == plain.picture.image.value and c.film_strip() == plain.film_strip()
+    c.draw_buttons["again"].click()
+    assert c.message.value == "" and bytes(c.result.image.value).startswith(b"\x89PNG") and not plt.get_fignums()
+    with pytest.raises(TypeError, match="tuple that begins with one, got int"):
+        control(lambda n=2: (n, n), title="t", n=[1, 2])
 
 
 @pytest.mark.parametrize("spec", [(1, 0, 1), (0, 1, 0), (0, 1, 2), (0, np.nan, 1), (0, 1), [1], 3, None])
@@ -78,7 +110,7 @@ def test_bad_controls_are_refused():
         (lambda: control(shade, title="t"), "slider"),
         (lambda: control(shade, title="t", level=[0.1, 0.2], defaults={"levle": 1}), "levle"),
         (lambda: control(shade, title="t", level=[0.1, 0.2], strip=[{"levle": 1}]), "levle"),
-        (lambda: control(shade, title="t", level=[0.1, 0.2], defaults={"level": 0.9}), "default of 'level'"),
+        (lambda: control(lambda level: "h", title="t", level=[0.1, 0.2], defaults={"level": 0.9}), "default of 'level'"),
         (lambda: control(shade, title="t", level=(0.0, 1.0, 0.001), precompute=True), "1001"),
         (lambda: control(lambda x: 3, title="t", x=[1, 2]), "int"),
         (lambda: control(lambda x: "h", title="t", x=(True, False), defaults={"x": (True,)}), "default of 'x' must be 2 bools"),

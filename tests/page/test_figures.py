@@ -29,9 +29,20 @@ def test_use_style_prints_versions_on_one_line(capsys):
     assert len(lines) == 1 and np.__version__ in lines[0] and torch.__version__ in lines[0]
 
 
-def test_methods_differ_in_more_than_colour():
-    styles = [value for name, value in figures.METHOD_STYLE.items() if name not in ("uncached", "reference")]
-    assert len(set(styles)) == len(styles)
+def colliding(styles):
+    """A sentence for every two methods with the same colour, marker and line; `uncached` and `reference` are one thing."""
+    names = [name for name in styles if name != "reference"]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :] if styles[a] == styles[b]]
+    return [f"{a!r} and {b!r} have one style, {styles[a]}: give one of them another marker or line in METHOD_STYLE" for a, b in pairs]
+
+
+def test_a_colliding_style_names_both_methods():
+    assert colliding(figures.METHOD_STYLE) == []
+    (fault,) = colliding({"A": ("#000000", "o", "-"), "B": ("#000000", "s", "-"), "C": ("#000000", "o", "-")})
+    assert "'A' and 'C'" in fault
+
+
+def test_the_style_of_a_method_by_name():
     assert figures.method_style("AdaCache")["marker"] == "o"
     with pytest.raises(ValueError, match="NoSuch"):
         figures.method_style("NoSuch")

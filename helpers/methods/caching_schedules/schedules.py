@@ -37,26 +37,35 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _integer(name: str, value: Any, smallest: int) -> int:
+# --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
+
+
+def _integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    expected = "an integer" + (f" in {least}..{most}" if None not in (least, most) else "" if least is None else f" >= {least}")
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer >= {smallest}, got {value!r}")
-    if value < smallest:
-        raise ValueError(f"{name} must be an integer >= {smallest}, got {value}")
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if (least is not None and value < least) or (most is not None and value > most):
+        raise ValueError(f"{name} must be {expected}, got {value}")
     return int(value)
 
 
-def _real(name: str, value: Any) -> float:
+def _number(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> float:
+    expected = "a finite number" + (f" in [{least:g}, {most:g}]" if most < math.inf else f" >= {least:g}" if least > -math.inf else "")
+    expected += f" > {above:g}" if above > -math.inf else ""
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a finite number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if not (math.isfinite(value) and least <= value <= most and value > above):
+        raise ValueError(f"{name} must be {expected}, got {value}")
     return float(value)
 
 
-def _choice(name: str, value: Any, choices: Sequence[str]) -> str:
+def _choice(name: str, value: Any, choices: Sequence) -> Any:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
     return value
+
+
+# --- end of the checks ---
 
 
 def _kind(t: Tensor) -> str:
@@ -85,7 +94,7 @@ class Codebook:
 
     def __post_init__(self) -> None:
         rates = tuple(_integer("rates", rate, 1) for rate in self.rates)
-        thresholds = tuple(_real("thresholds", threshold) for threshold in self.thresholds)
+        thresholds = tuple(_number("thresholds", threshold) for threshold in self.thresholds)
         if not rates:
             raise ValueError("rates is empty, expected at least one rate")
         if len(thresholds) != len(rates) - 1:
@@ -107,7 +116,7 @@ class Codebook:
         if not rows:
             raise ValueError("pairs is empty, expected at least one threshold with its rate")
         thresholds, rates = zip(*rows, strict=True)
-        last = _real("thresholds", thresholds[-1])
+        last = _number("thresholds", thresholds[-1])
         if len(thresholds) > 1 and last <= thresholds[-2]:
             raise ValueError(f"thresholds must rise strictly, got {thresholds}")
         return cls(thresholds[:-1], rates)
@@ -118,7 +127,7 @@ class Codebook:
 
     def scaled(self, multiplier: float) -> Codebook:
         """The same rates with all thresholds times `multiplier` (> 0): larger means more reuse."""
-        if _real("multiplier", multiplier) <= 0:
+        if _number("multiplier", multiplier) <= 0:
             raise ValueError(f"multiplier must be > 0, got {multiplier}")
         return Codebook(tuple(threshold * multiplier for threshold in self.thresholds), self.rates)
 
@@ -484,10 +493,10 @@ def calibrate(
         return np.array([np.nan if call.distance is None else call.distance * call.factor for call in clock.trace])
 
     runs = distances if replayed else [_recorded(d, num_calls) for d in distances]
-    if not 0 <= _real("trim", trim) < 0.5:
+    if not 0 <= _number("trim", trim) < 0.5:
         raise ValueError(f"trim must lie in [0, 0.5), got {trim}")
     low, high = Codebook(range(len(rates) - 1), rates).reach(num_calls, first, last, options.get("start", 1))
-    if not low <= _real("target_calls", target_calls) <= high:
+    if not low <= _number("target_calls", target_calls) <= high:
         raise ValueError(f"target_calls={target_calls} is out of reach: rates {tuple(rates)} compute between {low} and {high} of {num_calls} calls")
     if len(rates) == 1:
         return Codebook((), rates)

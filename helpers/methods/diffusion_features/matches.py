@@ -39,26 +39,35 @@ CONVENTIONS = ("paper", "consistent", "official")
 ROUNDING = 1 + 1e-9  # "at most" allows for the rounding of the bound
 
 
-def _integer(name: str, value: Any, smallest: int, largest: int | None = None) -> int:
-    expected = f"an integer >= {smallest}" if largest is None else f"an integer in {smallest}..{largest}"
+# --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
+
+
+def _integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    expected = "an integer" + (f" in {least}..{most}" if None not in (least, most) else "" if least is None else f" >= {least}")
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-    if value < smallest or (largest is not None and value > largest):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if (least is not None and value < least) or (most is not None and value > most):
         raise ValueError(f"{name} must be {expected}, got {value}")
     return int(value)
 
 
-def _positive(name: str, value: Any) -> float:
+def _number(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> float:
+    expected = "a finite number" + (f" in [{least:g}, {most:g}]" if most < math.inf else f" >= {least:g}" if least > -math.inf else "")
+    expected += f" > {above:g}" if above > -math.inf else ""
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number > 0, got {value!r}")
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number > 0, got {value}")
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if not (math.isfinite(value) and least <= value <= most and value > above):
+        raise ValueError(f"{name} must be {expected}, got {value}")
     return float(value)
 
 
-def _choice(name: str, value: Any, choices: Sequence[str]) -> None:
+def _choice(name: str, value: Any, choices: Sequence) -> Any:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+    return value
+
+
+# --- end of the checks ---
 
 
 def _size(name: str, size: Any, smallest: int = 2) -> tuple[int, int]:
@@ -176,7 +185,7 @@ def _prepare(source_map, target_map, points, source_size, target_size, conventio
     source, targets = _floats("source_map", source_map, "C, h, w"), _floats("target_map", target_map, "C, h, w", "B, C, h, w")
     if source.shape[0] != targets.shape[-3]:
         raise ValueError(f"target_map must have the {source.shape[0]} channels of source_map, got {targets.shape[-3]}")
-    size, memory = _size("target_size", target_size), _positive("memory_mb", memory_mb)
+    size, memory = _size("target_size", target_size), _number("memory_mb", memory_mb, above=0)
     wanted = F.normalize(describe(source, points, size=_size("source_size", source_size), convention=convention), dim=-1)
     targets = _full(targets if targets.ndim == 4 else targets[None])
     return targets, ((b, *band) for b, target in enumerate(targets) for band in _cosines(wanted.to(targets), target, size, convention, memory))
@@ -263,7 +272,7 @@ def pck(predicted: Tensor, truth: Tensor, box: Sequence[float], *, alpha: float 
 
     Raises ValueError for no points, a box without area and alpha <= 0.
     """
-    predicted, truth, alpha = _points("predicted", predicted), _points("truth", truth), _positive("alpha", alpha)
+    predicted, truth, alpha = _points("predicted", predicted), _points("truth", truth), _number("alpha", alpha, above=0)
     if predicted.shape != truth.shape:
         raise ValueError(f"predicted {tuple(predicted.shape)} must have the shape of truth {tuple(truth.shape)}")
     box = torch.as_tensor(box, dtype=torch.float64).cpu()
@@ -306,7 +315,7 @@ def fit_homography(
     """
     source, target = (_points(name, one).cpu().double().numpy() for name, one in (("source", source), ("target", target)))
     _choice("method", method, ("lmeds", "ransac"))
-    threshold, trials, rng = _positive("threshold", threshold), _integer("trials", trials, 1), np.random.default_rng(rng)
+    threshold, trials, rng = _number("threshold", threshold, above=0), _integer("trials", trials, 1), np.random.default_rng(rng)
     if source.shape != target.shape:
         raise ValueError(f"source {source.shape} must have the shape of target {target.shape}")
     once, back = np.unique(np.hstack([source, target]), axis=0, return_inverse=True)
@@ -368,7 +377,7 @@ def homography_accuracy(errors: Sequence[float], thresholds: Sequence[float] = (
     errors = torch.tensor(_several("errors", errors), dtype=torch.float64)
     if errors.isnan().any() or (errors < 0).any():
         raise ValueError(f"errors must be >= 0 or inf, got {errors.tolist()}")
-    return {eps: 100 * float((errors <= _positive("thresholds", eps) * ROUNDING).double().mean()) for eps in _several("thresholds", thresholds)}
+    return {eps: 100 * float((errors <= _number("thresholds", eps, above=0) * ROUNDING).double().mean()) for eps in _several("thresholds", thresholds)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -397,7 +406,7 @@ def propagate_labels(
     features, first = _full(_floats("features", features, "T, C, h, w")), _full(_floats("first_labels", first_labels, "K, h, w"))
     count, _, h, w = features.shape
     window, context = _integer("window", window, 0), _integer("context", context, 0)
-    top_k, temperature, memory = _integer("top_k", top_k, 1), _positive("temperature", temperature), _positive("memory_mb", memory_mb)
+    top_k, temperature, memory = _integer("top_k", top_k, 1), _number("temperature", temperature, above=0), _number("memory_mb", memory_mb, above=0)
     if first.shape[1:] != (h, w):
         raise ValueError(f"first_labels must be {(h, w)}, the size of the feature maps, got {tuple(first.shape[1:])}")
     if top_k > h * w:
@@ -495,7 +504,7 @@ def boundary_accuracy(mask: Tensor, truth: Tensor, *, width: float = 0.008) -> f
     A boundary pixel is found when one of the other mask is at most ceil(width * diagonal) px away.
     """
     mask, truth = _two_masks(mask, truth)
-    radius = math.ceil(_positive("width", width) * math.hypot(*mask.shape))
+    radius = math.ceil(_number("width", width, above=0) * math.hypot(*mask.shape))
     a, b = _boundary(mask), _boundary(truth)
     if not a.any() or not b.any():
         return float(not a.any() and not b.any())
