@@ -118,14 +118,16 @@ def rounded(value, column: str = "result") -> bool | int | float:
 
 
 def measured(name: str, case: dict) -> tuple[dict, float]:
-    """(results, seconds) of one case, measured now, by one torch thread. Raises ValueError where `tolerance` names other columns, FileNotFoundError where
-    a model is `unkept`."""
+    """(results, processor seconds) of one case, measured now, by one torch thread.
+
+    Raises ValueError where `tolerance` names other columns, FileNotFoundError where a model is `unkept`.
+    """
     study = find(name)
     if gone := unkept(name):
         raise FileNotFoundError(gone)
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else 1
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         if torch:
             torch.set_num_threads(1)
@@ -135,7 +137,7 @@ def measured(name: str, case: dict) -> tuple[dict, float]:
             torch.set_num_threads(threads)
     if set(results) not in (set(study.tolerance), set(study.tolerance) - {"seconds"}):
         raise ValueError(f"measure gave {sorted(results)}, and tolerance speaks of {sorted(study.tolerance)}")
-    return {column: rounded(results[column], column) for column in study.tolerance if column in results}, time.perf_counter() - started
+    return {column: rounded(results[column], column) for column in study.tolerance if column in results}, time.process_time() - started
 
 
 def unkept(name: str) -> str | None:

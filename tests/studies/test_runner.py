@@ -39,10 +39,16 @@ WAVES = '''
         return [{"kind": kind, "seed": seed, "knob": 0.1 * knob} for kind in ("sin", "cos") for seed in range(6) for knob in (1, 3)]
 
 
+    def busy(seconds):
+        until = time.process_time() + seconds
+        while time.process_time() < until:
+            pass
+
+
     def measure(case):
         with open(LOG, "a") as log:
             log.write("x")
-        time.sleep(0.02)
+        busy(0.02)
         height = SCALE * getattr(math, case["kind"])(case["seed"] + case["knob"])
         gap = math.nan if case["seed"] == 3 else case["seed"] / 7
         return {"height": height, "count": case["seed"] * 1000003, "gap": gap, "ms": 1.5}
@@ -140,7 +146,7 @@ def test_what_stands_beside_the_table(first):
     about = tomllib.loads(first.about.read_text())
     assert about["table"] == hashlib.sha256(first.table.read_bytes()).hexdigest()
     assert about["cases"] == len(about["seconds"]) == 24 and 0.02 * 24 <= about["total_seconds"] == pytest.approx(sum(about["seconds"]), abs=0.06)
-    assert set(about["definitions"]) == {f"helpers/studies/waves.py: {name}" for name in ("LOG", "SCALE", "STUDY", "measure")}
+    assert set(about["definitions"]) == {f"helpers/studies/waves.py: {name}" for name in ("LOG", "SCALE", "STUDY", "busy", "measure")}
     assert list(about["contents"]) == ["models/toy/weights.bin"] and about["accepted"] == 0 and about["cores"] == 1
     assert about["columns"] == {"kind": "str", "seed": "int", "knob": "float", "height": "float", "count": "int", "gap": "float", "ms": "float"}
     assert {"python", "torch", "diffusers", "numpy"} <= set(about["versions"])
@@ -170,7 +176,7 @@ def kill_while_measuring(tree, processes, more, wait):
 
 def test_killed_ten_times_and_resumed(first, tree):
     moments = random.Random(7)
-    tree.edit("sleep(0.02)", "sleep(0.1)")
+    tree.edit("busy(0.02)", "busy(0.1)")
     for number in range(10):
         kill_while_measuring(tree, 2 if number == 5 else 1, moments.choice((0, 1, 1, 2)) if number else 1, moments.random() * 0.12)
         assert not tree.table.exists() and not tree.about.exists()
