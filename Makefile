@@ -95,8 +95,9 @@ study: $(STAMP)  ## measure a study's missing cases, resumable (NAME=caching_sch
 	$(BIN)/python -m helpers.studies $(if $(filter-out file,$(origin NAME)),$(NAME)) $(if $(ACCEPT),--accept $(ACCEPT)) $(if $(RECHECK),--recheck $(RECHECK)) \
 		$(if $(DASK),--dask $(DASK)) --processes $(PROCESSES)
 
-lint: $(STAMP)  ## ruff over code and notebooks
+lint: $(STAMP)  ## ruff over code and notebooks: faults, and format
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # While pip changes an environment it has no stamp: killed then, it is made anew the next time. When pip itself gives up (no network, say), nothing has
 # changed, and the stamp comes back with its age.

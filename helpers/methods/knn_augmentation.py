@@ -129,7 +129,7 @@ def knn_distribution(distances: Tensor, labels: Tensor, num_classes: int, *, tem
     """Class probabilities (B, C) of squared distances (B, k) to neighbours with labels (B, k), in log space: exact for any temperature.
 
         p(c) = sum over neighbours with label c of exp(-d^2 / T), divided by the sum over all          (section 3.2)
-    """
+    """  # fmt: skip
     temperature = _number("temperature", temperature, above=0)
     if distances.shape != labels.shape or distances.ndim != 2 or distances.shape[1] == 0:
         raise ValueError(f"distances and labels must both be (B, k), got {tuple(distances.shape)} and {tuple(labels.shape)}")

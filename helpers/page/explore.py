@@ -553,9 +553,7 @@ class Pick:
             return ""
         shades = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in _colours())
         bar = f'<span style="display: inline-block; width: 120px; height: 10px; background: linear-gradient(to right, {shades})"></span>'
-        return (
-            f'<label><input type="checkbox" class="stepwise-pick-heat" checked> cosine similarity (unitless)</label> {self.low:.2f} {bar} {self.high:.2f}'
-        )
+        return f'<label><input type="checkbox" class="stepwise-pick-heat" checked> cosine similarity (unitless)</label> {self.low:.2f} {bar} {self.high:.2f}'
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         live = self.widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"]

@@ -4,7 +4,7 @@
     my_notebooks/   the reader's copies; a page that was not written in follows its original
     my_notebooks/old/         copies that were started over
     my_notebooks/.originals/  each page as it was copied: what differs from it is the reader's
-"""
+"""  # fmt: skip
 
 import argparse
 import os

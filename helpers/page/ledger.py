@@ -499,7 +499,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m helpers.page.ledger", description="Collect LEDGER.md from the executed notebooks.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when LEDGER.md is not what the notebooks say")
     check = parser.parse_args().check
-    page, text = ROOT / "LEDGER.md", collect()
+    try:
+        page, text = ROOT / "LEDGER.md", collect()
+    except ValueError as error:  # a page without an entry, or with a verdict that its rule does not give
+        parser.exit(1, f"{error}\n")
     if not check:
         page.write_text(text, encoding="utf-8")
     elif not page.exists() or page.read_text(encoding="utf-8") != text:

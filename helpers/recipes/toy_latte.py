@@ -114,6 +114,7 @@ def make_scheduler() -> DDIMScheduler:
 
 def train_vae(work: Path, device: torch.device, stop_at: int | None = None) -> AutoencoderKL:
     torch.manual_seed(SEED)
+
     def frames(step: int, generator: torch.Generator, mine: slice) -> Tensor:
         video = sample(TRAIN_SEED, range(step * VAE_BATCH // 4, (step + 1) * VAE_BATCH // 4)).render().video
         pick = torch.rand(len(video), FRAMES, generator=generator).argsort(1)[:, :4]  # 4 of the 8 frames of each clip

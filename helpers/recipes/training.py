@@ -165,6 +165,7 @@ def train(
 
 # ------------------------------------------------------------------------------------------------------------ what a recipe leaves
 
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products are faster than float32 ones: on GPUs and on CPUs with AVX-512; older CPUs emulate them at a tenth of the speed."""
     return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX")

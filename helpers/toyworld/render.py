@@ -106,7 +106,7 @@ def _distance(kind: int, x: Tensor, y: Tensor, a: Tensor, b: Tensor, shape: Tens
     radius = (x * x + y * y).sqrt()
     if name == "ring":
         hole = a * shape
-        return ((radius - (a + hole) / 2).abs() - (a - hole) / 2)
+        return (radius - (a + hole) / 2).abs() - (a - hole) / 2
     x, y = x.abs(), y.abs()  # cross: a tall and a wide bar
     arm = a * shape
     return torch.minimum(torch.maximum(x - arm, y - b), torch.maximum(x - a, y - b * shape))

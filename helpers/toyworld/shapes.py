@@ -341,9 +341,7 @@ def _build(d: Draws, motion: Tensor, shape: Tensor, colour: Tensor, direction: T
     contrast = torch.where(is_pan, d.uniform(0.22, 0.30), torch.zeros(unit, dtype=torch.float64))
     waves = torch.stack([torch.stack([d.uniform(0.03, 0.075) / scale, d.uniform(-0.075, 0.075) / scale, d.uniform()], 1) for _ in range(3)], 1)
     shape = torch.stack([shape[:, 0], torch.where(is_two, shape[:, 1], -1)], 1)
-    return Clips(
-        shape, colour, best, radii, angles, camera, motion, direction, speed, torch.stack([grey, grey + contrast], 1), waves, size
-    )
+    return Clips(shape, colour, best, radii, angles, camera, motion, direction, speed, torch.stack([grey, grey + contrast], 1), waves, size)
 
 
 _OBJECT = r"an? (\S+) (\S+)"

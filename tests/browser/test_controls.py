@@ -69,10 +69,14 @@ def test_pick_shows_the_match_of_the_pixel(open_page, screenshots):
     assert line.startswith("source (10, 5) -> turned (5, 6), similarity ") and "source (10, 5) -> <b>tall (2, 10), similarity " in line
     assert picture(control) != before
     for i, (x, y) in enumerate([(10.5 / 16, 5.5 / 12), (5.5 / 16, 6.5 / 12), (2.5 / 6, 10.5 / 16)]):
-        found = control.locator(".stepwise-pick-picture").nth(i).evaluate("""(box) => {
+        found = (
+            control.locator(".stepwise-pick-picture")
+            .nth(i)
+            .evaluate("""(box) => {
             const b = box.getBoundingClientRect(), m = box.querySelector('.stepwise-pick-mark').getBoundingClientRect();
             return [((m.left + m.right) / 2 - b.left) / b.width, ((m.top + m.bottom) / 2 - b.top) / b.height];
         }""")
+        )
         assert found == pytest.approx([x, y], abs=0.01)
     heat = "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return [c.width, c.height, [...d].join()]; }"
     canvas = control.locator("canvas").first

@@ -116,6 +116,17 @@ def test_collect_refuses_missing_doubled_and_typed_verdicts(tmp_path, case):
         ledger.collect(tmp_path, claims=TOY)
 
 
+def test_a_page_without_its_entry_ends_make_ledger_in_one_sentence(monkeypatch, capsys):
+    def refuse():
+        raise ValueError("08_mixup.ipynb must hold one ledger entry for each of ['mixup.1'], it holds []")
+
+    monkeypatch.setattr(ledger, "collect", refuse)
+    monkeypatch.setattr("sys.argv", ["ledger"])
+    with pytest.raises(SystemExit) as stopped:
+        ledger.main()
+    assert stopped.value.code == 1 and capsys.readouterr().err == "08_mixup.ipynb must hold one ledger entry for each of ['mixup.1'], it holds []\n"
+
+
 def test_claims_file_refuses_doubles_and_half_rules(tmp_path):
     row = '[[claim]]\nid = "a.1"\nnotebook = "n"\nmethod = "m"\nclaim = "c"\ncontrol = "k"\n'
     full = row + 'where = "w"\npublished = "p"\n'

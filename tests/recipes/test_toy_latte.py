@@ -1,6 +1,5 @@
 """The recipe on a few steps (it runs, stops, continues), the text treatment against LattePipeline's own, and the finished model."""
 
-
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, LattePipeline

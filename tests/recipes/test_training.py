@@ -84,7 +84,8 @@ def test_seeds_by_step_differ_and_repeat():
 def test_processes_average_their_gradients(tmp_path):
     """Two processes with half the batch each make the step of one with all of it."""
     script = tmp_path / "two.py"
-    script.write_text(textwrap.dedent(f"""
+    script.write_text(
+        textwrap.dedent(f"""
         import torch
         from torch import nn
         from pathlib import Path
@@ -97,7 +98,8 @@ def test_processes_average_their_gradients(tmp_path):
         torch.manual_seed(0)
         training.train(nn.Linear(3, 1), loss_of, steps=20, checkpoint=Path({str(tmp_path)!r}) / f"{{size}}.pt", learning_rate=0.05, warmup=5, decay=0.9)
         training.wait_for_all()
-    """))
+    """)
+    )
     run(tmp_path / "1.pt", steps=20)  # all of each batch, in this process
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)], check=True, capture_output=True)
     one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True)["module"] for n in (1, 2))
