@@ -133,6 +133,54 @@ def share(hits, *, of: str = "units") -> Estimate:
     return Estimate(float(x.mean()), float(ends.low), float(ends.high), len(x), float(x.std(ddof=1)) if len(x) > 1 else 0.0, f"Wilson over {of}")
 
 
+def correlation(a, b, *, units=None, of: str = "units") -> Estimate:
+    """Spearman's rank correlation of a and b over units, in [-1, 1], with its 95 % interval; at least 8 units.
+
+    Shapes, `units` and errors as in `interval`; ValueError also where all of a or all of b are equal. `spread` is that of the units' own terms, the
+    products of standardised ranks.
+    """
+    a, b = _pair(a, b)
+    a, b = _by_unit(a, units), _by_unit(b, units)
+    for name, x in (("a", a), ("b", b)):
+        if len(x) < FEW or (x == x[0]).all():
+            raise ValueError(f"{name} needs at least {FEW} units that are not all equal for a correlation, got {len(x)} units from {x.min():g} to {x.max():g}")
+
+    def terms(a, b, axis):
+        ranks = [stats.rankdata(x, axis=axis) for x in (a, b)]
+        ranks = [r - r.mean(axis, keepdims=True) for r in ranks]
+        sizes = np.sqrt(np.square(ranks[0]).mean(axis, keepdims=True) * np.square(ranks[1]).mean(axis, keepdims=True))
+        return np.divide(ranks[0] * ranks[1], sizes, out=np.zeros_like(sizes * ranks[0]), where=sizes > 0)
+
+    products = terms(a, b, 0)
+    low, high = _bootstrap((a, b), lambda a, b, axis: terms(a, b, axis).mean(axis))
+    value = float(products.mean())
+    return Estimate(value, max(-1.0, min(low, value)), min(1.0, max(high, value)), len(a), float(products.std(ddof=1)), f"bootstrap over {of}")
+
+
+def between_share(table, *, of: str = "units") -> Estimate:
+    """The share of the variance that lies between units: the intraclass correlation ICC(1) (Shrout and Fleiss 1979), at most 1, with its 95 % interval.
+
+    table (n, m): n >= 8 units, m >= 2 repeats of each (prompts x seeds). 1: repeats of a unit are alike; 0: units differ no more than their repeats do;
+    below 0: less. `spread` is the standard deviation of the units' means. Raises TypeError for what are no numbers, ValueError for other shapes, NaN, and
+    a table of equal values.
+    """
+    x = _numbers(table, "table")
+    if x.ndim != 2 or len(x) < FEW or x.shape[1] < 2:
+        raise ValueError(f"table must be (n, m) with at least {FEW} units and two repeats, got {x.shape}")
+    if (x == x[0, 0]).all():
+        raise ValueError(f"table holds one value, {x[0, 0]:g}, everywhere: there is no variance to share")
+    repeats, means, inside = x.shape[1], x.mean(1), x.var(1, ddof=1)
+
+    def icc(means, inside, axis):
+        between, within = repeats * means.var(axis, ddof=1), inside.mean(axis)
+        total = between + (repeats - 1) * within
+        return np.divide(between - within, total, out=np.zeros_like(total), where=total > 0)
+
+    value = float(icc(means, inside, 0))
+    low, high = _bootstrap((means, inside), icc)
+    return Estimate(value, min(low, value), max(high, value), len(x), float(means.std(ddof=1)), f"bootstrap over {of}")
+
+
 # --- curves over settings ---
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from helpers.measures import statistics
-from helpers.measures.statistics import Crossings, Estimate, crossing, interval, paired, plateau, ratio, share
+from helpers.measures.statistics import Crossings, Estimate, between_share, correlation, crossing, interval, paired, plateau, ratio, share
 from helpers.page import ledger
 
 
@@ -251,6 +251,47 @@ def test_the_truly_best_setting_is_a_member(n):
     assert np.mean(inside) >= 0.9
 
 
+# --- agreement of ranks, and where variance lies ---
+
+
+def test_rank_correlation_against_scipy_and_its_invariances():
+    rng = np.random.default_rng(1)
+    a = rng.normal(size=30)
+    b = a + rng.normal(size=30)
+    found = correlation(a, b, of="prompts")
+    assert found.value == pytest.approx(stats.spearmanr(a, b).statistic) and found.low < found.value < found.high
+    assert (found.n, found.method) == (30, "bootstrap over prompts")
+    assert correlation(np.exp(a), b**3) == correlation(a, b) and correlation(a, -b).value == pytest.approx(-found.value)
+    assert ends(correlation(a, a)) == pytest.approx((1, 1)) and correlation(np.round(a), b).value == pytest.approx(stats.spearmanr(np.round(a), b).statistic)
+    both = [np.stack([x - 1, x + 1], 1) for x in (a, b)]  # two rows a unit, whose means are a and b
+    assert correlation(*both).value == pytest.approx(found.value)
+
+
+def test_rank_correlation_of_independent_values_covers_zero():
+    rng = np.random.default_rng(2)
+    held = [(e := correlation(*rng.normal(size=(2, 24)))).low <= 0 <= e.high for _ in range(40)]
+    assert np.mean(held) >= 0.85
+
+
+def test_share_between_units_against_an_analysis_of_variance():
+    rng = np.random.default_rng(3)
+    table = rng.normal(size=(12, 1)) * 2 + rng.normal(size=(12, 4))
+    f = stats.f_oneway(*table).statistic  # F = between / within mean square
+    assert between_share(table).value == pytest.approx((f - 1) / (f - 1 + 4))
+    assert between_share(5 - 3 * table).value == pytest.approx(between_share(table).value)
+    assert between_share(np.repeat(rng.normal(size=(9, 1)), 3, axis=1)).value == pytest.approx(1)
+    alone = between_share([[1.0, -1.0]] * 7 + [[2.0, -2.0]])  # all means are zero
+    assert alone.value == pytest.approx(-1) and alone.spread == 0
+
+
+@pytest.mark.parametrize("share_between", [0.0, 0.5, 0.8])
+def test_share_between_units_covers_the_truth(share_between):
+    rng = np.random.default_rng(4)
+    parts = [math.sqrt(s) for s in (share_between, 1 - share_between)]
+    found = [between_share(parts[0] * rng.normal(size=(48, 1)) + parts[1] * rng.normal(size=(48, 8))) for _ in range(40)]
+    assert np.mean([e.low <= share_between <= e.high for e in found]) >= 0.85
+
+
 # --- refusals ---
 
 
@@ -267,6 +308,10 @@ def test_the_truly_best_setting_is_a_member(n):
     (lambda: crossing([1, 2], np.zeros((3, 3)), np.zeros((3, 3))), ValueError, r"\(units, 2\)"),
     (lambda: crossing([1, 2], np.zeros((1, 2)), np.zeros((1, 2))), ValueError, "two units"),
     (lambda: plateau([1, 1], np.zeros((3, 2))), ValueError, "different"),
+    (lambda: correlation(range(7), range(7)), ValueError, "a needs at least 8"),
+    (lambda: correlation(range(9), [2] * 9), ValueError, "b needs .* not all equal"),
+    (lambda: between_share(np.zeros(9)), ValueError, r"table must be \(n, m\)"), (lambda: between_share(np.zeros((7, 2))), ValueError, "at least 8"),
+    (lambda: between_share(np.ones((9, 2))), ValueError, "one value, 1, everywhere"),
     (lambda: plateau([1, 2], np.zeros(2)), ValueError, "table must be"), (lambda: Estimate(0, 0, 0, 2, 0, "").says(-1), ValueError, "smallest"),
 ])  # fmt: skip
 def test_refusals(call, error, message):
