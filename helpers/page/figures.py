@@ -23,6 +23,7 @@ METHOD_STYLE = {
     "fewer steps": (PALETTE[1], "s", "--"),
     "uniform caching": (PALETTE[2], "^", "--"),
     "best fixed schedule": (PALETTE[3], "v", "-."),
+    "AdaCache, narrow rates": (PALETTE[0], "D", "--"),
     "AdaCache, linear": (PALETTE[0], "X", "--"),
     "AdaCache, linear clock": ("#000000", "*", "-"),
     "AdaCache + MoReg": (PALETTE[9], "D", "-"),

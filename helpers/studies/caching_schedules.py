@@ -8,6 +8,7 @@ import time
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 
 from ..measures import caches, metrics
 from ..methods import caching_schedules as ada
@@ -97,3 +98,25 @@ STUDY = Study(
     files=("studies/caching_calibration.csv",),
     sample_seconds=6,
 )
+
+
+def at_cost(table: pd.DataFrame, method: str, cost: float, column: str = "psnr", *, model: str = "toy-latte", by: str = "calls") -> np.ndarray:
+    """A column of a method at a mean cost, as (prompts, seeds), prompts in alphabetical order.
+
+    Between two recorded budgets each clip counts with a mix of both, in the proportion that makes the mean of column `by` exactly `cost`: what a coin
+    tossed for every clip gives on average. Raises ValueError for a method without rows and a cost outside of what was recorded.
+    """
+    rows = table[(table.model == model) & (table.method == method)]
+    if rows.empty:
+        raise ValueError(f"method {method!r} has no rows for {model!r}; there are {', '.join(table[table.model == model].method.unique())}")
+
+    def grid(budget: float, name: str) -> np.ndarray:
+        return rows[rows.budget == budget].pivot(index="prompt", columns="seed", values=name).to_numpy(float)
+
+    spent = sorted((grid(budget, by).mean(), budget) for budget in rows.budget.unique())
+    below, above = [s for s in spent if s[0] <= cost], [s for s in spent if s[0] >= cost]
+    if not below or not above:
+        raise ValueError(f"cost must lie in what {method} spent in column {by!r}, {spent[0][0]:.4g} to {spent[-1][0]:.4g}, got {cost}")
+    (low, first), (high, second) = below[-1], above[0]
+    share = (cost - low) / (high - low) if high > low else 0.0
+    return (1 - share) * grid(first, column) + share * grid(second, column)
