@@ -41,7 +41,10 @@ LIST_SHARE = 0.06  # share of the batches that are padded like that
 # noisy timesteps are drawn more often.
 APPEARANCE_STEPS, SHIFT = 3438, 9.0
 
-PROMPT_KINDS = {"still": ("still", "still"), "slow": ("move", "slowly"), "fast": ("move", "fast"), "two objects": ("two", "and"), "camera": ("pan", "camera"), "growing": ("grow", "grows")}
+PROMPT_KINDS = {
+    "still": ("still", "still"), "slow": ("move", "slowly"), "fast": ("move", "fast"), "two objects": ("two", "and"), "camera": ("pan", "camera"),
+    "growing": ("grow", "grows"),
+}  # fmt: skip
 TRAIN_SEED, HELD_OUT_SEED = 1, 2  # of the toy world: the second is never trained on
 
 
