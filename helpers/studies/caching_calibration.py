@@ -71,9 +71,7 @@ def adacache_options(method: str, budget: float, num_calls: int = 30) -> dict:
 
 
 def cases() -> list[dict]:
-    return [
-        dict(model=model, method=method, budget=budget) for model, methods in BUDGETS.items() for method, budgets in methods.items() for budget in budgets
-    ]
+    return [dict(model=model, method=method, budget=budget) for model, methods in BUDGETS.items() for method, budgets in methods.items() for budget in budgets]
 
 
 def measure(case: dict) -> dict:
