@@ -96,7 +96,7 @@ STUDY = Study(
     tolerance={"calls": 0, "psnr": 0.05, "ssim": 0.002, "right": 0, "cpu": None, "probe_change": (0, 1e-3), "true_change": (0, 1e-3)},
     models=("toy-latte", "toy-cogvideox"),
     files=("studies/caching_calibration.csv",),
-    sample_seconds=6,
+    sample_seconds=3,
 )
 
 

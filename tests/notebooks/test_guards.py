@@ -212,7 +212,7 @@ def test_an_executed_page_with_figure_control_and_claim_passes_all_guards(tmp_pa
             "def draw(n=2):\n    figure, ax = plt.subplots(figsize=(2, 1))\n    ax.plot([0, n])\n    return figure\n\ncontrol(draw, title='line', n=(1, 4, 1))",
             ["control"],
         ),
-        ("ledger.claim('caching.2', spread_prompts=ledger.Measured(3.0, 1.0, 24), spread_seeds=1.0)", []),
+        ("ledger.claim('caching.2', share_latte=ledger.Measured(0.9, 0.1, 24), share_cogvideox=0.85)", []),
     ]
     path = tmp_path / "01_toy.ipynb"
     nbformat.write(new_notebook(cells=[code(text, tags, count=None) for text, tags in source]), path)

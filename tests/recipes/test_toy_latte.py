@@ -106,7 +106,7 @@ def test_held_out_prompts_and_pairs():
 def test_prompts_of_a_kind(kind):
     prompts = recipe.prompts(kind, 6, seed=3)
     assert len(set(prompts)) == 6
-    motion = {"still": "still", "slow": "move", "fast": "move", "two objects": "two", "camera": "pan"}[kind]
+    motion = {"still": "still", "slow": "move", "fast": "move", "two objects": "two", "camera": "pan", "growing": "grow"}[kind]
     assert all(shapes.parse_caption(p)["motion"] == motion for p in prompts)
     with pytest.raises(ValueError, match="kind must be one of"):
         recipe.prompts("dizzy", 1, seed=0)
