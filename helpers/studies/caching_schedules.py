@@ -104,11 +104,19 @@ def at_cost(table: pd.DataFrame, method: str, cost: float, column: str = "psnr",
     """A column of a method at a mean cost, as (prompts, seeds), prompts in alphabetical order.
 
     Between two recorded budgets each clip counts with a mix of both, in the proportion that makes the mean of column `by` exactly `cost`: what a coin
-    tossed for every clip gives on average. Raises ValueError for a method without rows and a cost outside of what was recorded.
+    tossed for every clip gives on average. Raises ValueError for a method without rows, budgets of other clips than its others, a column that the table
+    does not have, and a cost outside of what was recorded.
     """
+    if unknown := sorted({column, by} - set(table)):
+        raise ValueError(f"the table has no column {', '.join(unknown)}; there are {', '.join(table)}")
     rows = table[(table.model == model) & (table.method == method)]
     if rows.empty:
         raise ValueError(f"method {method!r} has no rows for {model!r}; there are {', '.join(table[table.model == model].method.unique())}")
+
+    clips = rows[["prompt", "seed"]].drop_duplicates()
+    counts = rows.groupby("budget").size()
+    if rows.duplicated(["budget", "prompt", "seed"]).any() or set(counts) != {clips.prompt.nunique() * clips.seed.nunique()} or rows[by].isna().any():
+        raise ValueError(f"every budget of {method!r} must have each prompt with each seed once and a number in {by!r}, it has {counts.to_dict()} rows")
 
     def grid(budget: float, name: str) -> np.ndarray:
         return rows[rows.budget == budget].pivot(index="prompt", columns="seed", values=name).to_numpy(float)

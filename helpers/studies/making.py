@@ -255,9 +255,15 @@ def listing() -> str:
 
 
 def count_or_all(text: str) -> int | None:
-    if text != "all" and not (text.isdigit() and int(text) > 0):
+    if text != "all" and not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"must be a number of cases or all, got {text!r}")
     return None if text == "all" else int(text)
+
+
+def number_of_processes(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
+    return int(text)
 
 
 def main() -> None:
@@ -266,10 +272,12 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--accept", type=count_or_all, default=0, metavar="COUNT", help="measure COUNT cases again and renew the fingerprint when they agree")
     which.add_argument("--recheck", type=count_or_all, default=0, metavar="COUNT", help="measure COUNT cases, or all, again and compare")
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=number_of_processes, default=1)
     parser.add_argument("--dask", metavar="tcp://HOST:PORT", help="measure on this Dask cluster")
     given = parser.parse_args()
     if given.name is None:
+        if given.accept != 0 or given.recheck != 0:
+            parser.error("--accept and --recheck need a study: make study NAME=<name>")
         print(listing())
         return
     options = {"processes": given.processes, "dask": given.dask}

@@ -84,7 +84,7 @@ def find(name: str) -> Study:
 
 def all_cases(name: str) -> list[dict]:
     """A study's cases, checked. Raises ValueError for keys that differ, values that are not plain, kinds that are mixed, and a case listed twice."""
-    study, cases = find(name), find(name).cases()
+    study, cases = find(name), list(find(name).cases())
     keys = list(cases[0]) if cases else []
     if not keys or set(keys) & {*study.tolerance, "seconds"}:
         raise ValueError(f"study {name}: cases() must give at least one case with keys that are no result, got {len(cases)} with keys {keys}")
@@ -97,7 +97,7 @@ def all_cases(name: str) -> list[dict]:
         if len(kinds) > 1 or not kinds <= set(KINDS):
             raise ValueError(f"study {name}: {k} must be one of {', '.join(KINDS)} in all cases, got {', '.join(sorted(kinds))}")
     if len({key(case) for case in cases}) < len(cases):
-        twice = next(case for i, case in enumerate(cases) if case in cases[:i])
+        twice = next(case for i, case in enumerate(cases) if key(case) in map(key, cases[:i]))
         raise ValueError(f"study {name}: cases() lists {twice} twice")
     return cases
 
@@ -153,7 +153,7 @@ def agrees(allowed, recorded: float, now: float) -> bool | None:
         return None
     absolute, relative = allowed if isinstance(allowed, (tuple, list)) else (allowed, 0.0)
     same = recorded == now or (math.isnan(recorded) and math.isnan(now))
-    return same or abs(recorded - now) <= absolute + relative * abs(recorded)
+    return same or (math.isfinite(recorded) and abs(recorded - now) <= absolute + relative * abs(recorded))
 
 
 # ------------------------------------------------------------------------------------------------------------ what is kept
@@ -164,7 +164,12 @@ def read(name: str) -> tuple[list[dict], dict]:
     table, about = TABLES / f"{name}.csv", TABLES / f"{name}.toml"
     if not (table.exists() and about.exists()):
         raise FileNotFoundError(f"study {name} has not been measured; run make study NAME={name}")
-    about = tomllib.loads(about.read_text(encoding="utf-8"))
+    try:
+        about = tomllib.loads(about.read_text(encoding="utf-8"))
+        if lacking := {"fingerprint", "table", "cases", "date", "seconds", "columns", "contents", "definitions"} - set(about):
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+    except ValueError as error:  # cut off, or with the marks of a merge that was not finished
+        raise ValueError(f"study {name}: data/studies/{name}.toml is not what was written ({error}); bring it back, or run make study NAME={name}") from None
     if hashlib.sha256(table.read_bytes()).hexdigest() != about["table"]:
         raise ValueError(f"study {name}: data/studies/{name}.csv has other bytes than were written; bring it back, or run make study NAME={name}")
     with open(table, encoding="utf-8", newline="") as lines:

@@ -50,3 +50,14 @@ def test_costs_that_nobody_spent_are_refused():
         study.at_cost(tiny(), "a", 10, model="m")
     with pytest.raises(ValueError, match="method 'b' has no rows for 'm'; there are a"):
         study.at_cost(tiny(), "b", 3, model="m")
+
+
+def test_what_cannot_be_mixed_clip_by_clip_is_refused():
+    table = tiny()
+    one_seed = table[(table.budget < 9) | (table.seed == 0)]  # numpy would count its clips for both seeds
+    one_less = table.drop(table[(table.budget == 4) & (table.seed == 1) & (table.prompt == "y")].index)
+    for wrong in (one_seed, one_less, pd.concat([table, table]), table.assign(calls=table.calls.where(table.budget != 4))):
+        with pytest.raises(ValueError, match="every budget of 'a' must have each prompt with each seed once and a number in 'calls'"):
+            study.at_cost(wrong, "a", 5.5, model="m")
+    with pytest.raises(ValueError, match="the table has no column nothing; there are .*psnr"):
+        study.at_cost(table, "a", 5.5, "nothing", model="m")

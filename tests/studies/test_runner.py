@@ -296,6 +296,7 @@ def test_an_error_in_a_case_is_told_at_the_end_and_the_others_are_kept(tree):
         (', "ms": 1.5}', "}", "measure gave ['count', 'gap', 'height'], and tolerance speaks of ['count', 'gap', 'height', 'ms']"),
         ('"seed": seed', '"seed": seed or None', "seed must be one of bool, int, float, str in all cases, got NoneType, int"),
         ("(1, 3)]", "(1, 1)]", "lists {'kind': 'sin', 'seed': 0, 'knob': 0.1} twice"),
+        ("0.1 * knob}", "float('nan')}", "lists {'kind': 'sin', 'seed': 0, 'knob': nan} twice"),
         ('{"kind": kind, "seed"', '{"kind": kind, "ms"', "keys that are no result"),
         ("for seed in range(6)", "for seed in ()", "at least one case"),
     ],
@@ -321,7 +322,34 @@ def test_unknown_names_are_answered_with_the_list(tree):
     assert tree.make().splitlines() == [f"{n}: study {n} has not been measured; run make study NAME={n}" for n in ("ripples", "waves")]
 
 
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["waves", "--processes", "0"], "--processes: must be at least 1, got '0'"),
+        (["waves", "--processes", "-2"], "--processes: must be at least 1, got '-2'"),
+        (["waves", "--accept", "²"], "--accept: must be a number of cases or all, got '²'"),
+        (["--accept", "3"], "--accept and --recheck need a study"),
+        (["--recheck", "all"], "--accept and --recheck need a study"),
+    ],
+)
+def test_meaningless_arguments_are_refused_before_anything_is_measured(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(sys, "argv", ["study", *arguments])
+    monkeypatch.setattr(making, "listing", lambda: "")
+    with pytest.raises(SystemExit) as end:
+        making.main()
+    assert end.value.code == 2 and said in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------------------ what no longer fits
+
+
+@pytest.mark.parametrize("spoil", [lambda text: "", lambda text: text[: text.index("seconds =") + 20], lambda text: "<<<<<<< HEAD\n" + text,
+                                   lambda text: text[: text.index("[contents]")]], ids=["empty", "cut", "merge", "half"])  # fmt: skip
+def test_a_spoilt_toml_is_named_and_mended_by_the_next_run(done, spoil):
+    done.about.write_text(spoil(done.about.read_text()))
+    said = "study waves: data/studies/waves.toml is not what was written ("
+    assert done.make().startswith(f"waves: {said}") and done.make("waves", "--recheck", 1, fails=True).startswith(said)
+    assert "24 cases measured" in done.make("waves") and done.make().endswith("fits\n")
 
 
 def test_a_changed_constant_is_named_and_an_unused_one_is_not(done):
@@ -432,6 +460,7 @@ def test_the_sample_of_make_test(done):
         ((1, 0.1), 100, 111, True),
         ((0, 0.1), -100, -109, True), (None, 1, 2, None), (0, float("nan"), float("nan"), True), (9, float("nan"), 1.0, False), (9, 1.0, float("nan"), False),
         (0, float("inf"), float("inf"), True), (9, float("inf"), 1.0, False),
+        ((0, 0.1), float("inf"), 1.0, False), ((0, 0.1), float("inf"), float("-inf"), False), ((0, 0.1), 1.0, float("inf"), False),
     ],
 )  # fmt: skip
 def test_tolerance(allowed, recorded, now, expected):
