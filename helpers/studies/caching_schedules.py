@@ -122,6 +122,8 @@ def at_cost(table: pd.DataFrame, method: str, cost: float, column: str = "psnr",
         return rows[rows.budget == budget].pivot(index="prompt", columns="seed", values=name).to_numpy(float)
 
     spent = sorted((grid(budget, by).mean(), budget) for budget in rows.budget.unique())
+    # a mean that was summed in another order is the recorded one all the same
+    cost = next((end for end in (spent[0][0], spent[-1][0]) if np.isclose(cost, end, rtol=1e-9, atol=0)), cost)
     below, above = [s for s in spent if s[0] <= cost], [s for s in spent if s[0] >= cost]
     if not below or not above:
         raise ValueError(f"cost must lie in what {method} spent in column {by!r}, {spent[0][0]:.4g} to {spent[-1][0]:.4g}, got {cost}")

@@ -45,6 +45,13 @@ def test_a_mix_costs_exactly_what_was_asked():
     assert study.at_cost(table, "a", 3.5, model="m") == pytest.approx(np.array([[30, 30.25], [31, 31.25], [32, 32.25]]))
 
 
+def test_the_last_recorded_cost_may_be_rounded_in_another_way():
+    table = tiny()
+    for end in (2.5, 9.5):
+        found = [study.at_cost(table, "a", end * (1 + rounding), model="m") for rounding in (-1e-15, 0, 1e-15)]
+        assert found[0] == pytest.approx(found[1]) and found[2] == pytest.approx(found[1])
+
+
 def test_costs_that_nobody_spent_are_refused():
     with pytest.raises(ValueError, match="cost must lie in .* 2.5 to 9.5, got 10"):
         study.at_cost(tiny(), "a", 10, model="m")
