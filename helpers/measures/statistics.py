@@ -13,6 +13,7 @@ all both fail, which is what `share` is for.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from scipy import stats
@@ -46,8 +47,8 @@ class Estimate:
         A gain when the whole interval lies above `smallest`, the smallest effect that matters (>= 0), a loss when it lies below -smallest. The third
         answer covers a difference too small to matter as well as one that these units cannot show.
         """
-        if not smallest >= 0:
-            raise ValueError(f"smallest must be at least 0, got {smallest}")
+        if not isinstance(smallest, Real) or not smallest >= 0:
+            raise ValueError(f"smallest must be a number of at least 0, got {smallest!r}")
         return "gain" if self.low > smallest else "loss" if self.high < -smallest else "no difference seen"
 
 
@@ -91,6 +92,8 @@ def interval(values, *, units=None, of: str = "units", statistic: Callable = np.
     plural. `statistic`: another one than the mean over units (np.median; takes `axis`), from 8 units on. Raises TypeError for what are no numbers,
     ValueError for other shapes, NaN or infinite values, fewer than two units, and another statistic of fewer than 8.
     """
+    if not callable(statistic):
+        raise TypeError(f"statistic must be a function of an array and its axis, such as np.median, got {statistic!r}")
     x = _by_unit(_numbers(values, "values"), units)
     return _estimate(x, of, statistic)
 
@@ -98,7 +101,7 @@ def interval(values, *, units=None, of: str = "units", statistic: Callable = np.
 def paired(a, b, *, units=None, of: str = "units") -> Estimate:
     """The mean of a - b with its 95 % interval, row by row: same prompt, same seed. Shapes, `units` and errors as in `interval`."""
     a, b = _pair(a, b)
-    return _estimate(_by_unit(a - b, units), of, np.mean)
+    return _estimate(_by_unit(_difference(a, b), units, "a and b"), of, np.mean)
 
 
 def ratio(a, b, *, units=None, of: str = "units") -> Estimate:
@@ -108,10 +111,12 @@ def ratio(a, b, *, units=None, of: str = "units") -> Estimate:
     `interval`; ValueError also where the mean of b cannot be told from zero: such a ratio says nothing.
     """
     a, b = _pair(a, b)
-    a, b = _by_unit(a, units), _by_unit(b, units)
+    a, b = (_by_unit(x, units, "a and b") for x in (a, b))
     if len(a) < FEW:
         raise ValueError(f"a and b need at least {FEW} units for a ratio, got {len(a)}")
-    low, high = _student(b, 0.95)
+    # of skewed units the one interval can leave out zero where the other does not, and the resampled ratio then has no ends
+    ends = np.array([_student(b, 0.95), _bootstrap((b,), np.mean)])
+    low, high = ends[:, 0].min(), ends[:, 1].max()
     if low <= 0 <= high:
         raise ValueError(f"the mean of b cannot be told from zero ({b.mean():.3g} [{low:.3g}, {high:.3g}]), so the ratio says nothing")
     value = float(a.mean() / b.mean())
@@ -140,7 +145,8 @@ def correlation(a, b, *, units=None, of: str = "units") -> Estimate:
     products of standardised ranks.
     """
     a, b = _pair(a, b)
-    a, b = _by_unit(a, units), _by_unit(b, units)
+    # equal means of different rows differ by rounding, which must not rank them
+    a, b = (np.array([float(f"{mean:.12g}") for mean in _by_unit(x, units, "a and b")]) for x in (a, b))
     for name, x in (("a", a), ("b", b)):
         if len(x) < FEW or (x == x[0]).all():
             raise ValueError(f"{name} needs at least {FEW} units that are not all equal for a correlation, got {len(x)} units from {x.min():g} to {x.max():g}")
@@ -161,8 +167,9 @@ def between_share(table, *, of: str = "units") -> Estimate:
     """The share of the variance that lies between units: the intraclass correlation ICC(1) (Shrout and Fleiss 1979), at most 1, with its 95 % interval.
 
     table (n, m): n >= 8 units, m >= 2 repeats of each (prompts x seeds). 1: repeats of a unit are alike; 0: units differ no more than their repeats do;
-    below 0: less. `spread` is the standard deviation of the units' means. Raises TypeError for what are no numbers, ValueError for other shapes, NaN, and
-    a table of equal values.
+    below 0: less. `spread` is the standard deviation of the units' means. In simulations of normal values 88 to 91 % of the intervals of 8 to 12 units
+    hold the truth, and 92 to 94 % of those of 24: read those of few units as too narrow. Raises TypeError for what are no numbers, ValueError for other
+    shapes, NaN, and a table of equal values.
     """
     x = _numbers(table, "table")
     if x.ndim != 2 or len(x) < FEW or x.shape[1] < 2:
@@ -199,7 +206,7 @@ def crossing(xs, a, b, *, of: str = "units") -> Crossings:
         raise ValueError(f"xs must be (K,) with at least two rising settings, got {xs}")
     if a.ndim != 2 or a.shape[1] != len(xs) or len(a) < 2:
         raise ValueError(f"a and b must be (units, {len(xs)}) with at least two units, got {a.shape}")
-    d = a - b
+    d = _difference(a, b)
     low, high = _student(d, 1 - 0.05 / len(xs))
     sign = np.where(low > 0, 1, np.where(high < 0, -1, 0))
     decided = np.flatnonzero(sign)
@@ -226,14 +233,21 @@ def plateau(xs: Sequence, table, *, lower_is_better: bool = False, of: str = "un
     the paired difference lies above zero by Student's t with Bonferroni's correction for K - 1 looks, so the truly best setting is a member in at
     least 95 % of all experiments. Raises TypeError for what are no numbers, ValueError for other shapes, repeated settings and fewer than two units.
     """
-    scores, xs = _numbers(table, "table"), [x.item() if hasattr(x, "item") else x for x in xs]
-    if len(xs) < 2 or len(set(xs)) != len(xs):
+    if not isinstance(lower_is_better, (bool, np.bool_)):
+        raise TypeError(f"lower_is_better must be True or False, got {lower_is_better!r}")
+    scores = _numbers(table, "table")
+    try:
+        xs = [x.item() if hasattr(x, "item") else x for x in xs]
+        different = len(set(xs)) == len(xs)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"xs must be numbers or names, one a setting, got {xs!r}") from None
+    if len(xs) < 2 or not different:
         raise ValueError(f"xs must be at least two different settings, got {xs}")
     if scores.ndim != 2 or scores.shape[1] != len(xs) or len(scores) < 2:
         raise ValueError(f"table must be (units, {len(xs)}) with at least two units, got {scores.shape}")
     scores = -scores if lower_is_better else scores
     best = int(scores.mean(0).argmax())
-    behind = scores[:, [best]] - scores
+    behind = _difference(scores[:, [best]], scores)
     low, _ = _student(behind, 1 - 0.05 / (len(xs) - 1))
     return Plateau(
         xs[best],
@@ -246,17 +260,23 @@ def plateau(xs: Sequence, table, *, lower_is_better: bool = False, of: str = "un
 
 
 def _numbers(x, name):
-    if hasattr(x, "detach"):
-        x = x.detach().cpu().double()
     try:
-        array = np.asarray(x)
-        if array.dtype.kind not in "biufO":
+        if hasattr(x, "detach"):
+            x = x.detach().cpu()
+            array = np.asarray(x if x.is_complex() else x.double())
+        else:
+            array = np.asarray(x)
+        if array.dtype.kind not in "biufO" or (array.dtype.kind == "O" and any(isinstance(one, (str, bytes)) for one in array.flat)):
             raise TypeError
         array = array.astype(np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"{name} must be real numbers, got {type(x).__name__}") from None
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} must not hold masked values")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, got NaN or infinite values")
+    if array.size and np.abs(array).max() >= 1e150:  # its square is no number any more
+        raise ValueError(f"{name} must lie below 1e150, got {np.abs(array).max():g}")
     return array
 
 
@@ -267,17 +287,29 @@ def _pair(a, b):
     return a, b
 
 
-def _by_unit(x, units):
+def _difference(a, b):
+    """a - b; equal numbers that were rounded on different ways are equal, and no gain that every unit shows."""
+    return np.where(np.abs(a - b) <= 1e-12 * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b)
+
+
+def _by_unit(x, units, name="values"):
     """(n,): the mean of each unit's rows."""
     if x.ndim == 0 or x.size == 0:
-        raise ValueError(f"values must be (n,) or (n, ...) and not empty, got {x.shape}")
+        raise ValueError(f"{name} must be (n,) or (n, ...) and not empty, got {x.shape}")
     rows = x.reshape(len(x), -1).mean(1)
     if units is not None:
-        labels = np.asarray(units.detach().cpu() if hasattr(units, "detach") else units)
+        units = units.detach().cpu().tolist() if hasattr(units, "detach") else units
+        labels = np.asarray(units)
         if labels.shape != (len(x),):
             raise ValueError(f"units must be ({len(x)},), a label for each row, got {labels.shape}")
-        if any(label != label for label in labels):
-            raise ValueError("units must not hold NaN")
+        try:
+            missing = any(label is None or label != label for label in labels)
+        except TypeError:  # pandas' NA, which is neither equal to itself nor not
+            missing = True
+        if missing:
+            raise ValueError("units must not hold NaN or None")
+        if len({isinstance(label, str) for label in units}) > 1:  # numpy takes 1 and "1" for one label
+            raise ValueError("units must be all names or all numbers, got both")
         _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
         rows = np.bincount(place, weights=rows) / counts
     if len(rows) < 2:
@@ -298,7 +330,10 @@ def _student(x, level):
 
 
 def _estimate(x, of, statistic):
-    n, value, spread = len(x), float(statistic(x, axis=0)), float(x.std(ddof=1))
+    n, value, spread = len(x), statistic(x, axis=0), float(x.std(ddof=1))
+    if np.ndim(value) or not np.isfinite(value):
+        raise ValueError(f"statistic must give one finite number over axis 0, got {value!r}")
+    value = float(value)
     if n < FEW:
         if statistic is not np.mean:
             raise ValueError(f"statistic other than the mean needs at least {FEW} units, got {n}")

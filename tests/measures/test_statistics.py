@@ -106,6 +106,22 @@ def test_any_array_is_read_by_position(make):
     assert paired(make(x), np.zeros(10)).value == pytest.approx(4.5)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.int64, torch.bool])
+def test_tensors_of_every_kind_are_read(kind):
+    x = torch.tensor([0, 1, 1, 0, 1, 1, 1, 0, 1]).to(kind)
+    assert interval(x) == interval(x.tolist()) and interval(torch.arange(9), units=x) == interval(range(9), units=x.tolist())
+
+
+def test_numbers_that_differ_by_rounding_alone_are_equal():
+    a, b = np.full((9, 1), 0.1 + 0.2), np.full((9, 1), 0.3)
+    assert (a != b).all() and paired(a, b).says() == "no difference seen"
+    assert plateau(["a", "b"], np.hstack([a, b])).members == ("a", "b")
+    assert crossing([1, 2], np.hstack([a, b + 1]), np.hstack([b, b])).says == "cannot be told"
+    rows = np.repeat(np.arange(8), range(1, 9))  # units of 1 to 8 rows, every row 0.1: means that differ by rounding
+    with pytest.raises(ValueError, match="b needs .* not all equal"):
+        correlation(rows, np.full(len(rows), 0.1), units=rows)
+
+
 def test_another_statistic():
     x = np.r_[np.arange(11.0), 1000]
     found = interval(x, statistic=np.median)
@@ -312,6 +328,22 @@ def test_share_between_units_covers_the_truth(share_between):
     (lambda: correlation(range(9), [2] * 9), ValueError, "b needs .* not all equal"),
     (lambda: between_share(np.zeros(9)), ValueError, r"table must be \(n, m\)"), (lambda: between_share(np.zeros((7, 2))), ValueError, "at least 8"),
     (lambda: between_share(np.ones((9, 2))), ValueError, "one value, 1, everywhere"),
+    (lambda: paired([], []), ValueError, "a and b must be"), (lambda: ratio(1, 2), ValueError, "a and b must be"),
+    (lambda: interval(np.ma.array([1.0, 2.0, 1e9], mask=[0, 0, 1])), ValueError, "values must not hold masked"),
+    (lambda: interval(np.array(["1", "2"], object)), TypeError, "values must be real"), (lambda: interval([10**400, 1]), TypeError, "values must be real"),
+    (lambda: interval(torch.tensor([1j, 2j])), TypeError, "values must be real"), (lambda: interval([1e200, 1.0]), ValueError, "values must lie below 1e150"),
+    (lambda: interval([torch.ones((), requires_grad=True)] * 3), TypeError, "values must be real"),
+    (lambda: interval([1, 2, 3], units=["a", 1, "1"]), ValueError, "units must be all"), (lambda: interval([1, 2], units=["a", None]), ValueError, "None"),
+    (lambda: interval([1, 2, 3], units=np.array(["a", 1, "1"], object)), ValueError, "units must be all"),
+    (lambda: interval([1, 2], units=pd.array(["a", None], dtype="string")), ValueError, "units must not hold"),
+    (lambda: interval(range(9), statistic="median"), TypeError, "statistic must be a function"),
+    (lambda: interval(range(9), statistic=lambda x, axis: np.full(x.shape[1:], np.nan)), ValueError, "statistic must give one finite number"),
+    # the mean of b lies above zero by Student's t, and one resample in a hundred has the mean zero
+    (lambda: ratio(np.ones(8), [-3.0] + [3.0] * 7), ValueError, "mean of b cannot be told from zero"),
+    (lambda: plateau([1, 2], np.zeros((3, 2)), lower_is_better="no"), TypeError, "lower_is_better must be"),
+    (lambda: plateau([[1], [2]], np.zeros((3, 2))), TypeError, "xs must be numbers or names"),
+    (lambda: plateau(None, np.zeros((3, 2))), TypeError, "xs must be numbers or names"),
+    (lambda: Estimate(0, 0, 0, 2, 0, "").says("a lot"), ValueError, "smallest must be a number"),
     (lambda: plateau([1, 2], np.zeros(2)), ValueError, "table must be"), (lambda: Estimate(0, 0, 0, 2, 0, "").says(-1), ValueError, "smallest"),
 ])  # fmt: skip
 def test_refusals(call, error, message):
