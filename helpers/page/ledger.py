@@ -9,6 +9,7 @@ import argparse
 import ast
 import math
 import operator
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
@@ -112,6 +113,10 @@ def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
             names = item.names
         except (TypeError, ValueError) as error:
             raise ValueError(f"claim {row.get('id')!r} in {Path(path).name}: {error}") from None
+        if item.holds and not rule_names(item.holds):
+            raise ValueError(f"claim {item.id!r}: rule.holds speaks of nothing measured, so it could not fail, or not pass: {item.holds!r}")
+        if taken := names & {"id", "claims"}:
+            raise ValueError(f"claim {item.id!r}: a rule cannot call a measurement {sorted(taken)}, which are arguments of `judge`")
         if item.id in claims:
             raise ValueError(f"claim id {item.id!r} stands twice in {Path(path).name}")
         if rule and not (item.holds and item.partly and item.where and item.published):
@@ -134,10 +139,10 @@ def parse_rule(text: str) -> ast.expr:
     for node in ast.walk(tree):
         allowed = isinstance(node, (ast.BoolOp, ast.And, ast.Or, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Name, ast.Load)) or type(node) in ARITHMETIC
         allowed |= isinstance(node, (ast.USub, ast.UAdd, ast.Not, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq))
-        allowed |= isinstance(node, ast.Constant) and type(node.value) in (int, float)
+        allowed |= isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value < math.inf
         allowed |= isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr in PARTS
         if not allowed:
-            raise ValueError(f"rule {text!r} may not contain {type(node).__name__}; expected numbers, names, + - * /, comparisons, and, or, not")
+            raise ValueError(f"rule {text!r} may not contain {type(node).__name__}; expected finite numbers, names, + - * /, comparisons, and, or, not")
     if not (isinstance(tree, (ast.Compare, ast.BoolOp)) or (isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Not))):
         raise ValueError(f"rule {text!r} must be a comparison, or several joined by and, or, not")
     return tree
@@ -294,13 +299,20 @@ def over(values, unit: str = "", note: str = "", *, of: str = "units") -> Measur
     if all(hasattr(values, name) for name in ("value", "low", "high", "spread", "n", "method")):
         return Measured(values.value, values.spread, values.n, unit, note, values.low, values.high, values.method)
     try:
-        x = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
-    except (TypeError, ValueError):
+        if hasattr(values, "detach"):
+            values = values.detach().cpu()
+            values = values if values.is_complex() else values.double()
+        x = np.asarray(values)
+        # numbers only: numpy would also read the text "3", count the days of a date and drop the imaginary part
+        if x.dtype.kind not in "biufO" or (x.dtype.kind == "O" and any(isinstance(one, (str, bytes)) for one in x.flat)):
+            raise TypeError
+        x = x.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"values must be numbers, one for each unit, or an estimate, got {type(values).__name__}") from None
     if x.ndim != 1 or len(x) < 2:
         raise ValueError(f"values must be (n,) with at least two values, one for each unit, got {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError("values must be finite, got NaN or infinite ones")
+    if not np.isfinite(x).all() or np.ma.is_masked(values) or np.abs(x).max() >= 1e150:  # whose square is no number any more
+        raise ValueError("values must be finite and below 1e150, got NaN, masked, infinite or larger ones")
     n, mean, spread = len(x), float(x.mean()), float(x.std(ddof=1))
     t = stats.t.ppf(0.975, n - 1)
     if n < FEW:
@@ -324,6 +336,7 @@ def judge(id: str, *, claims: dict[str, Claim] | None = None, **measurements: Re
         raise ValueError(f"claim {id!r} needs the measurements {sorted(item.names)}, got {sorted(measurements)}")
     rows = {}
     for name, given in measurements.items():
+        given = bool(given) if isinstance(given, np.bool_) else given  # `True` counts as 1, and so does numpy's
         exact = isinstance(given, Integral)
         m = given if isinstance(given, Measured) else Measured(given)
         for part in ("value", *PARTS):
@@ -332,8 +345,8 @@ def judge(id: str, *, claims: dict[str, Claim] | None = None, **measurements: Re
                 continue
             if not isinstance(x, Real):
                 raise TypeError(f"{name} of claim {id!r}: {part} must be a number, got {type(x).__name__}")
-            if not math.isfinite(x) or (part == "spread" and x < 0) or (part == "n" and x < 1):
-                raise ValueError(f"{name} of claim {id!r}: {part} must be finite (a spread >= 0, n >= 1), got {x}")
+            if abs(x) > sys.float_info.max or not math.isfinite(x) or (part == "spread" and x < 0) or (part == "n" and (x < 1 or x % 1)):
+                raise ValueError(f"{name} of claim {id!r}: {part} must be finite (a spread >= 0, n >= 1 and whole), got {x if abs(x) < 1e300 else 'more'}")
         if (m.low is None) != (m.high is None):
             raise ValueError(f"{name} of claim {id!r}: low and high come together, got low={m.low}, high={m.high}")
         if m.low is not None and not m.low <= m.value <= m.high:

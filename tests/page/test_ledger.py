@@ -7,6 +7,7 @@ from itertools import product
 import nbformat
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from helpers.page import ledger
@@ -58,7 +59,7 @@ def test_rules_agree_with_python(rule, expected):
 @pytest.mark.parametrize(
     "rule",
     ["__import__('os').system('true') == 0", "a.__class__ == 1", "a.spread.n > 1", "(lambda: 1)() == 1", "[1][0] == 1", "(a := 2) > 1", "a if a else a"]
-    + ["a ** 9 > 1", "a // 2 == 0", "'x' == 'x'", "a in b", "a is b", "a", "a + 1", "True", "", "a >"],
+    + ["a ** 9 > 1", "a // 2 == 0", "'x' == 'x'", "a in b", "a is b", "a", "a + 1", "True", "", "a >", "a < 1e400"],
 )
 def test_rules_refuse_everything_else(rule):
     with pytest.raises(ValueError, match="rule"):
@@ -78,7 +79,9 @@ def test_missing_or_extra_measurements_are_refused(names):
         ledger.judge("toy.1", claims=TOY, **names)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, Measured(1.0, math.nan), Measured(1.0, -1.0), Measured(1.0, 1.0, 0)])
+@pytest.mark.parametrize(
+    "bad", [math.nan, math.inf, -math.inf, Measured(1.0, math.nan), Measured(1.0, -1.0), Measured(1.0, 1.0, 0), Measured(1.0, 1.0, 2.7), 10**400]
+)
 def test_values_that_are_not_finite_are_refused(bad):
     with pytest.raises(ValueError, match="finite"):
         ledger.judge("toy.1", claims=TOY, gain=bad, count=2)
@@ -139,6 +142,9 @@ def test_claims_file_refuses_doubles_and_half_rules(tmp_path):
         full + 'rule = { holds = "open(x)", partly = "x > 0" }\n',
         full + f"rule = {{ {both} }}\n",
         full + f'rule = {{ {both}, names = {{ x = "m", y = "m" }} }}\n',
+        full + 'rule = { holds = "1 > 0", partly = "x > 0", names = { x = "m" } }\n',
+        full + 'rule = { holds = "id > 1", partly = "id > 0", names = { id = "m" } }\n',
+        full + 'rule = { holds = "x > 1", partly = "claims > 0", names = { x = "m", claims = "m" } }\n',
         full + f'rule = {{ {both}, text = "t", names = {{ x = "m" }} }}\n',
     ):
         path.write_text(text)
@@ -349,11 +355,30 @@ def test_over_many_normal_values_is_near_students_t_and_the_same_every_time():
         ("ab", TypeError),
         ([1.0, "x"], TypeError),
         (None, ValueError),
+        (["1", "2"], TypeError),
+        (np.array(["1", "2"], object), TypeError),
+        (np.array([1 + 2j, 2]), TypeError),
+        (np.array(["2020-01-01", "2021-01-01"], dtype="M8[D]"), TypeError),
+        (torch.tensor([1j, 2j]), TypeError),
+        ([10**400, 1], TypeError),
+        ([1e308] * 9, ValueError),
+        (np.ma.array([1.0, 2.0, 1e9], mask=[0, 0, 1]), ValueError),
     ],
 )
 def test_over_refuses(bad, error):
     with pytest.raises(error, match="values"):
         ledger.over(bad)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.int64, torch.bool])
+def test_over_reads_tensors_of_every_kind(kind):
+    x = torch.tensor([0, 1, 1, 0, 1]).to(kind)
+    assert ledger.over(x) == ledger.over(x.tolist())
+
+
+@pytest.mark.parametrize("yes", [True, np.True_])
+def test_a_truth_counts_as_one(yes):
+    assert ledger.judge("toy.1", claims=TOY, gain=Measured(1.0, 0.5), count=yes).measured["count"]["value"] == 1
 
 
 # --- the collection ---
