@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/stamp# written last: it names the folder that the environment was made in
-NAME ?= toy-latte
+NAME := toy-latte# of the command line alone: some systems (WSL) keep the machine's own name in the environment as NAME
 WORKERS ?= 2
 PROCESSES ?= 2
 

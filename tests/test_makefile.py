@@ -79,6 +79,17 @@ def test_a_recipe_stays_in_a_folder_with_spaces(place, tmp_path, target):
         assert not (place / ".pytest_cache" / "sockets.log").exists()
 
 
+@pytest.mark.parametrize(
+    "target, ran", [("study", "helpers.studies --processes 2"), ("method", "helpers.page.new_method "), ("model", "helpers.recipes.toy_latte")]
+)
+def test_the_name_of_the_machine_is_not_taken_for_an_argument(place, tmp_path, target, ran):
+    script(place / ".venv" / "bin" / "python", TOOL, log=tmp_path / "log")
+    (place / ".venv" / "stamp").write_text(f"{place}\n")
+    assert make(place, target, NAME="DESKTOP-1").returncode == 0 and make(place, target, "NAME=mixup").returncode == 0
+    without, given = (tmp_path / "log").read_text().splitlines()
+    assert f"-m {ran} " in without and "DESKTOP-1" not in without and "mixup" in given
+
+
 @pytest.fixture
 def interpreter(tmp_path):
     """Path of a stand-in for Python that really answers `-c`, and makes environments whose pip only writes down that it was asked."""
