@@ -18,6 +18,7 @@ from helpers.page.execute import tidy_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES, COPIES = "notebooks", "my_notebooks"
+NOT_WRITTEN = f"{COPIES}/ could not be brought up to date, and what you wrote there is kept: {{error}}\n"
 
 
 def refresh(root: Path) -> list[str]:
@@ -35,7 +36,7 @@ def refresh(root: Path) -> list[str]:
             continue
         if not copy.exists() or copy.read_bytes() == new:
             take(new, copy, origin)
-        elif old is not None and cells(copy) == cells(origin):
+        elif old is not None and (known := cells(origin)) is not None and cells(copy) == known:
             if copy.read_bytes() != old:
                 put_aside(copy)
             take(new, copy, origin)
@@ -86,11 +87,11 @@ def put_aside(copy: Path) -> Path:
     folder = copy.parent / "old"
     folder.mkdir(exist_ok=True)
     names = (folder / f"{copy.stem}{suffix}.ipynb" for suffix in ("", *(f"-{number}" for number in range(2, 10_000))))
-    return copy.rename(next(path for path in names if not path.exists()))
+    return copy.rename(next(path for path in names if not os.path.lexists(path)))
 
 
 def cells(path: Path) -> list | None:
-    """Kind and text of each cell; None, which equals no page, for a file that is no notebook (any more)."""
+    """Kind and text of each cell; None for a file that is no notebook (any more)."""
     try:
         return [(cell.cell_type, cell.source) for cell in nbformat.read(path, as_version=4).cells]
     except Exception:
@@ -127,9 +128,16 @@ def main() -> None:
             print("\n".join(fresh(ROOT, arguments.rest)) or "Your copies are as their pages.")
         except ValueError as error:
             parser.error(str(error))
+        except OSError as error:
+            parser.exit(1, NOT_WRITTEN.format(error=error))
         return
-    if arguments.what == "open" and (said := refresh(ROOT)):
-        print("\n".join(said), flush=True)
+    if arguments.what == "open":
+        try:
+            said = refresh(ROOT)
+        except OSError as error:
+            parser.exit(1, NOT_WRITTEN.format(error=error))
+        if said:
+            print("\n".join(said), flush=True)
     line, environment = command(ROOT, COPIES if arguments.what == "open" else PAGES)
     os.execve(line[0], [*line, *arguments.rest], environment)
 

@@ -35,8 +35,8 @@ def plan(name: str, root: Path = ROOT) -> dict[Path, str]:
     The page gets the number under which data/claims.toml lists it, otherwise the first free one. Raises ValueError for a name that is no lower-case
     identifier or that some file has already.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise ValueError(f"NAME must be a lower-case Python identifier, as in NAME=mixup, got {name!r}")
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name) or keyword.iskeyword(name):
+        raise ValueError(f"NAME must be a lower-case Python identifier of at most 60 letters, as in NAME=mixup, got {name!r}")
     claims, readme = root / "data" / "claims.toml", root / "README.md"
     claims_text, readme_text = claims.read_text(encoding="utf-8"), readme.read_text(encoding="utf-8")
     listed = tomllib.loads(claims_text)["claim"]
@@ -112,7 +112,10 @@ def main() -> None:
     except ValueError as error:
         parser.exit(1, f"{error}\n")
     known = {path for path in texts if path.exists()}
-    write(texts)
+    try:
+        write(texts)
+    except OSError as error:
+        parser.exit(1, f"nothing is written: {error}\n")
     for path in texts:
         print(f"{'added to' if path in known else 'new     '} {path.relative_to(ROOT)}")
     number = next(path.stem[:2] for path in texts if path.suffix == ".ipynb")

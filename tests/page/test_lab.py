@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 
 import nbformat
 import pytest
@@ -201,6 +202,26 @@ def test_options_are_handed_on_to_jupyterlab(root, monkeypatch, what, folder):
     ((program, line, environment),) = started
     assert line[:3] == [program, "-m", "jupyterlab"] and line[-3:] == ["--no-browser", "--port", "8899"]
     assert f"--LabApp.default_url=/lab/tree/{folder}/00_start_here.ipynb" in line and environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_what_is_no_notebook_is_not_taken_for_untouched(root):
+    lab.refresh(root)
+    copy = root / "my_notebooks" / "00_a.ipynb"
+    for path in (copy, root / "my_notebooks" / ".originals" / "00_a.ipynb"):
+        path.write_text(f"torn {path.parent.name}")
+    assert "stays as you wrote it" in lab.refresh(root)[0] and copy.read_text() == "torn my_notebooks"
+
+
+@pytest.mark.parametrize("what", ["open", "fresh"])
+def test_a_folder_that_cannot_be_written_is_told_in_one_sentence(root, monkeypatch, capsys, what):
+    monkeypatch.setattr(lab, "ROOT", root)
+    monkeypatch.setattr(lab.sys, "argv", ["lab", what])
+    shutil.rmtree(root / "my_notebooks", ignore_errors=True)
+    (root / "my_notebooks").write_text("a file of mine")
+    with pytest.raises(SystemExit, match="1"):
+        lab.main()
+    assert capsys.readouterr().err.startswith("my_notebooks/ could not be brought up to date, and what you wrote there is kept: ")
+    assert (root / "my_notebooks").read_text() == "a file of mine"
 
 
 def test_starting_over_says_what_it_did(root, monkeypatch, capsys):

@@ -63,8 +63,9 @@ def test_names_that_cannot_be_are_refused_and_nothing_is_written(copy):
     shutil.copy(copy / "notebooks" / "01_caching_schedules.ipynb", copy / "notebooks" / "02_seen.ipynb")
     before = contents(copy)
     for name, sentence in [
-        ("toy-latte", "NAME must be a lower-case Python identifier, as in NAME=mixup, got 'toy-latte'"), ("Mixup", "identifier"), ("", "identifier"),
-        ("lambda", "identifier"), ("2x", "identifier"), ("../x", "identifier"), ("mixup\n", "identifier"),
+        ("toy-latte", "NAME must be a lower-case Python identifier of at most 60 letters, as in NAME=mixup, got 'toy-latte'"),
+        ("Mixup", "identifier"), ("", "identifier"),
+        ("lambda", "identifier"), ("2x", "identifier"), ("../x", "identifier"), ("mixup\n", "identifier"), ("x" * 300, "at most 60 letters"),
         ("caching_schedules", "is taken: .*caching_schedules"),
         ("folded", "NAME=folded is taken: helpers/methods/folded"), ("seen", "NAME=seen is taken: notebooks/02_seen.ipynb"),
         ("caching", r"data/claims.toml has claims with the ids caching\.\*"),
@@ -80,6 +81,15 @@ def test_when_a_file_cannot_be_written_none_is(copy):
     with pytest.raises(TypeError):
         new_method.write(texts | {copy / "data" / "last": None})
     assert contents(copy) == before
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_sentence(copy, monkeypatch, capsys):
+    monkeypatch.setattr(new_method, "plan", lambda name: {copy / "README.md" / "under a file": "text"})
+    monkeypatch.setattr(sys, "argv", ["method", "mixup"])
+    before = contents(copy)
+    with pytest.raises(SystemExit, match="1"):
+        new_method.main()
+    assert capsys.readouterr().err.startswith("nothing is written: ") and contents(copy) == before
 
 
 def test_each_stub_fails_with_its_sentence(copy):
