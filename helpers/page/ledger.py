@@ -9,7 +9,6 @@ import argparse
 import ast
 import math
 import operator
-import sys
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
@@ -345,8 +344,9 @@ def judge(id: str, *, claims: dict[str, Claim] | None = None, **measurements: Re
                 continue
             if not isinstance(x, Real):
                 raise TypeError(f"{name} of claim {id!r}: {part} must be a number, got {type(x).__name__}")
-            if abs(x) > sys.float_info.max or not math.isfinite(x) or (part == "spread" and x < 0) or (part == "n" and (x < 1 or x % 1)):
-                raise ValueError(f"{name} of claim {id!r}: {part} must be finite (a spread >= 0, n >= 1 and whole), got {x if abs(x) < 1e300 else 'more'}")
+            x = _float(x)
+            if not math.isfinite(x) or (part == "spread" and x < 0) or (part == "n" and (x < 1 or x % 1)):
+                raise ValueError(f"{name} of claim {id!r}: {part} must be finite (a spread >= 0, n >= 1 and whole), got {x}")
         if (m.low is None) != (m.high is None):
             raise ValueError(f"{name} of claim {id!r}: low and high come together, got low={m.low}, high={m.high}")
         if m.low is not None and not m.low <= m.value <= m.high:
@@ -446,6 +446,14 @@ def _with_interval(value, low, high):
     """Two digits of the interval's width decide how many decimals are shown: 0.46 [0.31, 0.62]."""
     form = f".{max(0, 1 - math.floor(math.log10(high - low)))}f" if high > low else ".3g"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _float(x):
+    """A number as a float; an integer beyond all floats is infinite."""
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf
 
 
 def _show(entry):

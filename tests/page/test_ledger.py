@@ -119,6 +119,13 @@ def test_collect_refuses_missing_doubled_and_typed_verdicts(tmp_path, case):
         ledger.collect(tmp_path, claims=TOY)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.float16])
+def test_numbers_of_every_width_are_taken_without_a_warning(kind):
+    """A warning would stand in the page, and a page that prints to stderr is red."""
+    assert ledger.judge("toy.1", claims=TOY, gain=Measured(kind(3.0), kind(1.0), 24), count=2).measured["gain"]["value"] == 3.0
+
+
 def test_a_page_without_its_entry_ends_make_ledger_in_one_sentence(monkeypatch, capsys):
     def refuse():
         raise ValueError("08_mixup.ipynb must hold one ledger entry for each of ['mixup.1'], it holds []")
