@@ -66,7 +66,7 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata = from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python", "file_extension": ".py"}} | measured)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:03d}"
-        cell.metadata = NotebookNode({key: value for key, value in cell.metadata.items() if key in ("tags", "jupyter", "slideshow")})
+        cell.metadata = NotebookNode({key: value for key, value in cell.metadata.items() if key in ("tags", "jupyter", "slideshow", "stepwise")})
         if cell.cell_type != "code":
             cell.pop("attachments", None)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
