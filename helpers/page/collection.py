@@ -1,13 +1,15 @@
-"""What the pages say of themselves. From it come the map on page 00 and the minutes in README, so that neither is kept by hand.
+"""What the pages say of themselves. From it come the map and the index of figures on page 00 and the minutes in README, so that none is kept by hand.
 
-A cell tagged `map` ends with `collection.show_claims()` or `collection.show_map()`. `python -m helpers.page.collection` (the end of `make notebooks`; alone
-`make map`) writes the outputs of these cells and README's minutes anew, and runs nothing.
+A cell tagged `map` ends with `collection.show_claims()`, `collection.show_map()` or `collection.show_index()`. `python -m helpers.page.collection` (the end of
+`make notebooks`; alone `make map`) writes the outputs of these cells and README's minutes anew, and runs nothing. A code cell that rebuilds a figure or a
+table of its page's paper says so in its metadata, `"stepwise": {"rebuilds": ["figure 4", "table 2"]}`; the index is made of these.
 """
 
 import argparse
 import re
+import urllib.parse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +22,18 @@ from helpers.page import ledger
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS, README = ROOT / "notebooks", ROOT / "README.md"
 CLAIM = re.compile(r"\*\*The claim\b[^*]*\*\*\s*(.+?)\s*(?:\n\n|\Z)", re.S)
+PAPER = re.compile(r"^Paper: [^*]*\*([^*]+)\*", re.M)
+HEADING = re.compile(r"^#{2,4} (.+?)\s*$", re.M)
+REBUILT = re.compile(r"(figure|table) (?:[A-Z]\.?)?\d+\S*( \(.+\))?")
+SHOWN = ("show_claims", "show_map", "show_index")
 
 
 @dataclass(frozen=True)
 class Page:
     """One notebook: its title, the claim of its opening lines, how many of its claims got which verdict, and what it takes to run and to read.
 
-    `seconds` are processor seconds, None while `make notebooks` has not measured them; `words` are those of its text cells.
+    `seconds` are processor seconds, None while `make notebooks` has not measured them; `words` are those of its text cells. `paper` is the title of its paper;
+    `rebuilt` are the paper's figures and tables that it rebuilds, each with the heading under which they stand.
     """
 
     path: Path
@@ -36,6 +43,8 @@ class Page:
     seconds: int | None
     cells: int
     words: int
+    paper: str = ""
+    rebuilt: tuple[tuple[str, str], ...] = ()
 
     @property
     def minutes(self) -> int | None:
@@ -54,7 +63,21 @@ def read_page(path: Path) -> Page:
     sentence = claim[1][0].upper() + claim[1][1:].replace("\n", " ") if claim else ""
     verdicts = {verdict: found[verdict] for verdict in ledger.VERDICTS if found[verdict]}
     seconds = notebook.metadata.get("stepwise", {}).get("processor_seconds")
-    return Page(path, title[1], sentence, verdicts, seconds, len(notebook.cells), sum(len(text.split()) for text in texts))
+    paper = PAPER.search("\n\n".join(texts[:2]))
+    words = sum(len(text.split()) for text in texts)
+    return Page(path, title[1], sentence, verdicts, seconds, len(notebook.cells), words, paper[1] if paper else "", tuple(_rebuilt(notebook, path)))
+
+
+def _rebuilt(notebook: nbformat.NotebookNode, path: Path) -> Iterator[tuple[str, str]]:
+    """(figure or table, heading above it) for each that a cell rebuilds. Raises ValueError for names that are not like `figure 4` or `table 2 (right)`."""
+    heading = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            heading = (HEADING.findall(cell.source) or [heading])[-1]
+        for name in cell.metadata.get("stepwise", {}).get("rebuilds", ()):
+            if not REBUILT.fullmatch(name):
+                raise ValueError(f"{path.name}: a cell's metadata.stepwise.rebuilds must name things like 'figure 4' or 'table 2 (right)', got {name!r}")
+            yield name, heading
 
 
 def read_pages(folder: Path = NOTEBOOKS) -> list[Page]:
@@ -88,6 +111,18 @@ def map_text(pages: Sequence[Page]) -> str:
     return "\n".join(rows)
 
 
+def index_text(pages: Sequence[Page]) -> str:
+    """The index of figures as a table in markdown: the paper, its figure or table, the page and section where it is rebuilt."""
+    rows = ["| paper | figure or table | rebuilt in |", "| --- | --- | --- |"]
+    for page in pages:
+        for heading in dict.fromkeys(heading for _, heading in page.rebuilt):
+            names = ", ".join(dict.fromkeys(name for name, where in page.rebuilt if where == heading))
+            anchor = urllib.parse.quote(heading.replace(" ", "-"), safe="-.,:?!")
+            where = f"[page {page.path.stem[:2]}, section {re.sub(r' [(][^()]*minutes?[)]$', '', heading)}]({page.path.name}#{anchor})"
+            rows.append(f"| {page.paper} | {names} | {where} |")
+    return "\n".join(rows)
+
+
 def show_claims() -> None:
     """Show `claims_text` of the collection in a notebook."""
     publish_display_data(_output("show_claims", NOTEBOOKS))
@@ -98,20 +133,26 @@ def show_map() -> None:
     publish_display_data(_output("show_map", NOTEBOOKS))
 
 
+def show_index() -> None:
+    """Show `index_text` of the collection in a notebook."""
+    publish_display_data(_output("show_index", NOTEBOOKS))
+
+
 def _output(name: str, folder: Path) -> dict[str, str]:
     pages = read_pages(folder)
-    text = {"show_claims": lambda: claims_text(pages, ledger.load_claims()), "show_map": lambda: map_text(pages)}[name]()
+    text = claims_text(pages, ledger.load_claims()) if name == "show_claims" else {"show_map": map_text, "show_index": index_text}[name](pages)
     return {"text/plain": text, "text/markdown": text}
 
 
 def refreshed(path: Path, folder: Path | None = None) -> nbformat.NotebookNode:
-    """The notebook with new outputs in its cells tagged `map`. Raises ValueError for such a cell that ends with neither function."""
+    """The notebook with new outputs in its cells tagged `map`. Raises ValueError for such a cell that ends with none of these functions."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "map" in cell.metadata.get("tags", []):
-            call = re.search(r"\bcollection\.(show_claims|show_map)\(\)\s*\Z", cell.source)
+            call = re.search(rf"\bcollection\.({'|'.join(SHOWN)})\(\)\s*\Z", cell.source)
             if not call:
-                raise ValueError(f"{path.name}: a cell tagged map must end with collection.show_claims() or collection.show_map(), got {cell.source[-40:]!r}")
+                known = ", ".join(f"collection.{name}()" for name in SHOWN)
+                raise ValueError(f"{path.name}: a cell tagged map must end with one of {known}, got {cell.source[-40:]!r}")
             cell.outputs = [new_output("display_data", data=_output(call[1], folder or path.parent))]
     return notebook
 

@@ -50,6 +50,35 @@ def test_the_counts_are_those_of_claims_and_pages(small):
     assert collection.claims_text(collection.read_pages(small[0]), claims).startswith("3 claims are listed, 2 of them on pages that exist: holds 2, partly 2.")
 
 
+def rebuilding(*names):
+    return new_code_cell("draw()", metadata={"stepwise": {"rebuilds": list(names)}})
+
+
+def test_the_index_names_each_figure_of_a_paper_and_where_it_is_rebuilt(small):
+    cells = [
+        new_markdown_cell("## 1. Begin"),
+        rebuilding("table 1"),
+        new_markdown_cell("## 2. A clip (3 minutes)\n\ntext"),
+        rebuilding("figure 4", "table 2 (right)"),
+        new_code_cell("1"),
+        new_markdown_cell("more"),
+        rebuilding("figure A.1"),
+        new_markdown_cell("### Two, and more"),
+        rebuilding("figure 4"),
+    ]
+    write_page(small[0], "01", "a", claim="it is.", cells=cells)
+    path = small[0] / "01_a.ipynb"
+    path.write_text(path.read_text().replace("Paper: A.", "Paper: A, B, *Of Things* (OT), 2020."))
+    assert collection.index_text(collection.read_pages(small[0])).splitlines()[2:] == [
+        "| Of Things | table 1 | [page 01, section 1. Begin](01_a.ipynb#1.-Begin) |",
+        "| Of Things | figure 4, table 2 (right), figure A.1 | [page 01, section 2. A clip](01_a.ipynb#2.-A-clip-%283-minutes%29) |",
+        "| Of Things | figure 4 | [page 01, section Two, and more](01_a.ipynb#Two,-and-more) |",
+    ]
+    write_page(small[0], "02", "b", claim="no.", cells=[rebuilding("fig. 3")])
+    with pytest.raises(ValueError, match="rebuilds must name things like 'figure 4' or 'table 2 \\(right\\)', got 'fig. 3'"):
+        collection.read_pages(small[0])
+
+
 def test_a_new_page_makes_the_map_old_until_it_is_refreshed(small):
     assert len(collection.stale(*small)) == 2
     collection.refresh(*small)
