@@ -7,7 +7,6 @@ table of its page's paper says so in its metadata, `"stepwise": {"rebuilds": ["f
 
 import argparse
 import re
-import urllib.parse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ CLAIM = re.compile(r"\*\*The claim\b[^*]*\*\*\s*(.+?)\s*(?:\n\n|\Z)", re.S)
 PAPER = re.compile(r"^Paper: [^*]*\*([^*]+)\*", re.M)
 HEADING = re.compile(r"^#{2,4} (.+?)\s*$", re.M)
 REBUILT = re.compile(r"(figure|table) (?:[A-Z]\.?)?\d+\S*( \(.+\))?")
+PLAIN = re.compile(r"[A-Za-z0-9 .,:?!()'-]*")  # a heading that JupyterLab finds by its text; `#heading=` finds it also where it is not drawn yet
 SHOWN = ("show_claims", "show_map", "show_index")
 
 
@@ -117,8 +117,8 @@ def index_text(pages: Sequence[Page]) -> str:
     for page in pages:
         for heading in dict.fromkeys(heading for _, heading in page.rebuilt):
             names = ", ".join(dict.fromkeys(name for name, where in page.rebuilt if where == heading))
-            anchor = urllib.parse.quote(heading.replace(" ", "-"), safe="-.,:?!")
-            where = f"[page {page.path.stem[:2]}, section {re.sub(r' [(][^()]*minutes?[)]$', '', heading)}]({page.path.name}#{anchor})"
+            anchor = f"#heading={heading.replace(' ', '-')}" if PLAIN.fullmatch(heading) else ""
+            where = f"[page {page.path.stem[:2]}, section {re.sub(r' [(][^()]*minutes?[)]$', '', heading)}]({page.path.name}{anchor})"
             rows.append(f"| {page.paper} | {names} | {where} |")
     return "\n".join(rows)
 

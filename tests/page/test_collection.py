@@ -65,14 +65,17 @@ def test_the_index_names_each_figure_of_a_paper_and_where_it_is_rebuilt(small):
         rebuilding("figure A.1"),
         new_markdown_cell("### Two, and more"),
         rebuilding("figure 4"),
+        new_markdown_cell("## What $n$ does"),
+        rebuilding("table 3"),
     ]
     write_page(small[0], "01", "a", claim="it is.", cells=cells)
     path = small[0] / "01_a.ipynb"
     path.write_text(path.read_text().replace("Paper: A.", "Paper: A, B, *Of Things* (OT), 2020."))
     assert collection.index_text(collection.read_pages(small[0])).splitlines()[2:] == [
-        "| Of Things | table 1 | [page 01, section 1. Begin](01_a.ipynb#1.-Begin) |",
-        "| Of Things | figure 4, table 2 (right), figure A.1 | [page 01, section 2. A clip](01_a.ipynb#2.-A-clip-%283-minutes%29) |",
-        "| Of Things | figure 4 | [page 01, section Two, and more](01_a.ipynb#Two,-and-more) |",
+        "| Of Things | table 1 | [page 01, section 1. Begin](01_a.ipynb#heading=1.-Begin) |",
+        "| Of Things | figure 4, table 2 (right), figure A.1 | [page 01, section 2. A clip](01_a.ipynb#heading=2.-A-clip-(3-minutes)) |",
+        "| Of Things | figure 4 | [page 01, section Two, and more](01_a.ipynb#heading=Two,-and-more) |",
+        "| Of Things | table 3 | [page 01, section What $n$ does](01_a.ipynb) |",
     ]
     write_page(small[0], "02", "b", claim="no.", cells=[rebuilding("fig. 3")])
     with pytest.raises(ValueError, match="rebuilds must name things like 'figure 4' or 'table 2 \\(right\\)', got 'fig. 3'"):
