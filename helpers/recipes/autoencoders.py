@@ -10,17 +10,21 @@ from torch import Tensor, nn
 from ..measures import metrics
 from . import training
 
+KEEP = 0.05  # weight of the pull to another autoencoder's latents
 
 def train(
     vae: AutoencoderKL, pictures: Callable[[int, torch.Generator, slice], Tensor], *, seed: int, steps: int, checkpoint: Path, device: torch.device,
-    stop_at: int | None = None,
+    stop_at: int | None = None, keep: AutoencoderKL | None = None,
 ) -> AutoencoderKL:  # fmt: skip
     """Train `vae` on `pictures(step, generator, mine)`: the slice `mine`, this process's own, of a batch (B, 3, H, W) in [0, 1].
 
-    Loss: absolute and squared error, and a light pull towards a normal posterior.
+    Loss: absolute and squared error, and a light pull towards a normal posterior. keep: pulls the latents of the batch's first half to where this
+    autoencoder puts them.
     """
     rank, world_size = training.join_processes()
     vae = vae.to(device, memory_format=training.memory_format(device))
+    if keep is not None:
+        keep = keep.to(device, memory_format=training.memory_format(device)).eval()
 
     def loss_of(model: AutoencoderKL, step: int) -> Tensor:
         generator = training.step_generator(seed, step)
@@ -30,7 +34,11 @@ def train(
             noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             out = model.decode(posterior.mean + posterior.std * noise).sample
         error = out.float() - x
-        return error.abs().mean() + 2 * error.square().mean() + 2e-6 * posterior.kl().mean()
+        loss = error.abs().mean() + 2 * error.square().mean() + 2e-6 * posterior.kl().mean()
+        if keep is not None:
+            half = len(x) // 2
+            loss = loss + KEEP * (posterior.mean[:half].float() - encode(keep, x[:half] / 2 + 0.5)).square().mean()
+        return loss
 
     return training.train(vae, loss_of, steps=steps, checkpoint=checkpoint, learning_rate=2e-3, warmup=100, decay=0.995, weight_decay=1e-4,
                           label="autoencoder", stop_at=stop_at)  # fmt: skip

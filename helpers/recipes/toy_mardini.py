@@ -8,7 +8,9 @@ the plan.
 `python -m helpers.recipes.toy_mardini` runs it; checkpoints lie under .recipes/toy-mardini.
 """
 
+import copy
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..datasets import photo_crops
 from ..methods import masked_planning as mp
 from ..models import zoo
 from ..toyworld import analysers
@@ -43,6 +46,9 @@ GENERATOR_RATIOS = {0: (0.35, 1.0)}
 JOINT_RATIOS = {0: (0.35, 1.0), 1500: (0.15, 0.6), 4000: (0.06, 0.3)}
 HARD_RATIOS = {0: (0.06, 0.3)}
 BESIDE_RATIOS = {0: (0.15, 0.6), 2000: (0.06, 0.45), 6000: (0.06, 0.3)}
+WIDE_VAE_STEPS, WIDE_STEPS, WIDE_TOYS, WIDE_PHOTOS = 800, 3000, 6000, 8000  # stages that widen: half toys, half crops of photographs; clips of each
+WIDE_RATE, WIDE_MOVES = 7e-4, ("pan",) * 4 + ("zoom in", "zoom out", "shake")
+WIDE_TOY_ENDS, WIDE_PHOTO_ENDS = 0.15, 0.6  # share of the clips whose two end frames are known; hard masks for the others
 HARD_SHIFT = 3.0  # how far the last stages' timesteps lean to noise, where place and shape are decided; 1 is not at all
 PLAN_DROPOUT = 0.1
 STEPS = 25  # denoising steps when measured
@@ -71,14 +77,38 @@ def train_vae(work: Path, device: torch.device, stop_at: int | None = None) -> A
     return vae.to(memory_format=torch.contiguous_format).eval()
 
 
-def make_bank(vae: AutoencoderKL, work: Path, name: str = "bank", clips: range | None = None) -> Tensor:
-    """Latents of `clips` of the training seed, the first BANK by default: (clips, FRAMES, 4, 8, 8) in half precision; encoded once, kept as `name`."""
+def widen_vae(vae: AutoencoderKL, work: Path, device: torch.device, stop_at: int | None = None) -> AutoencoderKL:
+    """`vae` trained further on toy frames and crops of photographs, half and half; the latents of toy frames are pulled to where it puts them now."""
+    half = VAE_BATCH // 2
+
+    def frames(step: int, generator: torch.Generator, mine: slice) -> Tensor:
+        toy = sample(TRAIN_SEED, range(step * half // 4, (step + 1) * half // 4)).render().video
+        toy = toy[torch.arange(len(toy))[:, None], torch.rand(len(toy), FRAMES, generator=generator).argsort(1)[:, :4]].flatten(0, 1)
+        crops = photo_crops.crops(SEED, range(step * half, (step + 1) * half), size=SIZE, frames=2, names=photo_crops.TRAINED, vary=True).video[:, 0]
+        return torch.cat([toy[mine], crops[mine]])
+
+    wide = copy.deepcopy(vae).requires_grad_(True).train()
+    wide = autoencoders.train(wide, frames, seed=SEED + 7, steps=WIDE_VAE_STEPS, checkpoint=work / "wide-vae.pt", device=device, stop_at=stop_at,
+                              keep=vae.requires_grad_(False))  # fmt: skip
+    return wide.to(memory_format=torch.contiguous_format).eval()
+
+
+def toy_videos(indices: range) -> Tensor:
+    return sample(TRAIN_SEED, indices).render().video
+
+
+def photo_videos(indices: range) -> Tensor:
+    return photo_crops.crops(SEED + 1, indices, size=SIZE, frames=FRAMES, names=photo_crops.TRAINED, moves=WIDE_MOVES, vary=True).video
+
+
+def make_bank(vae: AutoencoderKL, work: Path, name: str = "bank", clips: range | None = None, videos: Callable[[range], Tensor] = toy_videos) -> Tensor:
+    """Latents of `videos` of the numbers `clips`, the first BANK by default: (clips, FRAMES, 4, 8, 8) in half precision; encoded once, kept as `name`."""
     rank, world_size = training.join_processes()
     paths, clips = [work / f"{name}_{r}_of_{world_size}.pt" for r in range(world_size)], range(BANK) if clips is None else clips
     if not paths[rank].exists():
         pieces = []
         for start in tqdm(range(64 * rank, len(clips), 64 * world_size), desc="encoding clips", mininterval=5, disable=rank > 0):
-            pieces.append(encode(vae, sample(TRAIN_SEED, clips[start : start + 64]).render().video).half().cpu())
+            pieces.append(encode(vae, videos(clips[start : start + 64])).half().cpu())
         training.save_atomically(torch.cat(pieces), paths[rank])
     training.wait_for_all()
     return torch.cat([torch.load(path, weights_only=True) for path in paths])
@@ -203,6 +233,38 @@ def train_beside(
         if end is not None and end < steps:
             break
     return generator.eval(), seconds
+
+
+def wide_batch(toys: Tensor, photos: Tensor, seed: int, step: int, mine: slice, device: torch.device) -> tuple[Tensor, ...]:
+    """`batch_of` toys and of photographs, half and half; every other clip of a photograph runs backwards, as chance has it."""
+    generator, halves = training.step_generator(seed + 2, step), []
+    for bank, own, ends in ((toys, seed, WIDE_TOY_ENDS), (photos, seed + 1, WIDE_PHOTO_ENDS)):
+        clean, is_ref, *rest = batch_of(bank, own, step, HARD_RATIOS, mine, device, HARD_SHIFT, BATCH // 2)
+        known, backwards = (torch.rand(BATCH // 2, generator=generator)[mine].to(device) < share for share in (ends, 0.5))
+        is_ref = torch.where(known[:, None], TASKS["interpolation"].to(device), is_ref)
+        if bank is photos:
+            clean = torch.where(backwards[:, None, None, None, None], clean.flip(1), clean)
+        halves.append((clean, is_ref, *rest))
+    return tuple(torch.cat(parts) for parts in zip(*halves, strict=True))
+
+
+def widen(pair: Pair, toys: Tensor, photos: Tensor, work: Path, device: torch.device, stop_at: int | None = None, compiled: bool = False) -> Pair:
+    """The averaged weights of a finished pair that went on learning, planner and generator together, from toys and photographs."""
+    rank, world_size = training.join_processes()
+    pair, scheduler = pair.to(device).requires_grad_(True).train(), mp.make_scheduler()
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+
+    def loss(pair: Pair, step: int) -> Tensor:
+        with training.autocast_with_attention(device):
+            return joint_loss(pair, scheduler, *wide_batch(toys, photos, SEED + 8, step, slice(rank, None, world_size), device))
+
+    if compiled:
+        pair.planner.compile(dynamic=False)
+        pair.generator.compile(dynamic=False)
+    wide = training.train(pair, loss, steps=WIDE_STEPS, checkpoint=work / "wide.pt", learning_rate=WIDE_RATE, warmup=100, decay=0.995, label="wide",
+                          stop_at=stop_at)  # fmt: skip
+    wide.seconds = getattr(pair, "seconds", {}) | {"wide": wide.seconds}
+    return wide.eval()
 
 
 def make_pipeline(pair: Pair, vae: AutoencoderKL) -> mp.MarDiniPipeline:
