@@ -46,7 +46,8 @@ GENERATOR_RATIOS = {0: (0.35, 1.0)}
 JOINT_RATIOS = {0: (0.35, 1.0), 1500: (0.15, 0.6), 4000: (0.06, 0.3)}
 HARD_RATIOS = {0: (0.06, 0.3)}
 BESIDE_RATIOS = {0: (0.15, 0.6), 2000: (0.06, 0.45), 6000: (0.06, 0.3)}
-WIDE_VAE_STEPS, WIDE_STEPS, WIDE_TOYS, WIDE_PHOTOS = 800, 3000, 6000, 8000  # stages that widen: half toys, half crops of photographs; clips of each
+WIDE_VAE_STEPS = 800, 350  # the autoencoder's two rounds; half toy frames, half crops of photographs
+WIDE_STEPS, WIDE_TOYS, WIDE_PHOTOS = 3000, 6000, 8000  # of the pair: half toys, half photographs; clips of each
 WIDE_RATE, WIDE_MOVES = 7e-4, ("pan",) * 4 + ("zoom in", "zoom out", "shake")
 WIDE_TOY_ENDS, WIDE_PHOTO_ENDS = 0.15, 0.6  # share of the clips whose two end frames are known; hard masks for the others
 HARD_SHIFT = 3.0  # how far the last stages' timesteps lean to noise, where place and shape are decided; 1 is not at all
@@ -77,19 +78,25 @@ def train_vae(work: Path, device: torch.device, stop_at: int | None = None) -> A
     return vae.to(memory_format=torch.contiguous_format).eval()
 
 
-def widen_vae(vae: AutoencoderKL, work: Path, device: torch.device, stop_at: int | None = None) -> AutoencoderKL:
-    """`vae` trained further on toy frames and crops of photographs, half and half; the latents of toy frames are pulled to where it puts them now."""
+def widen_vae(vae: AutoencoderKL, work: Path, device: torch.device, stop_at: dict[int, int] | None = None) -> AutoencoderKL:
+    """`vae` trained further on toy frames and crops of photographs, half and half, in rounds of WIDE_VAE_STEPS; the latents of toy frames are pulled to
+    where it puts them now. stop_at: {round: step} ends there, to be continued."""
     half = VAE_BATCH // 2
 
-    def frames(step: int, generator: torch.Generator, mine: slice) -> Tensor:
+    def frames(step: int, generator: torch.Generator, mine: slice, before: int) -> Tensor:
+        step += before
         toy = sample(TRAIN_SEED, range(step * half // 4, (step + 1) * half // 4)).render().video
         toy = toy[torch.arange(len(toy))[:, None], torch.rand(len(toy), FRAMES, generator=generator).argsort(1)[:, :4]].flatten(0, 1)
         crops = photo_crops.crops(SEED, range(step * half, (step + 1) * half), size=SIZE, frames=2, names=photo_crops.TRAINED, vary=True).video[:, 0]
         return torch.cat([toy[mine], crops[mine]])
 
-    wide = copy.deepcopy(vae).requires_grad_(True).train()
-    wide = autoencoders.train(wide, frames, seed=SEED + 7, steps=WIDE_VAE_STEPS, checkpoint=work / "wide-vae.pt", device=device, stop_at=stop_at,
-                              keep=vae.requires_grad_(False))  # fmt: skip
+    keep, wide = vae.requires_grad_(False), copy.deepcopy(vae)
+    for turn, steps in enumerate(WIDE_VAE_STEPS):
+        end = (stop_at or {}).get(turn)
+        wide = autoencoders.train(wide.requires_grad_(True).train(), partial(frames, before=sum(WIDE_VAE_STEPS[:turn])), seed=SEED + 7 + 10 * turn,
+                                  steps=steps, checkpoint=work / f"wide-vae-{turn}.pt", device=device, stop_at=end, keep=keep)  # fmt: skip
+        if end is not None and end < steps:
+            break
     return wide.to(memory_format=torch.contiguous_format).eval()
 
 
