@@ -18,6 +18,7 @@ from . import real
 TRAINED = ("astronaut", "camera", "rocket", "coins", "brick", "grass", "gravel", "tissue", "china", "motorcycle")
 KEPT_OUT = ("cat", "coffee", "flower")  # no training sees any part of them
 MOVES = ("pan", "zoom in", "zoom out", "shake")
+SPEEDS = ("slow", "fast")  # of a pan
 WINDOWS = 5.0  # how often the window goes into the photograph's shorter side
 VARIED_WINDOWS = (3.5, 4.25, 5.0, 6.0)  # with `vary`
 
@@ -51,15 +52,16 @@ def _photograph(name: str, side: int) -> Tensor:
     return torch.from_numpy(resize(picture, shape, anti_aliasing=True).transpose(2, 0, 1).copy()).float().clamp(0, 1)
 
 
-def crops(seed: int, indices, *, size: int = 32, frames: int = 9, names=KEPT_OUT, moves=MOVES, vary: bool = False) -> Crops:
+def crops(seed: int, indices, *, size: int = 32, frames: int = 9, names=KEPT_OUT, moves=MOVES, speeds=SPEEDS, vary: bool = False) -> Crops:
     """Clips `indices` of the seed's endless list: a window of a photograph seen by a camera that pans, zooms or shakes, at `real.photo_clips`' speeds.
 
-    size: side in px (>= 16), a fifth of the photograph's shorter side. frames: T >= 2. names: of TRAINED and KEPT_OUT; moves: of MOVES. vary: windows of
-    other shares, mirrored and turned clips, and colours shifted and exchanged as well, to learn from. Clip i of a seed is the same alone and in any
-    batch. Raises ValueError or TypeError for anything else.
+    size: side in px (>= 16), a fifth of the photograph's shorter side. frames: T >= 2. names: of TRAINED and KEPT_OUT; moves: of MOVES; speeds of a pan:
+    of SPEEDS. vary: windows of other shares, mirrored and turned clips, and colours shifted and exchanged as well, to learn from. Clip i of a seed is the
+    same alone and in any batch. Raises ValueError or TypeError for anything else.
     """
     seed, size, frames = real._whole("seed", seed, 0), real._whole("size", size, 16), real._whole("frames", frames, 2)
     names, moves = real._choose("names", names, TRAINED + KEPT_OUT), real._choose("moves", moves, MOVES)
+    speeds = real._choose("speeds", speeds, SPEEDS)
     if not isinstance(vary, bool):
         raise TypeError(f"vary must be True or False, got {vary!r}")
     if isinstance(indices, (str, bytes)) or not hasattr(indices, "__iter__"):
@@ -72,10 +74,10 @@ def crops(seed: int, indices, *, size: int = 32, frames: int = 9, names=KEPT_OUT
     rows = []
     for item in items:
         rng = np.random.default_rng([seed, item])
-        photograph, move, direction, fast = (int(rng.integers(n)) for n in (len(names), len(moves), 8, 2))
+        photograph, move, direction, speed = (int(rng.integers(n)) for n in (len(names), len(moves), 8, len(speeds)))
         windows = float(rng.choice(VARIED_WINDOWS)) if vary else WINDOWS
         photo = _photograph(names[photograph], round(windows * size))
-        centre, zoom = real._camera(rng, moves[move], direction, ("slow", "fast")[fast], photo, size, frames)
+        centre, zoom = real._camera(rng, moves[move], direction, speeds[speed], photo, size, frames)
         middle, scale = torch.from_numpy(centre)[:, :, None, None], torch.from_numpy(zoom)[:, None, None]
         video = real._bilinear(photo, middle[:, 0] + px * scale, middle[:, 1] + py * scale).permute(0, 3, 1, 2)
         shift = torch.from_numpy((centre[1:] - centre[:-1]) / zoom[:-1, None]).float()

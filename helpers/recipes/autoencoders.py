@@ -12,6 +12,7 @@ from . import training
 
 KEEP = 0.05  # weight of the pull to another autoencoder's latents
 
+
 def train(
     vae: AutoencoderKL, pictures: Callable[[int, torch.Generator, slice], Tensor], *, seed: int, steps: int, checkpoint: Path, device: torch.device,
     stop_at: int | None = None, keep: AutoencoderKL | None = None,

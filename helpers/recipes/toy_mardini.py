@@ -8,10 +8,8 @@ the plan.
 `python -m helpers.recipes.toy_mardini` runs it; checkpoints lie under .recipes/toy-mardini.
 """
 
-import copy
 import shutil
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,8 +17,6 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..datasets import photo_crops
-from ..measures import between, metrics, statistics
 from ..methods import masked_planning as mp
 from ..models import zoo
 from ..toyworld import analysers
@@ -47,11 +43,6 @@ GENERATOR_RATIOS = {0: (0.35, 1.0)}
 JOINT_RATIOS = {0: (0.35, 1.0), 1500: (0.15, 0.6), 4000: (0.06, 0.3)}
 HARD_RATIOS = {0: (0.06, 0.3)}
 BESIDE_RATIOS = {0: (0.15, 0.6), 2000: (0.06, 0.45), 6000: (0.06, 0.3)}
-WIDE_VAE_STEPS = 800, 350, 250  # rounds of the autoencoder, the last of its decoder alone; half toy frames, half crops of photographs
-WIDE_STEPS, WIDE_TOYS, WIDE_PHOTOS = 3000, 6000, 8000  # of the pair: half toys, half photographs; clips of each
-WIDE_RATE, WIDE_MOVES = 7e-4, ("pan",) * 4 + ("zoom in", "zoom out", "shake")
-WIDE_TOY_ENDS, WIDE_PHOTO_ENDS = 0.15, 0.6  # share of the clips whose two end frames are known; hard masks for the others
-PHOTO_SEED, PHOTO_CLIPS = 40, {"pan": 60, "zoom in": 20, "zoom out": 20, "shake": 20}  # held-out clips over photographs
 HARD_SHIFT = 3.0  # how far the last stages' timesteps lean to noise, where place and shape are decided; 1 is not at all
 PLAN_DROPOUT = 0.1
 STEPS = 25  # denoising steps when measured
@@ -80,45 +71,14 @@ def train_vae(work: Path, device: torch.device, stop_at: int | None = None) -> A
     return vae.to(memory_format=torch.contiguous_format).eval()
 
 
-def widen_vae(vae: AutoencoderKL, work: Path, device: torch.device, stop_at: dict[int, int] | None = None) -> AutoencoderKL:
-    """`vae` trained further on toy frames and crops of photographs, half and half, in rounds of WIDE_VAE_STEPS, the last one the decoder alone; the
-    latents of toy frames are pulled to where it puts them now. stop_at: {round: step} ends there, to be continued."""
-    half = VAE_BATCH // 2
-
-    def frames(step: int, generator: torch.Generator, mine: slice, before: int) -> Tensor:
-        step += before
-        toy = sample(TRAIN_SEED, range(step * half // 4, (step + 1) * half // 4)).render().video
-        toy = toy[torch.arange(len(toy))[:, None], torch.rand(len(toy), FRAMES, generator=generator).argsort(1)[:, :4]].flatten(0, 1)
-        crops = photo_crops.crops(SEED, range(step * half, (step + 1) * half), size=SIZE, frames=2, names=photo_crops.TRAINED, vary=True).video[:, 0]
-        return torch.cat([toy[mine], crops[mine]])
-
-    keep, wide = vae.requires_grad_(False), copy.deepcopy(vae)
-    for turn, steps in enumerate(WIDE_VAE_STEPS):
-        end, last = (stop_at or {}).get(turn), turn == len(WIDE_VAE_STEPS) - 1
-        learn = autoencoders.tune_decoder if last else partial(autoencoders.train, keep=keep)
-        wide = learn(wide.requires_grad_(not last).train(not last), partial(frames, before=sum(WIDE_VAE_STEPS[:turn])), seed=SEED + 7 + 10 * turn, steps=steps,
-                     checkpoint=work / f"wide-vae-{turn}.pt", device=device, stop_at=end)  # fmt: skip
-        if end is not None and end < steps:
-            break
-    return wide.to(memory_format=torch.contiguous_format).eval()
-
-
-def toy_videos(indices: range) -> Tensor:
-    return sample(TRAIN_SEED, indices).render().video
-
-
-def photo_videos(indices: range) -> Tensor:
-    return photo_crops.crops(SEED + 1, indices, size=SIZE, frames=FRAMES, names=photo_crops.TRAINED, moves=WIDE_MOVES, vary=True).video
-
-
-def make_bank(vae: AutoencoderKL, work: Path, name: str = "bank", clips: range | None = None, videos: Callable[[range], Tensor] = toy_videos) -> Tensor:
-    """Latents of `videos` of the numbers `clips`, the first BANK by default: (clips, FRAMES, 4, 8, 8) in half precision; encoded once, kept as `name`."""
+def make_bank(vae: AutoencoderKL, work: Path, name: str = "bank", clips: range | None = None) -> Tensor:
+    """Latents of `clips` of the training seed, the first BANK by default: (clips, FRAMES, 4, 8, 8) in half precision; encoded once, kept as `name`."""
     rank, world_size = training.join_processes()
     paths, clips = [work / f"{name}_{r}_of_{world_size}.pt" for r in range(world_size)], range(BANK) if clips is None else clips
     if not paths[rank].exists():
         pieces = []
         for start in tqdm(range(64 * rank, len(clips), 64 * world_size), desc="encoding clips", mininterval=5, disable=rank > 0):
-            pieces.append(encode(vae, videos(clips[start : start + 64])).half().cpu())
+            pieces.append(encode(vae, sample(TRAIN_SEED, clips[start : start + 64]).render().video).half().cpu())
         training.save_atomically(torch.cat(pieces), paths[rank])
     training.wait_for_all()
     return torch.cat([torch.load(path, weights_only=True) for path in paths])
@@ -245,38 +205,6 @@ def train_beside(
     return generator.eval(), seconds
 
 
-def wide_batch(toys: Tensor, photos: Tensor, seed: int, step: int, mine: slice, device: torch.device) -> tuple[Tensor, ...]:
-    """`batch_of` toys and of photographs, half and half; every other clip of a photograph runs backwards, as chance has it."""
-    generator, halves = training.step_generator(seed + 2, step), []
-    for bank, own, ends in ((toys, seed, WIDE_TOY_ENDS), (photos, seed + 1, WIDE_PHOTO_ENDS)):
-        clean, is_ref, *rest = batch_of(bank, own, step, HARD_RATIOS, mine, device, HARD_SHIFT, BATCH // 2)
-        known, backwards = (torch.rand(BATCH // 2, generator=generator)[mine].to(device) < share for share in (ends, 0.5))
-        is_ref = torch.where(known[:, None], TASKS["interpolation"].to(device), is_ref)
-        if bank is photos:
-            clean = torch.where(backwards[:, None, None, None, None], clean.flip(1), clean)
-        halves.append((clean, is_ref, *rest))
-    return tuple(torch.cat(parts) for parts in zip(*halves, strict=True))
-
-
-def widen(pair: Pair, toys: Tensor, photos: Tensor, work: Path, device: torch.device, stop_at: int | None = None, compiled: bool = False) -> Pair:
-    """The averaged weights of a finished pair that went on learning, planner and generator together, from toys and photographs."""
-    rank, world_size = training.join_processes()
-    pair, scheduler = pair.to(device).requires_grad_(True).train(), mp.make_scheduler()
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
-
-    def loss(pair: Pair, step: int) -> Tensor:
-        with training.autocast_with_attention(device):
-            return joint_loss(pair, scheduler, *wide_batch(toys, photos, SEED + 8, step, slice(rank, None, world_size), device))
-
-    if compiled:
-        pair.planner.compile(dynamic=False)
-        pair.generator.compile(dynamic=False)
-    wide = training.train(pair, loss, steps=WIDE_STEPS, checkpoint=work / "wide.pt", learning_rate=WIDE_RATE, warmup=100, decay=0.995, label="wide",
-                          stop_at=stop_at)  # fmt: skip
-    wide.seconds = getattr(pair, "seconds", {}) | {"wide": wide.seconds}
-    return wide.eval()
-
-
 def make_pipeline(pair: Pair, vae: AutoencoderKL) -> mp.MarDiniPipeline:
     return mp.MarDiniPipeline(pair.planner.eval(), pair.generator.eval(), mp.make_scheduler(), vae)
 
@@ -385,47 +313,6 @@ def measure(pipe: mp.MarDiniPipeline, count: int = HELD_OUT) -> dict[str, dict[s
     parts = {first: min(50, count - first) for first in range(0, count, 50)}
     return {name: pooled([quality_of(answer(pipe, task, way, first, n), task, first) for first, n in parts.items()], list(parts.values()))
             for name, (task, way) in ANSWERS.items()}  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------------- measured on photographs
-
-
-@cache
-def photo_clip(move: str, clip: int) -> Tensor:
-    """(1, FRAMES, 3, SIZE, SIZE): held-out clip number `clip` of a move over photographs that nothing was trained on."""
-    return photo_crops.crops(PHOTO_SEED, [clip], size=SIZE, frames=FRAMES, names=photo_crops.KEPT_OUT, moves=(move,)).video
-
-
-def photo_answers(pipe: mp.MarDiniPipeline, move: str, clip: int) -> dict[str, Tensor]:
-    """The frames between the two ends of `photo_clip`, by the pair and by what needs no training; and, as the pair can be no better, the true frames once
-    through the autoencoder. Clips (1, FRAMES, 3, SIZE, SIZE)."""
-    video, ends = photo_clip(move, clip), TASKS["interpolation"]
-    noise = training.step_generator(PHOTO_SEED, clip)
-    made = pipe(2 * video - 1, ends, num_inference_steps=STEPS, noise=torch.randn(1, FRAMES, 4, LATENT, LATENT, generator=noise)).frames / 2 + 0.5
-    rivals = {"nearest frame": between.nearest(video), "cross-fade": between.cross_fade(video), "optical flow": between.flow(video)}
-    return {"pair": made.clamp(0, 1)} | rivals | {"autoencoder": (pipe.decode(pipe.encode(2 * video - 1)) / 2 + 0.5).clamp(0, 1)}
-
-
-def photo_quality(pipe: mp.MarDiniPipeline, move: str, clip: int) -> dict[str, float]:
-    """PSNR in dB and SSIM of the frames between, for all of `photo_answers`."""
-    true, answers = photo_clip(move, clip)[:, 1:-1], photo_answers(pipe, move, clip)
-    scores = {"PSNR": metrics.psnr, "SSIM": metrics.ssim}
-    return {f"{score}, {name}": of(made[:, 1:-1], true) for score, of in scores.items() for name, made in answers.items()}
-
-
-def photo_rows(table: dict[str, list[dict[str, float]]]) -> str:
-    """Markdown rows of the card, from `photo_quality` of the clips of each move: means, and how far the pair lies above each rival."""
-    lines = []
-    for move, clips in table.items():
-        for score, digits in (("PSNR", 1), ("SSIM", 3)):
-            columns = {name: [clip[f"{score}, {name}"] for clip in clips] for name in ("pair", *RIVALS, "autoencoder")}
-            means = " | ".join(f"{sum(values) / len(values):.{digits}f}" for values in columns.values())
-            gains = " | ".join(str(statistics.paired(columns["pair"], columns[rival], of="clips")) for rival in RIVALS)
-            lines.append(f"| {move}, {score} | {means} | {gains} |")
-    return "\n".join(lines)
-
-
-RIVALS = "nearest frame", "cross-fade", "optical flow"
 
 
 # -------------------------------------------------------------------------------------------------------------------------- the folder

@@ -33,6 +33,12 @@ def test_every_photograph_and_move_can_be_had():
     assert 0.5 < (often.move == MOVES.index("pan")).double().mean() < 0.95
 
 
+def test_pans_have_the_speeds_of_the_toy_world():
+    for speed, (low, high) in {"slow": (0.6, 1.0), "fast": (1.9, 2.3)}.items():
+        steps = crops(2, range(8), moves="pan", speeds=speed).shift.norm(dim=2)
+        assert low * 7 / 8 - 1e-4 <= steps.min() and steps.max() <= high * 7 / 8 + 1e-4  # nine frames go as far as eight
+
+
 @pytest.mark.parametrize("vary", [False, True])
 def test_a_pan_moves_the_picture_against_the_camera(vary):
     c = crops(2, range(12), moves="pan", names=("cat", "coffee"), vary=vary)
@@ -70,6 +76,7 @@ def test_varied_clips_have_other_colours_and_views():
         (lambda: crops(0, [0], size=8), ValueError, "size must be at least 16"),
         (lambda: crops(0, [0], frames=1), ValueError, "frames must be at least 2"),
         (lambda: crops(0, [0], moves="still"), ValueError, "moves: unknown"),
+        (lambda: crops(0, [0], speeds="still"), ValueError, "speeds: unknown"),
         (lambda: crops(0, [0], names="dog"), ValueError, "names: unknown .*dog"),
         (lambda: crops(0, [0], vary=1), TypeError, "vary must be True or False, got 1"),
     ],
