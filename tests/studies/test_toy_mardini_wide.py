@@ -1,0 +1,62 @@
+"""The finished toy-mardini-wide, by its studies: what it does with photographs that it has never seen, what it still knows of the toy world, and its card."""
+
+import re
+
+import pytest
+
+from helpers import studies
+from helpers.datasets import photo_crops
+from helpers.measures import statistics
+from helpers.models import zoo
+from helpers.recipes import toy_mardini as toy
+from helpers.recipes import toy_mardini_wide as recipe
+from helpers.studies.toy_mardini import BATCH
+
+
+@pytest.fixture(scope="module")
+def photos():
+    table = studies.load("toy_mardini_wide")
+    return {move: table[table.move == move].to_dict("records") for move in recipe.HELD_OUT}
+
+
+@pytest.fixture(scope="module")
+def toys():
+    table = studies.load("toy_mardini_wide_toys")
+    return {task: toy.pooled(table[table.answer == task].to_dict("records"), [BATCH] * (toy.HELD_OUT // BATCH)) for task in recipe.TOY_ROWS}
+
+
+@pytest.fixture(scope="module")
+def card():
+    return (zoo.MODELS / recipe.NAME / "README.md").read_text()
+
+
+def above(clips, way, rival, score):
+    return statistics.paired([clip[f"{score}, {way}"] for clip in clips], [clip[f"{score}, {rival}"] for clip in clips], of="clips")
+
+
+@pytest.mark.parametrize("score", ["PSNR", "SSIM"])
+def test_what_bounds_the_pair_leaves_room_on_fast_pans(photos, score):
+    """There the autoencoder can show more than any rival does."""
+    for rival in recipe.RIVALS:
+        assert above(photos["fast pan"], "autoencoder", rival, score).says() == "gain"
+
+
+def test_the_autoencoder_reaches_28_decibels_on_photographs_that_it_has_never_seen(card):
+    line = re.search(r"\*\*Autoencoder\*\* on crops of kept-out photographs: (.+?) dB", card)[1]
+    said = dict(re.findall(r"(\w+) ([\d.]+)", line))
+    assert set(said) == set(photo_crops.KEPT_OUT) and sum(map(float, said.values())) / len(said) >= 28
+
+
+def test_the_card_says_what_was_measured(photos, toys, card):
+    """To the last digit on photographs: the recipe measures them clip by clip, as the study does; within a clip's weight on toys, which it batches."""
+    for line in recipe.photo_rows(photos).splitlines():
+        assert line in card
+    for task, found in toys.items():
+        said = re.search(rf"^\| {task} \| ([\d.]+) px \| ([\d.]+) % \| ([\d.]+) % \| ([\d.]+) % \|$", card, re.M).groups()
+        for column, figure in zip(("error", "kept", "plausible", "direction"), map(float, said), strict=True):
+            assert abs(found[column] - figure) <= (0.03 if column == "error" else 100 / toy.HELD_OUT + 0.06), (task, column)
+
+
+def test_the_toy_world_is_still_known(toys):
+    """The bars of toy-mardini's own card."""
+    assert toys["interpolation"]["error"] <= 1.5 and toys["image-to-video"]["kept"] >= 90 and toys["image-to-video"]["plausible"] >= 80
