@@ -119,8 +119,10 @@ def test_held_out_clips_are_what_they_are_called():
 
 def test_rows_of_the_card_by_hand():
     clips = [{f"{score}, {way}": value + i for score in ("PSNR", "SSIM") for way, value in zip(recipe.WAYS, (5, 4, 3, 2, 1, 9), strict=True)} for i in (0, 2)]
-    line = recipe.photo_rows({"fast pan": clips}).splitlines()[0]
-    assert line == "| fast pan, PSNR | 2 | 6.0 | 5.0 | 4.0 | 3.0 | 2.0 | 10.0 | 3 [3, 3] | 4 [4, 4] |"
+    assert recipe.photo_rows({"fast pan": clips}).splitlines()[0] == "| fast pan, PSNR | 2 | 6.0 | 5.0 | 4.0 | 3.0 | 2.0 | 10.0 |"
+    gains = recipe.gain_rows({"fast pan": clips}).splitlines()
+    assert gains[0] == "| fast pan, PSNR, pair | 2 [2, 2] | 3 [3, 3] | 4 [4, 4] |"
+    assert gains[3] == "| fast pan, SSIM, pair, one step | 1 [1, 1] | 2 [2, 2] | 3 [3, 3] |"
 
 
 # ------------------------------------------------------------------------------------------------------------------ the finished model
