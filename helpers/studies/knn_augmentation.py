@@ -23,7 +23,7 @@ from ..recipes import toy_vit
 from .runner import Study
 
 SIZES = dict(train=240, validation=100, test=200)
-SEEDS, DIGIT_SEEDS, GROUPINGS = 3, 10, 16
+SEEDS, DIGIT_SEEDS, GROUPINGS = 2, 8, 12
 LABELS, DIGIT_LABELS, ISLANDS = (2, 5, 20), (1, 2, 5, 10, 20, 50), (1, 2, 3, 4, 5)
 PIXELS = "digits, pixels"
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # C of the logistic regression: the larger, the less regularised
