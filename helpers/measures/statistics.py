@@ -163,6 +163,43 @@ def correlation(a, b, *, units=None, of: str = "units") -> Estimate:
     return Estimate(value, max(-1.0, min(low, value)), min(1.0, max(high, value)), len(a), float(products.std(ddof=1)), f"bootstrap over {of}")
 
 
+def slope(a, b, *, of: str = "units") -> Estimate:
+    """The slope of b over a, with its 95 % interval: the median slope of the lines through two units (Theil-Sen), which a few outliers do not move.
+
+    a, b: (n,), one a unit, or (n, m): m repeats that are kept apart, so that only lines within a repeat count (where a comes from other pictures than b,
+    chance in one set of pictures makes no slope). At least 8 units; pairs of equal a have no slope and do not count. `spread` is that of the units' own
+    slopes, each the median of the lines through it. Raises TypeError for what are no numbers, ValueError for other shapes and where all of a are equal.
+    """
+    a, b = _pair(a, b)
+    if a.ndim not in (1, 2) or len(a) < FEW or (a == a[0]).all():
+        low, high = (a.min(), a.max()) if a.size else (np.nan, np.nan)
+        raise ValueError(f"a must be (n,) or (n, m) with at least {FEW} units that are not all equal, got shape {a.shape} from {low:g} to {high:g}")
+    columns = [*a.reshape(len(a), -1).T, *b.reshape(len(b), -1).T]
+    repeats, (first, second) = len(columns) // 2, np.triu_indices(len(a), 1)
+
+    def median(slopes):
+        slopes.sort(axis=-1)  # NaN come last
+        count = np.isfinite(slopes).sum(-1, keepdims=True)
+        middle = [np.take_along_axis(slopes, place.clip(0), -1) for place in ((count - 1) // 2, count // 2)]
+        return np.where(count > 0, (middle[0] + middle[1]) / 2, 0.0)[..., 0]
+
+    def lines(x, y, i, j):
+        run = x[..., j] - x[..., i]
+        return np.divide(y[..., j] - y[..., i], run, out=np.full_like(run, np.nan), where=run != 0)
+
+    def theil_sen(*columns, axis):
+        columns = [np.moveaxis(x, axis, -1) for x in columns]
+        if columns[0].ndim > 1 and len(columns[0]) > 500:  # all pairs of all resamples would not fit
+            return np.concatenate([theil_sen(*(x[i : i + 500] for x in columns), axis=-1) for i in range(0, len(columns[0]), 500)])
+        return median(np.concatenate([lines(x, y, first, second) for x, y in zip(columns[:repeats], columns[repeats:], strict=True)], -1))
+
+    every = np.arange(len(a))
+    own = [median(np.concatenate([lines(x, y, i, every) for x, y in zip(columns[:repeats], columns[repeats:], strict=True)])) for i in every]
+    low, high = _bootstrap(tuple(columns), theil_sen)
+    value = float(theil_sen(*columns, axis=0))
+    return Estimate(value, min(low, value), max(high, value), len(a), float(np.std(own, ddof=1)), f"bootstrap over {of}")
+
+
 def between_share(table, *, of: str = "units") -> Estimate:
     """The share of the variance that lies between units: the intraclass correlation ICC(1) (Shrout and Fleiss 1979), at most 1, with its 95 % interval.
 

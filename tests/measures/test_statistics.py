@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from helpers.measures import statistics
-from helpers.measures.statistics import Crossings, Estimate, between_share, correlation, crossing, interval, paired, plateau, ratio, share
+from helpers.measures.statistics import Crossings, Estimate, between_share, correlation, crossing, interval, paired, plateau, ratio, share, slope
 from helpers.page import ledger
 
 
@@ -289,6 +289,41 @@ def test_rank_correlation_of_independent_values_covers_zero():
     assert np.mean(held) >= 0.85
 
 
+def test_a_slope_against_scipy_its_invariances_and_an_outlier():
+    rng = np.random.default_rng(5)
+    a = rng.normal(size=20)
+    b = 2 * a + 0.3 * rng.normal(size=20)
+    found = slope(a, b, of="tasks")
+    assert found.value == pytest.approx(stats.theilslopes(b, a).slope) and found.low < 2 < found.high and found.method == "bootstrap over tasks"
+    assert slope(10 * a + 3, b - 7).value == pytest.approx(found.value / 10)
+    outlier = b.copy()
+    outlier[a.argmax()] -= 1000
+    assert abs(slope(a, outlier).value - found.value) < 0.3 < abs(np.polyfit(a, outlier, 1)[0] - found.value)
+    tied = np.round(a)  # pairs of equal a have no slope
+    assert slope(tied, b).value == pytest.approx(stats.theilslopes(b, tied).slope) and slope(a, 3 * a).spread == pytest.approx(0, abs=1e-12)
+
+
+def test_repeats_of_a_slope_are_kept_apart():
+    rng = np.random.default_rng(7)
+    truth = rng.normal(size=(12, 1))
+    a, b = truth + rng.normal(size=(12, 2)), truth + 100 * np.arange(2)  # the second repeat lies higher, which is no slope
+    within = [(b[j, k] - b[i, k]) / (a[j, k] - a[i, k]) for k in range(2) for i in range(12) for j in range(i)]
+    assert slope(a, b).value == pytest.approx(np.median(within))
+    assert slope(a[:, :1], b[:, :1]) == slope(a[:, 0], b[:, 0])
+
+
+def test_a_slope_has_the_interval_of_a_slow_bootstrap():
+    rng = np.random.default_rng(6)
+    a, b = rng.normal(size=(2, 12))
+    rows = np.random.default_rng(1).integers(12, size=(2000, 12))
+    tail = statistics._tails(12)
+    low, high = np.quantile([stats.theilslopes(b[r], a[r]).slope for r in rows], tail)
+    found = slope(a, b)
+    assert found.low == pytest.approx(low, abs=0.15) and found.high == pytest.approx(high, abs=0.15)
+    held = [(e := slope(*rng.normal(size=(2, 16)))).low <= 0 <= e.high for _ in range(40)]
+    assert sum(held) >= 34
+
+
 def test_share_between_units_against_an_analysis_of_variance():
     rng = np.random.default_rng(3)
     table = rng.normal(size=(12, 1)) * 2 + rng.normal(size=(12, 4))
@@ -326,6 +361,8 @@ def test_share_between_units_covers_the_truth(share_between):
     (lambda: plateau([1, 1], np.zeros((3, 2))), ValueError, "different"),
     (lambda: correlation(range(7), range(7)), ValueError, "a needs at least 8"),
     (lambda: correlation(range(9), [2] * 9), ValueError, "b needs .* not all equal"),
+    (lambda: slope(range(7), range(7)), ValueError, r"a must be .* at least 8 units .* got shape \(7,\) from 0 to 6"),
+    (lambda: slope([2] * 9, range(9)), ValueError, "a must be .* not all equal, .* from 2 to 2"),
     (lambda: between_share(np.zeros(9)), ValueError, r"table must be \(n, m\)"), (lambda: between_share(np.zeros((7, 2))), ValueError, "at least 8"),
     (lambda: between_share(np.ones((9, 2))), ValueError, "one value, 1, everywhere"),
     (lambda: paired([], []), ValueError, "a and b must be"), (lambda: ratio(1, 2), ValueError, "a and b must be"),

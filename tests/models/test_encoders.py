@@ -1,0 +1,80 @@
+"""Encoders by name: the small one reads as its recipe does, a published one says in one sentence what is missing."""
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification, ViTModel
+
+from helpers.models import encoders, zoo
+from helpers.recipes import toy_vit
+
+NAME = "facebook/dino-vits16"
+
+
+def test_the_small_one_reads_as_its_recipe_does():
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    encode = encoders.load("toy-vit")
+    model = ViTForImageClassification.from_pretrained(zoo.folder("toy-vit"), dtype=torch.float32).eval()
+    torch.testing.assert_close(encode(images), toy_vit.features_of(model, images))
+    torch.testing.assert_close(encode(images, batch=2), encode(images), rtol=1e-4, atol=1e-5)
+    assert encode(images[:0]).shape == (0, 160) and encoders.missing("toy-vit") == "" and "laptop" in encoders.needs("toy-vit")
+
+
+def test_the_published_architecture_has_its_published_size():
+    model = encoders.blank(NAME)
+    assert sum(p.numel() for p in model.parameters()) == 21_665_664 and len(model.encoder.layer if hasattr(model, "encoder") else model.layers) == 12
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert 4 * 21_665_664 / 1e9 == pytest.approx(encoders.GIGABYTES[NAME], abs=0.01) and "21.7 million" in encoders.needs(NAME)
+
+
+def test_what_is_missing_is_one_sentence_and_no_download(monkeypatch):
+    def unreachable(name):
+        raise ConnectionError("a long story\nover several lines")
+
+    monkeypatch.setattr(encoders, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(zoo, "pinned_revision", unreachable)
+    monkeypatch.setattr(ViTModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(RuntimeError, match=r"^facebook/dino-vits16 needs a download .* does not answer \(ConnectionError\)\.$"):
+        encoders.load(NAME)
+    monkeypatch.setattr(zoo, "pinned_revision", lambda name: "c0ffee")
+    assert encoders.missing(NAME) == ""
+
+
+def test_a_published_one_is_pinned_scaled_and_standardised(monkeypatch):
+    torch.manual_seed(0)
+    small = ViTModel(
+        ViTConfig(hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=16), add_pooling_layer=False
+    )
+    asked = {}
+    monkeypatch.setattr(encoders, "try_to_load_from_cache", lambda *_: "a path")
+    monkeypatch.setattr(zoo, "pinned_revision", lambda name: "c0ffee")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(ViTModel, "from_pretrained", lambda name, **options: asked.update({name: options}) or small)
+    encode = encoders.load(NAME)
+    assert asked == {NAME: {"revision": "c0ffee", "add_pooling_layer": False}} and not small.training
+    mean, deviation = (torch.tensor(v)[None, :, None, None] for v in encoders.IMAGENET)
+    flat = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None].expand(2, -1, 8, 8)
+    with torch.no_grad():
+        expected = small((flat[:, :, :1, :1].expand(-1, -1, 32, 32) - mean) / deviation).last_hidden_state[:, 0]
+    torch.testing.assert_close(encode(flat), expected, rtol=1e-4, atol=1e-4)
+
+    def broken(name, **options):
+        raise OSError("cut off")
+
+    monkeypatch.setattr(ViTModel, "from_pretrained", broken)
+    with pytest.raises(RuntimeError, match=r"and it failed \(OSError\)\.$"):
+        encoders.load(NAME)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: encoders.load("dino"), "no encoder 'dino'; there are toy-vit, facebook/dino-vits16"),
+        (lambda: encoders.missing("dino"), "no encoder 'dino'"),
+        (lambda: encoders.blank("toy-vit"), "'toy-vit' is no published encoder"),
+        (lambda: encoders.load("toy-vit")(torch.zeros(3, 64, 64)), r"images must be \(N, 3, S, S\), got \(3, 64, 64\)"),
+        (lambda: encoders.load("toy-vit")(torch.zeros(1, 3, 64, 32)), r"images must be .* got \(1, 3, 64, 32\)"),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
