@@ -5,7 +5,7 @@ Everything takes and returns probabilities, float64 (N, C) arrays whose rows sum
 
 import numpy as np
 import ot
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 _TINY = 1e-12
 
@@ -61,6 +61,38 @@ def with_temperature(probabilities, temperature: float) -> np.ndarray:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     logits = np.log(np.maximum(rows, _TINY)) / temperature
     out = np.exp(logits - logits.max(1, keepdims=True))
+    return out / out.sum(1, keepdims=True)
+
+
+def fit_bias(probabilities, labels) -> tuple[float, np.ndarray]:
+    """(T, bias (C,)) whose softmax(log p / T + bias) has the least cross-entropy with the labels: bias-corrected temperature scaling (Alexandari et al. 2020).
+
+    The biases sum to 0. Each is drawn towards 0 by a penalty of a thousandth of its square, so that a class without labels has an end as well.
+    """
+    rows = _rows("probabilities", probabilities)
+    labels, classes = _labels(labels, rows), rows.shape[1]
+    logs, truth = np.log(np.maximum(rows, _TINY)), np.eye(rows.shape[1])[labels]
+
+    def loss(parameters):
+        slope, bias = parameters[0], parameters[1:]
+        scores = slope * logs + bias
+        scores = scores - scores.max(1, keepdims=True)
+        normaliser = np.log(np.exp(scores).sum(1, keepdims=True))
+        error = (np.exp(scores - normaliser) - truth) / len(rows)
+        value = -((scores - normaliser) * truth).sum() / len(rows) + 1e-3 * (bias**2).sum()
+        return value, np.concatenate([[(error * logs).sum()], error.sum(0) + 2e-3 * bias])
+
+    bounds = [(0.05, 20), *[(None, None)] * classes]
+    found = minimize(loss, np.concatenate([[1.0], np.zeros(classes)]), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return 1 / float(found[0]), found[1:] - found[1:].mean()
+
+
+def with_bias(probabilities, temperature: float, bias) -> np.ndarray:
+    """softmax(log p / T + bias), as `fit_bias` finds them."""
+    rows, bias = with_temperature(probabilities, temperature), np.asarray(bias, dtype=np.float64)
+    if bias.shape != (rows.shape[1],) or not np.isfinite(bias).all():
+        raise ValueError(f"bias must hold {rows.shape[1]} finite numbers, got {np.array2string(bias, threshold=12)}")
+    out = rows * np.exp(bias - bias.max())
     return out / out.sum(1, keepdims=True)
 
 
