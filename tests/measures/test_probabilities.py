@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from helpers.measures import metrics
 from helpers.measures import probabilities as peers
@@ -43,6 +44,36 @@ def test_temperature():
     assert metrics.calibration_error(peers.with_temperature(sharp, found), labels) < metrics.calibration_error(sharp, labels)
 
 
+def test_a_fitted_bias_takes_out_what_was_put_in():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(4000, 3))
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    labels = (p.cumsum(1) > rng.random((4000, 1))).argmax(1)  # drawn from the rows: nothing to correct
+    bias = np.array([1.5, -0.5, -1.0])
+    wrong = np.exp(2 * x + 2 * bias)
+    wrong = wrong / wrong.sum(1, keepdims=True)  # twice too sure, and biased
+    temperature, found = peers.fit_bias(wrong, labels)
+    assert temperature == pytest.approx(2, rel=0.1) and found == pytest.approx(-bias, abs=0.15) and found.sum() == pytest.approx(0, abs=1e-9)
+    assert np.abs(peers.with_bias(wrong, temperature, found) - p).mean() < 0.02
+    assert np.allclose(peers.with_bias(p, 2.0, np.zeros(3)), peers.with_temperature(p, 2.0))
+    assert np.allclose(peers.with_bias(p, 1.0, np.full(3, 7.0)), p)  # a constant changes nothing
+
+
+def test_the_fit_agrees_with_logistic_regression_on_two_classes():
+    p, labels = example(2000, classes=2, bias=1.0)
+    temperature, bias = peers.fit_bias(p, labels)
+    odds = np.log(p[:, 1] / p[:, 0])[:, None]
+    known = LogisticRegression(C=1e6, tol=1e-8).fit(odds, labels)  # log odds after = slope * log odds before + intercept
+    assert 1 / temperature == pytest.approx(float(known.coef_[0, 0]), rel=0.04)  # the penalty of the bias draws the slope along
+    assert bias[1] - bias[0] == pytest.approx(float(known.intercept_[0]), rel=0.06)
+
+
+def test_a_class_without_labels_still_has_an_end():
+    p, _ = example(50)
+    temperature, bias = peers.fit_bias(p, np.arange(50) % 3)  # class 3 never
+    assert np.isfinite(bias).all() and bias.argmin() == 3 and 0.05 <= temperature <= 20
+
+
 def test_sinkhorn_balances_and_agrees_with_many_rounds():
     p, _ = example(40, bias=2)
     out = peers.sinkhorn(p, [0.4, 0.3, 0.2, 0.1])
@@ -80,6 +111,8 @@ def test_calibration_error_by_hand():
     (lambda p, y: peers.prior_correction(p, np.ones(3)), "prior must hold 4"),
     (lambda p, y: peers.with_temperature(p, 0), "temperature must be above 0"), (lambda p, y: peers.fit_temperature(p, y[:3]), "labels must be"),
     (lambda p, y: peers.sinkhorn(p, [1, 0, 1, 1]), "prior must hold 4 positive"), (lambda p, y: peers.estimate_prior(p, p, y + 1), "labels must be"),
+    (lambda p, y: peers.fit_bias(p, y - 1), "labels must be"), (lambda p, y: peers.with_bias(p, 1.0, [0, 0, 0]), "bias must hold 4 finite"),
+    (lambda p, y: peers.with_bias(p, 0.0, np.zeros(4)), "temperature must be above 0"),
     (lambda p, y: metrics.calibration_error(p, y[:2]), "labels must be"), (lambda p, y: metrics.calibration_error(p, y, bins=0), "bins must be"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(call, message):

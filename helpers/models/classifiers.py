@@ -1,0 +1,93 @@
+"""Published picture classifiers, asked about blurred ImageNet pictures: what page 07 needs at paper scale.
+
+    classifiers.missing("microsoft/resnet-50")              # one sentence on what is not here, empty when nothing is
+    found = classifiers.load("microsoft/resnet-50")         # a download of 0.1 GB, pinned like every published model
+    rows = classifiers.probabilities(found, files, blur=8)  # (N, 1000)
+
+ImageNet's validation pictures cannot be fetched without an account. They are looked for in data/imagenet/val (a link will do): 1000 folders, one a class,
+whose names in alphabetical order are the classes in the order of the published weights.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from . import zoo
+
+CONFIGS = {"microsoft/resnet-50": dict(depths=[3, 4, 6, 3], hidden_sizes=[256, 512, 1024, 2048], layer_type="bottleneck", num_labels=1000)}
+PICTURES = zoo.ROOT / "data" / "imagenet" / "val"
+SIDE, CROP = 256, 224  # px: the shorter side, and the square cut from the middle
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+def config(name: str) -> ResNetConfig:
+    """The published configuration. Raises ValueError for an unknown name."""
+    if name not in CONFIGS:
+        raise ValueError(f"name: no published classifier {name!r}; there are {', '.join(CONFIGS)}")
+    return ResNetConfig(**CONFIGS[name])
+
+
+def blank(name: str) -> nn.Module:
+    """A published classifier without weights, on the meta device: names, shapes and numbers of parameters, no values."""
+    found = config(name)
+    with torch.device("meta"):
+        return ResNetForImageClassification(found).eval()
+
+
+def missing(name: str, pictures: Path = PICTURES) -> str:
+    """One sentence on what this machine lacks to run a classifier at paper scale, empty when nothing is missing. Nothing is downloaded."""
+    classes, pictures = config(name).num_labels, Path(pictures)
+    there = sum(path.is_dir() for path in pictures.iterdir()) if pictures.is_dir() else 0
+    if there == classes:
+        return ""
+    where = pictures.relative_to(zoo.ROOT) if pictures.is_relative_to(zoo.ROOT) else pictures
+    return f"{name} needs ImageNet's validation pictures in {where}, {classes} folders with one class each, and there are {there} folders."
+
+
+def load(name: str, pictures: Path = PICTURES) -> nn.Module:
+    """A published classifier with its weights, on the GPU where there is one. RuntimeError, one sentence, where pictures or weights are missing."""
+    if lack := missing(name, pictures):
+        raise RuntimeError(lack)
+    try:
+        found = ResNetForImageClassification.from_pretrained(name, revision=zoo.pinned_revision(name))
+    except OSError as error:  # no connection, or nothing at the other end
+        raise RuntimeError(f"the weights of {name} (0.1 GB) are neither here nor can they be downloaded: {type(error).__name__}.") from error
+    return found.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def files(pictures: Path = PICTURES, *, per_class: int = 10) -> tuple[list[Path], Tensor]:
+    """The first `per_class` pictures of each class folder, in alphabetical order, and their labels (N,). ValueError where a folder has fewer."""
+    found, labels = [], []
+    for label, folder in enumerate(sorted(path for path in Path(pictures).iterdir() if path.is_dir())):
+        some = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:per_class]
+        if len(some) < per_class:
+            raise ValueError(f"per_class must be at most {len(some)}, the pictures in {folder.name}, got {per_class}")
+        found += some
+        labels += [label] * per_class
+    return found, torch.tensor(labels)
+
+
+def read(path: Path, blur: float = 0.0) -> Tensor:
+    """A picture as the classifier reads it (3, 224, 224): shorter side 256 px, the middle 224 px, blurred by PIL's Gaussian of `blur` px, standardised."""
+    picture = Image.open(path).convert("RGB")
+    scale = SIDE / min(picture.size)
+    picture = picture.resize([max(SIDE, round(scale * side)) for side in picture.size], Image.Resampling.BICUBIC)
+    left, top = ((side - CROP) // 2 for side in picture.size)
+    picture = picture.crop((left, top, left + CROP, top + CROP)).filter(ImageFilter.GaussianBlur(blur))
+    values = (np.asarray(picture, dtype=np.float32) / 255 - MEAN) / DEVIATION
+    return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
+
+
+@torch.no_grad()
+def probabilities(model: nn.Module, paths: list[Path], *, blur: float = 0.0, batch: int = 50) -> Tensor:
+    """What a classifier says of pictures: (N, C) float64 on the CPU, rows that sum to 1."""
+    device, found = next(model.parameters()).device, []
+    for start in range(0, len(paths), batch):
+        images = torch.stack([read(path, blur) for path in paths[start : start + batch]])
+        found.append(model(images.to(device)).logits.double().softmax(1).cpu())
+    return torch.cat(found)
