@@ -24,7 +24,6 @@ FIRST_EDITION = {
     "03_masked_planning": {"cells": 96, "words": 4330},
     "04_diffusion_features": {"cells": 118, "words": 4474},
     "05_semantic_mixing": {"cells": 100, "words": 3727},
-    "07_alternating_normalization": {"unread scale": True},
 }
 ABSOLUTE_PATH = re.compile(r"""["'](?:/(?:home|root|tmp|work|usr|mnt|data|Users|opt|var)\b|[A-Za-z]:\\\\?|~/)""")
 

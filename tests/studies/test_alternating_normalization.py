@@ -95,9 +95,9 @@ def test_counts_add_up():
 
 
 def test_a_column_has_one_number_for_each_unit():
-    table = pd.DataFrame([
-        dict(bench="digits", task="linear", seed=s, condition=f"blur {b}", method="CAN", accuracy=10 * s + b) for s in (1, 0) for b in (0.5, 0.0)
-    ] + [dict(bench="tasks", task=t, seed=0, condition=c, method="CAN", accuracy=len(t) + len(c)) for t in ("shape", "kind") for c in ("noise", "dark")])  # fmt: skip
+    digits = [dict(bench="digits", task="linear", seed=s, condition=f"blur {b}", accuracy=10 * s + b) for s in (1, 0) for b in (0.5, 0.0)]
+    tasks = [dict(bench="tasks", task=t, seed=0, condition=c, accuracy=len(t) + len(c)) for t in ("shape", "kind") for c in ("noise", "dark")]
+    table = pd.DataFrame([*digits, *tasks]).assign(method="CAN")
     assert study.column(table, "CAN", conditions=("blur 0.0", "blur 0.5")).tolist() == [[0, 0.5], [10, 10.5]]
     assert study.column(table, "CAN", conditions=["blur 0.5"]).tolist() == [0.5, 10.5]
     assert study.column(table, "CAN", bench="tasks", conditions=("noise", "dark")).tolist() == [[9, 8], [10, 9]]
