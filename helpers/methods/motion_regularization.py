@@ -271,7 +271,8 @@ class MotionRegulariser:
     layout: a Layout. window: (w0, w1), calls counted from 1, both ends included; None: all calls; w0 > w1: never, which
     leaves the plain clock. strides, score: see `motion_score`. mograd_mul >= 0: weight of the gradient, 10 in the code and
     1 in the paper; 0 leaves s alone. signed_gradient: F = s + g instead (default in form="paper"); F may then be negative,
-    which a codebook answers with its longest reuse.
+    which a codebook answers with its longest reuse. given: latent frames at the start that the user gave (image-to-video):
+    they hold no noise, differ from all others whatever moves, and are left out of the score.
 
     Attributes: trace, one `Motion` per asked call. A residual that is zero everywhere (a fresh zero-initialised layer)
     has no score: s = 1 (m = 0), with one warning. Costs two passes over the probe and one device synchronisation, at
@@ -292,6 +293,7 @@ class MotionRegulariser:
         form: str = "code",
         score: str = "ratio",
         mean: bool = False,
+        given: int = 0,
     ) -> None:
         if not isinstance(layout, Layout):
             raise TypeError(f"layout must be a Layout, got {type(layout).__name__}")
@@ -307,7 +309,10 @@ class MotionRegulariser:
             window = tuple(_integer("window", edge) for edge in window)
         paper = form == "paper"
         self.layout, self.window, self.form, self.score, self.mean = layout, window, form, score, mean
-        self.strides = _strides(strides, layout.frames)
+        self.given = _integer("given", given, 0)
+        if layout.frames - self.given < 2:
+            raise ValueError(f"given must leave at least two of {layout.frames} frames, got {given}")
+        self.strides = _strides(strides, layout.frames - self.given)
         self.pivot, self.power, self.scale = (_number(n, v, above=0) for n, v in (("pivot", pivot), ("power", power), ("scale", scale)))
         self.mograd_mul = _number("mograd_mul", (1 if paper else 10) if mograd_mul is None else mograd_mul, 0)
         self.signed_gradient = paper if signed_gradient is None else bool(signed_gradient)
@@ -325,7 +330,7 @@ class MotionRegulariser:
         probe: laid out as in `layout`. Raises ValueError for call < 1, rate < 1 and a probe that does not fit.
         """
         call, rate = _integer("call", call, 1), _integer("rate", rate, 1)
-        frames = split_frames(probe, self.layout)
+        frames = split_frames(probe, self.layout)[:, self.given :]
         mu = self._difference(frames) if self.form == "paper" else float(motion_score(frames, strides=self.strides, score=self.score))
         inside = self.window is None or self.window[0] <= call <= self.window[1]
         if self.form == "paper":
