@@ -22,9 +22,9 @@ from .runner import Study
 
 MOTIONS = {"still": "a {} stays still", "slow": "a {} moves {} slowly", "fast": "a {} moves {} fast", "camera": "the camera pans {1} fast over a {0}"}
 SWAPPED = {"still": "fast", "fast": "still"}  # whose words are tried on whose latents
-OBJECTS = {"toy-latte": 24, "toy-cogvideox": 12}
-FEW = 8  # objects of the variants that only the table shows
-WORDLESS = 64  # clips that no sentence decides
+OBJECTS = {"toy-latte": 12, "toy-cogvideox": 8}
+FEW = 4  # objects of the variants that only the table shows
+WORDLESS = 32  # clips that no sentence decides
 NO_WORDS = "(no words)"
 LOOKS = (1, 2, 3, 4, 6, 8, 10, 13, 16, 20, 24, 28, 30)  # calls at which scores are kept
 EARLY = tuple(n for n in LOOKS if 2 <= n <= 10)  # a third of the calls
@@ -111,17 +111,17 @@ def cases() -> list[dict]:
     def case(model, method, budget, motion, prompt, seed):
         return dict(model=model, method=method, budget=budget, motion=motion, prompt=prompt, seed=seed)
 
-    found = []
-    for model, count in OBJECTS.items():
-        own = [("uncached", 30.0), ("AdaCache", 11.5), ("AdaCache", 14.0), ("MoReg", 13.53)]
-        for index in range(count):
-            for motion in MOTIONS:
-                more = [("AdaCache", 20.0)] if motion == "fast" and model == "toy-latte" else []
-                if index < FEW:
-                    more += [(variant, 13.53) for variant in settings.METHODS[model] if variant != "MoReg"]
-                found += [case(model, method, budget, motion, prompt_of(motion, index), index) for method, budget in own + more]
-    found += [case("toy-latte", f"shown: {kind}", 0.0, TRAPS[kind], prompt_of(TRAPS[kind], i), i) for i in range(8) for kind in TRAPS]
-    return found + [case("toy-latte", "uncached", 30.0, "none", NO_WORDS, 1000 + seed) for seed in range(WORDLESS)]
+    def of_objects(model, count, methods):
+        own = [(index, motion, prompt_of(motion, index)) for index in range(count) for motion in MOTIONS]
+        return [case(model, method, budget, motion, prompt, index) for index, motion, prompt in own for method, budget in methods]
+
+    main = [("uncached", 30.0), ("AdaCache", 11.5), ("AdaCache", 14.0), ("MoReg", 13.53)]
+    dear = [case("toy-latte", "AdaCache", 20.0, "fast", prompt_of("fast", i), i) for i in range(OBJECTS["toy-latte"])]
+    shown = [case("toy-latte", f"shown: {kind}", 0.0, TRAPS[kind], prompt_of(TRAPS[kind], i), i) for i in range(8) for kind in TRAPS]
+    wordless = [case("toy-latte", "uncached", 30.0, "none", NO_WORDS, 1000 + seed) for seed in range(WORDLESS)]
+    variants = [(variant, 13.53) for variant in settings.VARIANTS if variant != "MoReg"]
+    latte, cogvideox = (of_objects(model, count, main) for model, count in OBJECTS.items())
+    return [*latte, *shown, *wordless, *dear, *cogvideox, *of_objects("toy-latte", FEW, variants)]
 
 
 def measure(case: dict) -> dict:

@@ -253,6 +253,23 @@ def test_the_papers_form():
     assert steep.factor(second, 5, 3) == pytest.approx(1.5 + 10 * 1.5 / 3)
 
 
+def test_given_frames_are_left_out():
+    clean, noisy = torch.full((2, 1, 3, 5), 9.0), noise(2, 4, 3, 5)
+    probe = torch.cat([clean, noisy], 1).flatten(1, 2)
+    all_frames, without = MotionRegulariser(Layout(5, 3)), MotionRegulariser(Layout(5, 3), given=1)
+    alone = MotionRegulariser(Layout(4, 3))
+    assert without.factor(probe, 2, 1) == alone.factor(noisy.flatten(1, 2), 2, 1) != all_frames.factor(probe, 2, 1)
+    two = MotionRegulariser(Layout(5, 3), given=2, strides=(1, 2), form="paper")
+    assert two.factor(probe, 2, 1) == pytest.approx(float(((noisy[:, 2:] - noisy[:, 1:-1]).abs().sum() + (noisy[:, 3:] - noisy[:, 1:-2]).abs().sum()) / 2))
+
+
+def test_a_still_clip_with_a_given_frame_would_count_as_motion():
+    still = noise(1, 1, 3, 5).expand(1, 4, 3, 5)
+    probe = torch.cat([torch.zeros(1, 1, 3, 5), still], 1).flatten(1, 2)
+    assert MotionRegulariser(Layout(5, 3), mograd_mul=0).factor(probe, 2, 1) > 0
+    assert MotionRegulariser(Layout(5, 3), mograd_mul=0, given=1).factor(probe, 2, 1) == 0
+
+
 def test_factors_are_finite_not_negative_and_forget_at_reset():
     moreg = MotionRegulariser(Layout(4, 3), window=(2, 9))
 
@@ -413,6 +430,10 @@ def test_a_cached_run_with_motion_repeats_itself_and_copies_keep_their_own_state
         (dict(power=0), ValueError, "power must be a finite number > 0"),
         (dict(power=True), TypeError, "power must be a finite number > 0, got True"),
         (dict(mograd_mul=-1), ValueError, "mograd_mul must be a finite number >= 0, got -1"),
+        (dict(given=-1), ValueError, "given must be an integer >= 0, got -1"),
+        (dict(given=True), TypeError, "given must be an integer >= 0, got True"),
+        (dict(given=3), ValueError, "given must leave at least two of 4 frames, got 3"),
+        (dict(given=1, strides=(3,)), ValueError, "strides must be smaller than the number of frames"),
         (dict(window=4), ValueError, "window must be a pair of integers"),
         (dict(window=(1, 2, 3)), ValueError, "window must be a pair of integers"),
         (dict(window="12"), ValueError, "window must be a pair of integers"),

@@ -20,7 +20,6 @@ TAGS = {
 # Pages of the first edition that are over a budget, or declare SCALE and never read it. What stands here may not grow, and a page leaves this list with
 # its second edition. Their seconds are not measured yet: whoever executes one of them writes its number here.
 FIRST_EDITION = {
-    "02_motion_regularization": {"cells": 77, "words": 3752},
     "03_masked_planning": {"cells": 96, "words": 4330},
     "04_diffusion_features": {"cells": 118, "words": 4474},
     "05_semantic_mixing": {"cells": 100, "words": 3727},
