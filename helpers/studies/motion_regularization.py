@@ -22,7 +22,7 @@ from .runner import Study
 
 MOTIONS = {"still": "a {} stays still", "slow": "a {} moves {} slowly", "fast": "a {} moves {} fast", "camera": "the camera pans {1} fast over a {0}"}
 SWAPPED = {"still": "fast", "fast": "still"}  # whose words are tried on whose latents
-OBJECTS = {"toy-latte": 12, "toy-cogvideox": 8}
+OBJECTS = {"toy-latte": 24, "toy-cogvideox": 8}
 FEW = 4  # objects of the variants that only the table shows
 WORDLESS = 32  # clips that no sentence decides
 NO_WORDS = "(no words)"
