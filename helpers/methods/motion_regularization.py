@@ -32,8 +32,8 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "WINDOW_30", "WINDOW_100", "Layout", "Motion", "MotionRegulariser", "layout_of", "middle_window", "motion_map",
-    "motion_score", "sharpen", "split_frames",
+    "WINDOW_30", "WINDOW_100", "Layout", "Motion", "MotionRegulariser", "layout_of", "middle_window", "motion_score",
+    "sharpen", "split_frames",
 ]  # fmt: skip
 
 
@@ -205,14 +205,6 @@ def motion_score(frames: Tensor, *, strides: Sequence[int] = (1,), score: str = 
     mu = torch.stack(scores).mean()
     # 1 - rho = ||a - b||^2 / (||a||^2 + ||b||^2) for equal variances
     return (mu / 2).clamp(max=1).sqrt() if score == "correlation" else mu
-
-
-def motion_map(frames: Tensor, *, stride: int = 1) -> Tensor:
-    """`motion_score` for every token by itself: where the model expects motion. [B, T, S, C] -> [B, T - stride, S] in [0, 1]."""
-    p = _frames(frames)
-    (i,) = _strides((stride,), p.shape[1])
-    later, earlier = p[:, i:], p[:, :-i]
-    return (later - earlier).abs().sum(-1) / (later.abs() + earlier.abs()).sum(-1).clamp_min(torch.finfo(p.dtype).tiny)
 
 
 def sharpen(mu: float, *, pivot: float = PIVOT, power: float = POWER, scale: float = SCALE) -> float:

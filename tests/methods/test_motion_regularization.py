@@ -15,7 +15,6 @@ from helpers.methods.motion_regularization import (
     MotionRegulariser,
     layout_of,
     middle_window,
-    motion_map,
     motion_score,
     sharpen,
     split_frames,
@@ -120,14 +119,6 @@ def test_sixteen_bits_are_not_enough_for_the_power():
     half = p.bfloat16()
     coarse = (half[:, 1:] - half[:, :-1]).abs().sum() / (half[:, 1:].abs().sum() + half[:, :-1].abs().sum())
     assert abs(sharpen(float(coarse)) / exact - 1) > 2e-3
-
-
-def test_the_map_is_the_score_token_by_token():
-    p = noise(2, 5, 3, 4).double()
-    found = motion_map(p, stride=2)
-    assert found.shape == (2, 3, 3)
-    assert float(found[1, 2, 1]) == pytest.approx(mu(p[1:2, [2, 4], 1:2]))
-    assert motion_map(torch.zeros(1, 3, 2, 4)).eq(0).all()
 
 
 # ------------------------------------------------------------------------------------------------- the worked numbers
@@ -482,7 +473,7 @@ def test_bad_layouts_and_frames_are_refused():
     with pytest.raises(ValueError, match="frames must be \\(B, T, S, C\\)"):
         motion_score(torch.zeros(2, 2, 3))
     with pytest.raises(ValueError, match="strides must be smaller"):
-        motion_map(torch.zeros(1, 2, 2, 3), stride=2)
+        motion_score(torch.zeros(1, 2, 2, 3), strides=(2,))
     with pytest.raises(ValueError, match="share must be at most 1"):
         middle_window(30, 1.5)
     assert math.isnan(mu(torch.zeros(1, 2, 2, 3)))
