@@ -134,8 +134,8 @@ def carried(features: Tensor, labels: Tensor) -> float:
 
 
 def cases() -> list[dict]:
-    units = {"semantic": PAIRS * len(CATEGORIES), "geometric": SCENES, "temporal": CLIPS * len(CLIP_KINDS)}
-    some = {"semantic": 3 * len(CATEGORIES), "geometric": SCENES // 2, "temporal": len(CLIP_KINDS)}
+    units = {"semantic": 6 * len(CATEGORIES), "geometric": 8, "temporal": 2 * len(CLIP_KINDS)}  # of those that are drawn, the first
+    some = {"semantic": 3 * len(CATEGORIES), "geometric": 4, "temporal": len(CLIP_KINDS)}
     rows = []
     for task, count in units.items():
         rows += [(task, PATCHES, -1, u) for u in range(count)] + [(task, CONTRAST, -1, u) for u in range(count)]
