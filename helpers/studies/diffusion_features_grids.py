@@ -201,7 +201,7 @@ def grid(rows: pd.DataFrame, task: str, name: str = DIFT, which: str = "at") -> 
     rows = rows[(rows.task == task) & (rows.descriptor == name)]
     columns = [f"{which}_{k}" for k in range(LAYERS)]
     wide = rows.pivot(index="unit", columns="t", values=columns)
-    keys = [(t, k) for t in sorted(rows.t.unique()) for k in range(LAYERS) if not wide[f"{which}_{k}", t].isna().all()]
+    keys = [(t, k) for t in sorted(rows.t.unique().tolist()) for k in range(LAYERS) if not wide[f"{which}_{k}", t].isna().all()]
     return keys, wide[[(f"{which}_{k}", t) for t, k in keys]].to_numpy(float)
 
 
