@@ -425,7 +425,8 @@ def _twinned(drawn: CreatureClips) -> CreatureClips:
     y = size / 2 + torch.tensor([-beside, beside], dtype=torch.float64).expand(frames, 2)
     position = torch.stack([x, y], -1).expand_as(drawn.position).clone()
     facing = torch.tensor([0, 1]).expand_as(drawn.facing).clone()
-    return replace(drawn, **same, unit=unit, position=position, facing=facing)
+    speed, direction = torch.ones_like(drawn.speed), 4 * facing  # what the captions say: slowly to the right and to the left
+    return replace(drawn, **same, unit=unit, position=position, facing=facing, speed=speed, direction=direction)
 
 
 def label_clips(seed: int, kind: str = "creatures", *, count: int = 8, frames: int = 24, size: int = 64) -> LabelClips:
