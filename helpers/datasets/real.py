@@ -146,6 +146,42 @@ def stereo_pair() -> StereoPair:
     return StereoPair(left, right, measured)
 
 
+# ------------------------------------------------------------------------------------------------------- heads, marked by hand
+
+# Four kinds of photographs show a head. For each: which photograph, the square (left, top, side) that is cut out, and points marked by hand, x and y in px
+# of the photograph, to about 2 % of the square's side. Of a front view the two eyes are named by their side of the picture, of a profile there is one.
+MARKED_HEADS = {
+    "astronaut": ("astronaut", (143, 18, 175), {"left eye": (203, 100), "right eye": (246, 102), "nose": (228, 122), "mouth": (223, 146), "chin": (225, 173)}),
+    "cat": ("cat", (75, 0, 300), {"left eye": (173, 110), "right eye": (314, 130), "nose": (267, 238), "mouth": (257, 262)}),
+    "cameraman": ("camera", (140, 60, 150), {"eye": (238, 148), "nose": (253, 162), "mouth": (240, 180), "chin": (226, 194)}),
+    "coin 1": ("coins", (78, 170, 50), {"eye": (110.5, 190), "nose": (115.5, 193.5), "mouth": (114.5, 198), "chin": (113.5, 203)}),
+    "coin 2": ("coins", (312, 151, 68), {"eye": (360, 183), "nose": (364, 189), "mouth": (360.5, 190.5), "chin": (358, 198)}),
+    "coin 3": ("coins", (272, 236, 54), {"eye": (287.5, 265), "nose": (283, 270), "mouth": (285.5, 273.5), "chin": (287.5, 278)}),
+}
+
+
+@dataclass
+class MarkedPictures:
+    """images (B, 3, S, S) float32 in [0, 1]; names: B names; points[i]: {name: (x, y)} in px of picture i, pixel centres at whole numbers."""
+
+    images: Tensor
+    names: tuple[str, ...]
+    points: tuple[dict[str, tuple[float, float]], ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def marked_heads(size: int = 64) -> MarkedPictures:
+    """The heads of MARKED_HEADS at size x size px (>= 16), with the points that were marked on them by hand."""
+    size, images, points = _whole("size", size, 16), [], []
+    for photograph, (left, top, side), marked in MARKED_HEADS.values():
+        cut = _photograph(photograph)[top : top + side, left : left + side]
+        images.append(_as_tensor(resize(cut, (size, size), anti_aliasing=True)))
+        points.append({name: tuple((v + 0.5 - edge) * size / side - 0.5 for v, edge in zip(at, (left, top))) for name, at in marked.items()})
+    return MarkedPictures(torch.stack(images), tuple(MARKED_HEADS), tuple(points))
+
+
 # ------------------------------------------------------------------------------------------------------------------------ camera clips
 
 

@@ -11,7 +11,7 @@ Bad arguments raise ValueError or TypeError that names the argument.
 """
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from skimage.feature import SIFT, corner_harris, corner_peaks, match_descriptors
 from skimage.transform import resize
 from torch import Tensor, nn
 
-from ..datasets.real import StereoPair, photo_clips, photographs
-from ..toyworld.creatures import STYLES, creature_clips, creatures
+from ..datasets.real import StereoPair, marked_heads, photo_clips, photographs
+from ..toyworld.creatures import STYLES, CreatureClips, creature_clips, creatures
 from ..toyworld.draws import Draws
 from ..toyworld.render import TEXTURES, waved_background
 from ..toyworld.shapes import check_names, check_size, clips, shapes
@@ -171,6 +171,23 @@ def _drawn(seed: int, numbers: np.ndarray, source: str, target: str, options: li
                                       seen, b.keypoints[i][b.visible[i]] - 0.5, a.box[i] - 0.5, b.box[i] - 0.5)  # fmt: skip
         numbers = numbers[~fits.numpy()]
     raise RuntimeError(f"{len(numbers)} pairs of {source} and {target} still do not fit after {_TRIES} tries")
+
+
+def head_pairs(size: int = 64) -> SemanticPairs:
+    """All ordered pairs of the photographed heads of `real.marked_heads` that share two names of points or more, marked by hand.
+
+    A head has no mask; its box is the whole picture's middle, half as wide and as high, about as large as the face. Its category is its name.
+    """
+    heads, rows = marked_heads(size), []
+    box = torch.tensor([0.25, 0.25, 0.75, 0.75]) * size - 0.5
+    for i, here in enumerate(heads.points):
+        for j, there in enumerate(heads.points):
+            names = tuple(name for name in here if name in there)
+            if i != j and len(names) >= 2:
+                here_at, there_at, seen = (torch.tensor([side[name] for name in some]) for side, some in ((here, names), (there, names), (there, tuple(there))))
+                rows.append((heads.images[i], heads.images[j], heads.names[i], heads.names[j], names, here_at, there_at, tuple(there), seen, box, box))
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return SemanticPairs(*(torch.stack(column) if k in (0, 1, 9, 10) else column for k, column in enumerate(columns)))
 
 
 def confusion(predicted, pairs: SemanticPairs) -> tuple[tuple[str, ...], Tensor]:
@@ -396,21 +413,39 @@ class LabelClips:
         return len(self.video)
 
 
+def _twinned(drawn: CreatureClips) -> CreatureClips:
+    """Both creatures of each clip the same but for their steps, walking towards each other, past each other in the middle of the clip, and on."""
+    same = {name: getattr(drawn, name)[:, :1].expand_as(getattr(drawn, name)).clone() for name in ("category", "colour", "texture", "traits", "tone", "period",
+            "middle")}  # fmt: skip
+    unit = drawn.unit[..., :1].expand_as(drawn.unit).clone()
+    frames, size = drawn.position.shape[1], drawn.size
+    across = torch.linspace(-0.22, 0.22, frames, dtype=torch.float64) * size  # from the middle of the picture
+    beside = 0.04 * size  # the paths lie this far above and below it
+    x = size / 2 + torch.stack([across, -across], 1)
+    y = size / 2 + torch.tensor([-beside, beside], dtype=torch.float64).expand(frames, 2)
+    position = torch.stack([x, y], -1).expand_as(drawn.position).clone()
+    facing = torch.tensor([0, 1]).expand_as(drawn.facing).clone()
+    speed, direction = torch.ones_like(drawn.speed), 4 * facing  # what the captions say: slowly to the right and to the left
+    return replace(drawn, **same, unit=unit, position=position, facing=facing, speed=speed, direction=direction)
+
+
 def label_clips(seed: int, kind: str = "creatures", *, count: int = 8, frames: int = 24, size: int = 64) -> LabelClips:
     """Clips 0 to count - 1 with two labelled objects each, to be carried from frame 0 on.
 
-    kind: "shapes" or "creatures" (two of them, at least one of which moves; the second is painted over the first), or "photographs": the camera pans,
-    zooms or shakes over a photograph, and the objects are two discs of what frame 0 shows. They are carried by the camera's own path, so their
-    edges are exact to a fraction of a pixel; what leaves the canvas is gone and comes back with the camera. size: side in px (>= 32).
+    kind: "shapes" or "creatures" (two of them, at least one of which moves; the second is painted over the first); "twins", two creatures that look
+    alike in everything and walk through each other; or "photographs": the camera pans, zooms or shakes over a photograph, and the objects are two
+    discs of what frame 0 shows. They are carried by the camera's own path, so their edges are exact to a fraction of a pixel; what leaves the canvas
+    is gone and comes back with the camera. size: side in px (>= 32).
     """
     items = _PICTURES + np.arange(check_size("count", count, 1))
     frames, size = check_size("frames", frames, 2), check_size("size", size, 32)
-    if kind in ("shapes", "creatures"):
+    if kind in ("shapes", "creatures", "twins"):
         drawn = (clips if kind == "shapes" else creature_clips)(seed, items, size=size, frames=frames, motions=("two",))
+        drawn = _twinned(drawn) if kind == "twins" else drawn
         out = drawn.render()
         return LabelClips(out.video, out.object_id, drawn.captions)
     if kind != "photographs":
-        raise ValueError(f"kind must be 'shapes', 'creatures' or 'photographs', got {kind!r}")
+        raise ValueError(f"kind must be 'shapes', 'creatures', 'twins' or 'photographs', got {kind!r}")
     film = photo_clips(seed, items, size=size, frames=frames, moves=("pan", "zoom in", "zoom out", "shake"))
     d = Draws(seed, items)
     turn, radii = d.uniform(0, 2 * np.pi), [d.uniform(0.11, 0.17) * size for _ in range(2)]

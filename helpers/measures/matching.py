@@ -19,7 +19,6 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import torch
-from skimage.feature import match_descriptors
 from torch import Tensor
 
 from ..methods.diffusion_features import (
@@ -35,7 +34,7 @@ from ..methods.diffusion_features import (
     propagate_labels,
     region_similarity,
 )
-from .correspondence import HomographyPairs, PointPairs, SemanticPairs, interest_points, sift_features, warp_points
+from .correspondence import HomographyPairs, PointPairs, SemanticPairs, interest_points, warp_points
 
 Maps = Callable[[Tensor, Sequence[str]], Tensor | dict]
 CAPTION = "a photo of a {}"  # the caption of a picture of a known category
@@ -126,17 +125,6 @@ def match_views(
         else:
             here, there = torch.zeros(0, 2), torch.zeros(0, 2)
         found.append(PointPairs(here, there))
-    return found
-
-
-def sift_views(pairs: HomographyPairs) -> list[PointPairs]:
-    """For each pair of views the SIFT keypoints that are each other's nearest descriptor; each scene's source is described once."""
-    first, scene = _scenes(pairs)
-    sources, found = [sift_features(image) for image in pairs.source[first]], []
-    for k, image in zip(scene, pairs.target, strict=True):
-        (here, left), (there, right) = sources[k], sift_features(image)
-        i, j = torch.from_numpy(match_descriptors(left, right, cross_check=True)).long().unbind(1) if len(here) and len(there) else ([], [])
-        found.append(PointPairs(here[i], there[j]))
     return found
 
 

@@ -74,6 +74,25 @@ def test_the_disparity_leads_from_the_left_picture_to_the_right():
     assert error < 0.35 * blind
 
 
+def test_marked_heads_show_what_their_names_say():
+    heads = real.marked_heads(60)
+    assert heads.images.shape == (6, 3, 60, 60) and heads.names == tuple(real.MARKED_HEADS) and len(heads) == 6
+    assert all(0 <= v <= 59 for points in heads.points for at in points.values() for v in at)
+    for name, points in zip(heads.names, heads.points, strict=True):  # where the square begins and ends
+        _, (left, top, side), marked = real.MARKED_HEADS[name]
+        assert points["nose"] == pytest.approx([(v - edge + 0.5) * 60 / side - 0.5 for v, edge in zip(marked["nose"], (left, top), strict=True)])
+    for name in ("astronaut", "cat"):  # pupils are darker than the skin or fur between the eyes, which lie side by side, above nose and mouth
+        points, grey = heads.points[heads.names.index(name)], heads.images[heads.names.index(name)].mean(0)
+        x, y = (np.array([points["left eye"][k], points["right eye"][k]]) for k in (0, 1))
+        between = grey[round(y.mean()), round(x.mean())]
+        assert all(grey[round(v) - 1 : round(v) + 2, round(u) - 1 : round(u) + 2].min() < between - 0.1 for u, v in zip(x, y, strict=True))
+        assert x[0] < points["nose"][0] < x[1] and y.max() < points["nose"][1] < points["mouth"][1]
+    twice = real.marked_heads(120).points[0]["chin"]
+    assert twice == pytest.approx([2 * v + 0.5 for v in heads.points[0]["chin"]])
+    with pytest.raises(ValueError, match="size must be at least 16, got 8"):
+        real.marked_heads(8)
+
+
 def test_a_photo_clip_is_the_same_alone_and_in_any_batch():
     whole = photo_clips(4, range(12), size=32)
     for batch in ([11], [3, 2], [5, 5], np.array([9, 0, 4])):

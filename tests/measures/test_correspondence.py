@@ -7,11 +7,12 @@ import pytest
 import torch
 from skimage.transform import ProjectiveTransform, warp
 
-from helpers.datasets.real import StereoPair, photo_clips, photographs, stereo_pair
+from helpers.datasets.real import StereoPair, marked_heads, photo_clips, photographs, stereo_pair
 from helpers.measures import correspondence
 from helpers.measures.correspondence import (
     SemanticPairs,
     confusion,
+    head_pairs,
     homography_pairs,
     interest_points,
     label_clips,
@@ -295,7 +296,34 @@ def test_a_stereo_view_is_a_window_at_another_size():
 # ----------------------------------------------------------------------------------------------------------------------------- clips
 
 
-@pytest.mark.parametrize("kind", ["shapes", "creatures", "photographs"])
+def test_head_pairs_are_all_that_share_two_names():
+    pairs, heads = head_pairs(48), marked_heads(48)
+    assert len(pairs) == 30 and set(zip(pairs.source_category, pairs.target_category, strict=True)) == {
+        (a, b) for a in heads.names for b in heads.names if a != b
+    }
+    for i in range(len(pairs)):
+        here, there = (heads.points[heads.names.index(side[i])] for side in (pairs.source_category, pairs.target_category))
+        assert pairs.names[i] == tuple(n for n in here if n in there) and len(pairs.names[i]) >= 2
+        torch.testing.assert_close(pairs.source_points[i], torch.tensor([here[n] for n in pairs.names[i]]))
+        torch.testing.assert_close(pairs.target_points[i], torch.tensor([there[n] for n in pairs.names[i]]))
+    assert pairs.target_box[0].tolist() == [11.5, 11.5, 35.5, 35.5]
+
+
+def test_twins_are_alike_and_walk_through_each_other():
+    clips = label_clips(5, "twins", count=4, frames=7, size=64)
+    line = torch.arange(64) + 0.5
+    for video, labels, caption in zip(clips.video, clips.labels, clips.captions, strict=True):
+        areas = torch.stack([(labels == k).sum((1, 2)) for k in (1, 2)])
+        assert areas[0, 0] == pytest.approx(int(areas[1, 0]), rel=0.1) and areas[0].min() < 0.8 * areas[0].max()  # one passes before the other
+        first, last = ([float(((labels[t] == k) * line).sum() / (labels[t] == k).sum()) for k in (1, 2)] for t in (0, -1))
+        assert first[0] < 28 < 36 < first[1] and last[1] < 28 < 36 < last[0]
+        means = [video[0][:, labels[0] == k].mean(1) for k in (1, 2)]
+        torch.testing.assert_close(means[0], means[1], atol=0.06, rtol=0)
+        left, right = caption.split(" and ")
+        assert " moves right" in left and " moves left" in right and left.split(" moves ")[0] == right.split(" moves ")[0]
+
+
+@pytest.mark.parametrize("kind", ["shapes", "creatures", "twins", "photographs"])
 def test_a_clip_is_the_same_alone_and_among_many(kind):
     few, more = label_clips(3, kind, count=1, frames=3, size=32), label_clips(3, kind, count=6, frames=3, size=32)
     same(few, more, 0, 0)

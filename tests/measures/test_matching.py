@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.measures.correspondence import HomographyPairs, PointPairs, homography_pairs, semantic_pairs, sift_matches
-from helpers.measures.matching import carry, find, match_views, pair_maps, results, score_masks, score_views, sift_views, view_maps, view_points
+from helpers.measures.correspondence import HomographyPairs, PointPairs, homography_pairs, semantic_pairs
+from helpers.measures.matching import carry, find, match_views, pair_maps, results, score_masks, score_views, view_maps, view_points
 from helpers.methods.diffusion_features import pck_table
 
 torch.set_num_threads(1)
@@ -131,14 +131,10 @@ def test_nothing_to_match_is_no_error():
     assert scores.correct.tolist() == [5, 3] and scores.corner_error.isinf().all()
 
 
-def test_corners_and_sift_of_real_scenes():
+def test_corners_of_real_scenes():
     scenes = homography_pairs(3, scenes=1, per_scene=1, kinds=("illumination",), size=64)
     here, there = view_points(scenes, 30)
     assert 0 < len(here[0]) <= 30 and 0 < len(there[0]) <= 30
-    by_bench, alone = sift_views(scenes)[0], sift_matches(scenes.source[0], scenes.target[0])
-    assert torch.equal(by_bench.source, alone.source) and torch.equal(by_bench.target, alone.target)
-    flat = HomographyPairs(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64), scenes.homography, scenes.valid, scenes.kind, scenes.scene)
-    assert len(sift_views(flat)[0]) == 0
 
 
 # ----------------------------------------------------------------------------------------------------------------------------- clips

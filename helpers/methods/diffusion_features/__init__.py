@@ -28,6 +28,7 @@ from .matches import (
     match,
     min_max,
     mutual_matches,
+    nearest,
     pck,
     pck_table,
     propagate_edit,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONVENTIONS", "Edit", "Fit", "Matches", "Pair", "Pck", "block_layers", "boundary_accuracy", "contexts", "corner_error", "describe", "dift",
     "dift_blocks", "dift_grid", "dift_layers", "feature_colours", "first_mask_to_labels", "fit_homography", "homography_accuracy", "labels_to_masks",
-    "layer_names", "match", "min_max", "mutual_matches", "noise_to_signal", "pck", "pck_table", "propagate_edit", "propagate_labels",
+    "layer_names", "match", "min_max", "mutual_matches", "nearest", "noise_to_signal", "pck", "pck_table", "propagate_edit", "propagate_labels",
     "region_similarity", "similarity_map",
 ]  # fmt: skip
 

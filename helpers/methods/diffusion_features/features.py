@@ -61,6 +61,16 @@ def layer_names(unet: nn.Module, *, merged: bool | None = None) -> list[str]:
     return names
 
 
+def _encoder_names(unet: nn.Module) -> list[str]:
+    """Names of the encoder's layers whose outputs the decoder is given: resnets, or the attention behind each, and downsamplers."""
+    names = []
+    for n, block in enumerate(unet.down_blocks):
+        kind = "attentions" if getattr(block, "attentions", None) else "resnets"
+        names += [f"down_blocks.{n}.{kind}.{j}" for j in range(len(block.resnets))]
+        names += [f"down_blocks.{n}.downsamplers.{j}" for j in range(len(block.downsamplers or ()))]
+    return names
+
+
 def block_layers(unet: nn.Module, *, merged: bool | None = None) -> dict[int, int]:
     """n -> i: the layer index that each up-block ends with; 3, 7, 11, 14 for four blocks of three layers, upsamplers apart."""
     return {int(name.split(".")[1]): i for i, name in enumerate(layer_names(unet, merged=merged))}
@@ -105,11 +115,14 @@ def dift_blocks(
 def dift_layers(
     pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, t: int, layers: Sequence[int | str] | None = None, **options: Any
 ) -> dict[int | str, Tensor]:
-    """Maps of several decoder layers from one pass (Fig. 13), by index or name in `layer_names`, default all; options as in `dift`."""
+    """Maps of several decoder layers from one pass (Fig. 13), by index or name in `layer_names`, default all; options as in `dift`.
+
+    A layer of the encoder, which hands its map on to a layer of the decoder, can be named as well: "down_blocks.1.attentions.0".
+    """
     names = layer_names(_check_pipe(pipe)[0])
     layers = range(len(names)) if layers is None else _several("layers", layers)
     chosen = {i: i if isinstance(i, str) else names[_integer("layers", i, 0, len(names) - 1)] for i in layers}
-    known = names + layer_names(pipe.unet, merged=True)
+    known = names + layer_names(pipe.unet, merged=True) + _encoder_names(pipe.unet)
     if unknown := [name for name in chosen.values() if name not in known]:
         raise ValueError(f"layers must be in 0..{len(names) - 1} or names of layer_names(unet), got {unknown[0]!r}")
     modules = {i: pipe.unet.get_submodule(name) for i, name in chosen.items()}

@@ -31,8 +31,8 @@ from torch.nn import functional as F
 
 __all__ = [
     "CONVENTIONS", "Edit", "Fit", "Matches", "Pair", "Pck", "boundary_accuracy", "contexts", "corner_error", "describe", "feature_colours",
-    "first_mask_to_labels", "fit_homography", "homography_accuracy", "labels_to_masks", "match", "min_max", "mutual_matches", "pck", "pck_table",
-    "propagate_edit", "propagate_labels", "region_similarity", "similarity_map",
+    "first_mask_to_labels", "fit_homography", "homography_accuracy", "labels_to_masks", "match", "min_max", "mutual_matches", "nearest", "pck",
+    "pck_table", "propagate_edit", "propagate_labels", "region_similarity", "similarity_map",
 ]  # fmt: skip
 
 CONVENTIONS = ("paper", "consistent", "official")
@@ -167,6 +167,38 @@ def match(
         place[b, some] = torch.where(better, where + row * width, place[b, some])
     found = Matches(torch.stack([place % width, place // width], -1), best)
     return found if target_map.ndim == 4 else Matches(*(part[0] for part in found))
+
+
+def nearest(
+    source_map: Tensor,
+    target_map: Tensor,
+    points: Tensor,
+    *,
+    source_size: tuple[int, int],
+    target_size: tuple[int, int],
+    convention: str = "consistent",
+    memory_mb: float = 256,
+) -> Matches:
+    """What the official code for edits does: cells are brought to length 1, then sampled, and the target pixel at the least distance (L2) is taken.
+
+    Between cells that differ a sample is shorter than 1, so this is not the largest cosine of `match`. source_map: (C, h, w); target_map: (C, h', w');
+    points: (K, 2) in the source image. `similarity` is the negative distance. The first pixel wins a tie. memory_mb bounds the working memory.
+    """
+    source, target = _full(_floats("source_map", source_map, "C, h, w")), _full(_floats("target_map", target_map, "C, h, w"))
+    if len(source) != len(target):
+        raise ValueError(f"target_map must have the {len(source)} channels of source_map, got {len(target)}")
+    (height, width), memory = _size("target_size", target_size), _number("memory_mb", memory_mb, above=0)
+    wanted = describe(F.normalize(source, dim=0), points, size=_size("source_size", source_size), convention=convention).to(target)
+    target, best, place = F.normalize(target, dim=0), None, None
+    rows = max(1, int(memory * 2**20 / target.element_size() / (width * (len(target) + 2 * len(wanted)))))
+    for row in range(0, height, rows):
+        y, x = torch.meshgrid(torch.arange(row, min(row + rows, height)), torch.arange(width), indexing="ij")
+        pixels = describe(target, torch.stack([x.flatten(), y.flatten()], 1), size=(height, width), convention=convention)
+        value, where = torch.cdist(wanted, pixels, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+        better = torch.ones_like(value, dtype=torch.bool) if best is None else value < best
+        best = value if best is None else torch.where(better, value, best)
+        place = where if place is None else torch.where(better, where + row * width, place)
+    return Matches(torch.stack([place % width, place // width], -1), -best)
 
 
 def similarity_map(
@@ -541,20 +573,23 @@ def propagate_edit(
     threshold: float = 5.0,
     rng: int | np.random.Generator = 0,
     convention: str = "consistent",
+    similarity: str = "l2",
 ) -> Edit:
     """A sticker drawn on the source image, put on the same part of the target (Fig. 6).
 
     source_map, target_map: (C, h, w). sticker: (4, H, W), RGB and opacity in [0, 1], as large as the source image. target_image: (3, H', W')
     in [0, 1]. At most max_points random pixels that are not transparent are matched, a homography is fitted by RANSAC (threshold, px), and
-    the warped sticker is laid over the target. Raises ValueError for fewer than four such pixels, and when the matches fit no homography.
+    the warped sticker is laid over the target. similarity: "l2", the `nearest` of sampled unit-length features (the official code), or "cosine", as in
+    `match`. Raises ValueError for fewer than four such pixels, and when the matches fit no homography.
     """
+    find = {"l2": nearest, "cosine": match}[_choice("similarity", similarity, ("l2", "cosine"))]
     sticker, target_image, rng = _picture("sticker", sticker, 4), _picture("target_image", target_image, 3), np.random.default_rng(rng)
     y, x = sticker[3].cpu().nonzero().T
     if len(x) < 4:
         raise ValueError(f"sticker must have at least 4 pixels that are not transparent, got {len(x)}")
     some = torch.from_numpy(rng.choice(len(x), min(len(x), _integer("max_points", max_points, 4)), replace=False))
     source, size = torch.stack([x, y], 1)[some], tuple(target_image.shape[1:])
-    found = match(source_map, target_map, source, source_size=tuple(sticker.shape[1:]), target_size=size, convention=convention)
+    found = find(source_map, target_map, source, source_size=tuple(sticker.shape[1:]), target_size=size, convention=convention)
     fit = fit_homography(source, found.points, method="ransac", threshold=threshold, rng=rng)
     colour, opacity = sticker[:3] * sticker[3:], sticker[3:]  # opacity first, or the border would take colour from transparent pixels
     layers = torch.cat([colour, opacity]).permute(1, 2, 0).cpu().double().numpy()

@@ -94,6 +94,16 @@ def test_layers_are_those_of_a_full_pass_and_blocks_end_with_one(kind, request):
     assert torch.equal(some[names[2]], layers[2]) and torch.equal(some[0], layers[0]) and watch.calls[2:] == [0, 0]
 
 
+def test_a_layer_of_the_encoder_is_what_it_hands_over(latent):
+    name = "down_blocks.1.attentions.0" if getattr(latent.unet.down_blocks[1], "attentions", None) else "down_blocks.1.resnets.0"
+    with Watch(latent.unet) as watch:
+        found = dift_layers(latent, pictures(2), t=100, layers=[name, "down_blocks.0.downsamplers.0"], ensemble=1, generator=seeded())
+    full = full_outputs(latent.unet, list(found), watch.inputs[0])
+    assert all(torch.equal(found[key], full[key]) for key in found) and watch.calls == [0, 0, 0, 0]
+    with pytest.raises(ValueError, match=r"names of layer_names\(unet\), got 'down_blocks.9.resnets.0'"):
+        dift_layers(latent, pictures(2), t=100, layers=["down_blocks.9.resnets.0"], ensemble=1, generator=seeded())
+
+
 def test_blocks_and_grid_are_single_calls_put_together(latent):
     images, options = pictures(3), dict(ensemble=2, latent="mean", noise=randn(3, 2, 4, 8, 8))
     with Watch(latent.unet) as watch:

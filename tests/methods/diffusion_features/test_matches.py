@@ -23,6 +23,7 @@ from helpers.methods.diffusion_features import (
     matches,
     min_max,
     mutual_matches,
+    nearest,
     pck,
     pck_table,
     propagate_edit,
@@ -101,6 +102,61 @@ def test_matches_are_the_argmax_over_the_upsampled_map(convention):
     heat = similarity_map(source, targets, (5, 11), source_size=(20, 33), target_size=(18, 25), convention=convention)
     torch.testing.assert_close(heat, wanted[:, 2])
     torch.testing.assert_close(similarity_map(source, targets[2], [5, 11], source_size=(20, 33), target_size=(18, 25), convention=convention), wanted[2, 2])
+
+
+@pytest.mark.parametrize("find", [match, nearest])
+def test_a_picture_that_is_not_square_finds_itself_everywhere(find):
+    maps, (height, width) = randn(6, 5, 9), (23, 41)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    points = torch.stack([x.flatten(), y.flatten()], 1)
+    sizes = dict(source_size=(height, width), target_size=(height, width), convention="consistent")
+    assert torch.equal(find(maps, maps, points, **sizes).points, points)
+    inner = points[x.flatten() < height]  # swapped, these still lie inside, and only the diagonal finds itself
+    swapped = (find(maps, maps, inner.flip(1), **sizes).points == inner).all(1)
+    assert torch.equal(swapped, inner[:, 0] == inner[:, 1])
+    with pytest.raises(ValueError, match="points must lie in the image of height 23 and width 41"):
+        find(maps, maps, points.flip(1), **sizes)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_nearest_is_the_least_distance_of_unit_cells_that_were_sampled(convention):
+    source, target, points = randn(4, 3, 5), randn(4, 6, 4, seed=1), torch.tensor([[0, 0], [6, 3], [9, 7], [4, 6]])
+    sizes = dict(source_size=(8, 10), target_size=(13, 9), convention=convention)
+    source_pixels, target_pixels = (upsampled(F.normalize(m, dim=0)[None], size, convention)[0] for m, size in ((source, (8, 10)), (target, (13, 9))))
+    found = nearest(source, target, points, **sizes)
+    for (x, y), answer, value in zip(points.tolist(), found.points.tolist(), found.similarity, strict=True):
+        distance = (target_pixels - source_pixels[:, y, x][:, None, None]).norm(dim=0)
+        assert answer == [int(distance.argmin()) % 9, int(distance.argmin()) // 9] and float(value) == pytest.approx(-float(distance.min()), abs=1e-5)
+    assert torch.equal(nearest(source, target, points, **sizes, memory_mb=1e-4).points, found.points)
+    assert torch.equal(nearest(5 * source, 0.1 * target, points, **sizes).points, found.points)
+
+
+def test_an_edit_is_matched_as_the_official_code_does():
+    source, target = torch.ones(2, 2, 2), torch.tensor([[10.0, 0.0], [0.0, 1.0]])[:, None].expand(2, 2, 2)  # cells (10, 0) left, (0, 1) right
+    options = dict(source_size=(5, 5), target_size=(5, 5), convention="consistent")
+    assert nearest(source, target, torch.tensor([[0, 0]]), **options).points.tolist() == [[2, 0]]  # (0.5, 0.5) lies nearest to (0.71, 0.71)
+    assert match(source, target, torch.tensor([[0, 0]]), **options).points.tolist() == [[3, 0]]  # (2.5, 0.75) points most nearly that way
+    sticker = torch.zeros(4, 5, 5)
+    sticker[3] = 1
+    maps = coordinates(5, 5)
+    options = dict(max_points=25, threshold=1.0)
+    by = {similarity: propagate_edit(maps, maps, sticker, torch.zeros(3, 5, 5), similarity=similarity, **options) for similarity in ("l2", "cosine")}
+    assert torch.equal(by["l2"].matches.points, by["l2"].source) and torch.equal(by["cosine"].matches.points, by["cosine"].source)
+    assert torch.equal(propagate_edit(maps, maps, sticker, torch.zeros(3, 5, 5), **options).matches.similarity, by["l2"].matches.similarity)
+    with pytest.raises(ValueError, match="similarity must be one of l2, cosine"):
+        propagate_edit(maps, maps, sticker, torch.zeros(3, 5, 5), similarity="dot")
+
+
+def test_nearest_refuses():
+    maps, points, sizes = randn(3, 4, 5), torch.zeros(1, 2), dict(source_size=(8, 8), target_size=(8, 8))
+    for change, text in (
+        (dict(target_map=maps[:2]), "target_map must have the 3 channels"), (dict(points=points + 9), "points must lie in the image"),
+        (dict(memory_mb=0), "memory_mb must be"), (dict(target_size=(8,)), "target_size must be"),
+        (dict(source_map=maps * math.nan), "source_map must be finite"),
+        (dict(convention="half"), "convention must be one of"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            nearest(**{**dict(source_map=maps, target_map=maps, points=points), **sizes, **change})
 
 
 def test_the_norm_survives_neighbours_that_cancel():
