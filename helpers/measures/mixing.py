@@ -28,7 +28,7 @@ LATENT = (4, 16, 16)  # of toy-sd
 BLUR = 4.0  # px, standard deviation of the second opinion on layout
 MARGIN = 3  # px around the source's mask that do not count as background
 ENOUGH_LAYOUT = 0.5  # intersection over union from which on a layout counts as kept
-BOTH = (0.2, 0.8)  # a picture is "both" when content and source get such a probability each
+TRACE = 0.002  # the judge is nearly always sure; a picture shows "both" when content and source keep this probability each, see `halves`
 PAPER = torch.tensor(BACKGROUNDS["paper"])
 SKETCHED_FROM = 0.15  # share of paper in an object from which on it counts as sketched
 
@@ -95,10 +95,12 @@ def other_words(category: str, turn: int = 0) -> list[str]:
 
 
 class Measures(NamedTuple):
-    """Of n pictures, (n,) each. layout L: overlap of the judge's mask with the source's exact one; luminance: second opinion, correlation of blurred
-    luminances, cut at 0; content S and source R: probabilities; score M = 2LS / (L + S); background: mean change of pixels away from the source."""
+    """Of n pictures, (n,) each. layout L: overlap of the judge's mask with the source's exact one; place: overlap of the boxes of these masks; luminance:
+    second opinion, correlation of blurred luminances, cut at 0; content S and source R: probabilities; score M = 2LS / (L + S); background: mean change
+    of pixels away from the source."""
 
     layout: np.ndarray
+    place: np.ndarray
     luminance: np.ndarray
     content: np.ndarray
     source: np.ndarray
@@ -107,9 +109,8 @@ class Measures(NamedTuple):
 
     @property
     def both(self) -> np.ndarray:
-        """(n,) bool: the judge sees the content and the source, each with a probability in [0.2, 0.8]."""
-        low, high = BOTH
-        return (self.content >= low) & (self.content <= high) & (self.source >= low) & (self.source <= high)
+        """(n,) bool: the judge sees a trace of the content and of the source, each."""
+        return np.minimum(self.content, self.source) >= TRACE
 
 
 def measure(judges: Judges, images: Tensor, todo: Cases, reading: Reading | None = None) -> Measures:
@@ -127,13 +128,57 @@ def measure(judges: Judges, images: Tensor, todo: Cases, reading: Reading | None
     away = [binary_dilation(mask, iterations=MARGIN) for mask in todo.mask.numpy()]
     change = (images - todo.image).abs().mean(1).double().numpy()
     background = np.array([c[~m].mean() if not m.all() else np.nan for c, m in zip(change, away)])
-    return Measures(layout, luminance_correlation(images, todo.image), content, source, score, background)
+    place = box_overlap(reading.mask.cpu(), todo.mask)
+    return Measures(layout, place, luminance_correlation(images, todo.image), content, source, score, background)
 
 
 def probability(reading: Reading, names: Sequence[str]) -> np.ndarray:
     """(n,) the judge's probability that picture i shows a names[i]."""
     rows = [CATEGORIES.index(name) for name in names]
     return reading.category.cpu().double().numpy()[np.arange(len(rows)), rows]
+
+
+def boxes(masks: Tensor) -> np.ndarray:
+    """(n, 4) x0, y0, x1, y1 of masks (n, H, W): the box of evenly spread pixels with the mask's centre and spread, which a stray pixel hardly moves.
+
+    Probabilities count from 0.5; NaN for an empty mask.
+    """
+    if masks.ndim != 3:
+        raise ValueError(f"masks must be (n, H, W), got {tuple(masks.shape)}")
+    out = []
+    for mask in (masks > 0.5).numpy():
+        y, x = np.nonzero(mask)
+        if not len(x):
+            out.append([np.nan] * 4)
+            continue
+        # a row of m pixels has the variance (m^2 - 1) / 12, so its half length is sqrt(3 variance + 1/4)
+        half = [np.sqrt(3 * v.var() + 0.25) for v in (x, y)]
+        out.append([x.mean() - half[0], y.mean() - half[1], x.mean() + half[0], y.mean() + half[1]])
+    return np.array(out) + 0.5
+
+
+def box_overlap(found: Tensor, masks: Tensor) -> np.ndarray:
+    """(n,) intersection over union of the `boxes` of two masks (n, H, W): the place and size of an object, whatever its outline; 0 for an empty one."""
+    if found.shape != masks.shape:
+        raise ValueError(f"found {tuple(found.shape)} must match masks {tuple(masks.shape)}")
+    a, b = boxes(found), boxes(masks)
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    common = np.clip(sides, 0, None).prod(1)
+    area = [(c[:, 2:] - c[:, :2]).prod(1) for c in (a, b)]
+    return np.nan_to_num(common / (area[0] + area[1] - common))
+
+
+def halves(first: CreaturePictures, second: CreaturePictures) -> Tensor:
+    """(n, 3, H, W) true mixtures, to see whether a measure would notice one: the left half of one drawn picture beside the right half of another.
+
+    Cut through the middle of both objects. Draw both with one seed and they share pose, colour and ground. Raises ValueError for other numbers.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"second must be one for each of the {len(first)} pictures, got {len(second)}")
+    columns = (first.mask | second.mask).double().sum(1)  # (n, W)
+    middle = (columns @ torch.arange(columns.shape[1], dtype=torch.float64)) / columns.sum(1)
+    left = torch.arange(columns.shape[1]) < middle[:, None]
+    return torch.where(left[:, None, None], first.image, second.image)
 
 
 def luminance_correlation(images: Tensor, others: Tensor, *, blur: float = BLUR) -> np.ndarray:
