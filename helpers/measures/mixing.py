@@ -22,6 +22,8 @@ from torch import Tensor
 from ..models.judges import Judges, Reading, overlap
 from ..toyworld import CATEGORIES
 from ..toyworld.creatures import BACKGROUNDS, CreaturePictures, creatures_of
+from . import statistics
+from .statistics import Estimate
 
 FAMILIES = (("cat", "dog", "rabbit", "fox"), ("bird", "fish"), ("car", "teapot", "lamp"))
 LATENT = (4, 16, 16)  # of toy-sd
@@ -30,6 +32,7 @@ MARGIN = 3  # px around the source's mask that do not count as background
 ENOUGH_LAYOUT = 0.5  # intersection over union from which on a layout counts as kept
 TRACE = 0.002  # the judge is nearly always sure; a picture shows "both" when content and source keep this probability each, see `halves`
 PAPER = torch.tensor(BACKGROUNDS["paper"])
+DRAWS = 2000  # resamples of the sources
 SKETCHED_FROM = 0.15  # share of paper in an object from which on it counts as sketched
 
 # ------------------------------------------------------------------------------------------------------------------------------ cases
@@ -209,79 +212,69 @@ def sketched(images: Tensor, masks: Tensor, *, tolerance: float = 0.25) -> np.nd
 # ------------------------------------------------------------------------------------------------------------------------------ comparisons
 
 
-def resamples(groups: Sequence[int], draws: int = 1000, seed: int = 0) -> list[np.ndarray]:
-    """Rows of `draws` bootstrap samples that take whole groups (here: source pictures) with replacement; groups (n,): which group a row is of."""
-    groups = np.asarray(groups)
-    if groups.ndim != 1 or not len(groups):
-        raise ValueError(f"groups must be (n,) with at least one row, got shape {groups.shape}")
-    rows = [np.flatnonzero(groups == g) for g in np.unique(groups)]
-    rng = np.random.default_rng(seed)
-    return [np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(draws)]
+def gain(ours: tuple, rival: tuple, *, points: int = 5, of: str = "sources") -> Estimate:
+    """How much more content `ours` injects than `rival` at the same layout, with a 95 % interval: bootstrap over sources, paired.
 
-
-def interval(values: Sequence[float], level: float = 95) -> tuple[float, float]:
-    """The middle `level` percent of bootstrap values."""
-    tail = (100 - level) / 2
-    return tuple(float(v) for v in np.percentile(values, [tail, 100 - tail]))
-
-
-def mean_interval(values: np.ndarray, samples: Sequence[np.ndarray], level: float = 95) -> tuple[float, float, float]:
-    """Mean of values (n,) and the bootstrap interval of it: mean, low, high."""
-    values = np.asarray(values, dtype=float)
-    return float(values.mean()), *interval([values[rows].mean() for rows in samples], level)
-
-
-def at_layout(layout: np.ndarray, content: np.ndarray, places: Sequence[float]) -> np.ndarray:
-    """Mean content of a method at given mean layouts: its settings (settings, n) averaged over the cases, joined by straight lines.
-
-    Places beyond the ends of the curve get the value at the end.
+    Both are (layout, content), (settings, n) each, on the same n >= 8 sources. A method's mean content at a mean layout lies on straight lines between
+    its settings. Compared at `points` layouts inside the range that both curves cover (its two ends left out), averaged. Raises ValueError when the
+    ranges do not overlap, for other shapes and for fewer sources.
     """
-    layout, content = np.asarray(layout), np.asarray(content)
-    if layout.ndim != 2 or layout.shape != content.shape:
-        raise ValueError(f"content must be (settings, n) like layout {layout.shape}, got {content.shape}")
-    x, y = layout.mean(1), content.mean(1)
-    order = np.argsort(x)
-    return np.interp(places, x[order], y[order])
-
-
-class Gain(NamedTuple):
-    value: float  # mean difference of content at the same layout
-    spread: float  # standard deviation over the bootstrap samples
-    low: float  # 95 % interval
-    high: float
-    places: np.ndarray  # the layouts at which the two were compared
-
-
-def gain(ours: tuple, rival: tuple, samples: Sequence[np.ndarray], points: int = 5) -> Gain:
-    """How much more content `ours` injects than `rival` at the same layout, both (layout, content) with (settings, n) each, on the same cases.
-
-    Compared at `points` layouts inside the range that both curves cover (its two ends left out), averaged; paired bootstrap over `samples`. Raises
-    ValueError when the ranges do not overlap.
-    """
-    ends = [np.asarray(layout).mean(1) for layout, _ in (ours, rival)]
+    tables = [np.asarray(x, dtype=float) for pair in (ours, rival) for x in pair]
+    if any(x.ndim != 2 or x.shape != tables[i - i % 2].shape or x.shape[1] != tables[0].shape[1] for i, x in enumerate(tables)):
+        raise ValueError(f"ours and rival must be (layout, content) with (settings, n) each and one n, got {[x.shape for x in tables]}")
+    ends = [x.mean(1) for x in tables[::2]]
     low, high = max(x.min() for x in ends), min(x.max() for x in ends)
     if not low < high:
         raise ValueError(f"ours and rival must share a range of layouts, got {[(round(x.min(), 3), round(x.max(), 3)) for x in ends]}")
     places = np.linspace(low, high, points + 2)[1:-1]
 
-    def difference(rows) -> float:
-        return float(np.mean(at_layout(*(np.asarray(v)[:, rows] for v in ours), places) - at_layout(*(np.asarray(v)[:, rows] for v in rival), places)))
+    def difference(means) -> float:
+        curves = [(x[order], y[order]) for x, y in zip(means[::2], means[1::2]) for order in [np.argsort(x)]]
+        return float(np.mean(np.interp(places, *curves[0]) - np.interp(places, *curves[1])))
 
-    drawn = np.array([difference(rows) for rows in samples])
-    return Gain(difference(slice(None)), float(drawn.std(ddof=1)), *interval(drawn), places)
+    return _estimate(difference, tables, of)
 
 
-def settling(curve: np.ndarray) -> float:
-    """When a quantity settles: the mean share of the way that its average still has to go, over all steps, as a share of the run in [0, 1].
+def survives(levels: Sequence[float], curve: np.ndarray) -> float:
+    """How much noise a quantity survives: the area under its curve over levels from 0 to 1, scaled to begin at 1 and to end at 0.
 
-    curve (n, steps): agreement with the finished picture, from noise to the end. A quantity that jumps at one step settles there; one that grows
-    evenly settles half way; one that agrees no better at the end than at the beginning was settled from the start, 0. Raises ValueError for fewer
-    than two steps.
+    curve (levels,) or (levels, n), averaged: agreement with the original after noise of each level. What is kept up to 0.4 and lost from there on survives
+    0.4; what is lost evenly, 0.5. Raises ValueError for levels that do not rise from 0 to 1, another number of values, and a curve that does not fall.
     """
-    mean = np.asarray(curve, dtype=float).mean(0)
-    if mean.ndim != 1 or len(mean) < 2:
-        raise ValueError(f"curve must be (n, steps) with two steps or more, got shape {np.shape(curve)}")
-    if not mean[-1] > mean[0]:
-        return 0.0
-    left = 1 - np.clip((mean - mean[0]) / (mean[-1] - mean[0]), 0, 1)
-    return float((left[:-1] + left[1:]).mean() / 2)
+    levels, curve = np.asarray(levels, dtype=float), np.asarray(curve, dtype=float)
+    mean = curve if curve.ndim == 1 else curve.mean(1)
+    if levels.ndim != 1 or len(levels) < 2 or levels[0] != 0 or levels[-1] != 1 or not (np.diff(levels) > 0).all() or len(mean) != len(levels):
+        raise ValueError(f"levels must rise from 0 to 1, one for each of the {len(mean)} values of the curve, got {levels.tolist()}")
+    if not mean[0] > mean[-1]:
+        raise ValueError(f"curve must end below its beginning, got {mean[0]:.3g} to {mean[-1]:.3g}")
+    left = np.clip((mean - mean[-1]) / (mean[0] - mean[-1]), 0, 1)
+    return float(np.trapezoid(left, levels))
+
+
+def survives_longer(levels: Sequence[float], first: np.ndarray, second: np.ndarray, *, scale: float = 1, of: str = "sources") -> Estimate:
+    """`survives` of the first curve minus that of the second, times `scale` (100: percent), with its 95 % interval, paired; (levels, n) each, n >= 8."""
+    tables = [np.asarray(x, dtype=float) for x in (first, second)]
+    if tables[0].ndim != 2 or tables[0].shape != tables[1].shape:
+        raise ValueError(f"first and second must be (levels, n) of one shape, got {[x.shape for x in tables]}")
+    return _estimate(lambda means: scale * (survives(levels, means[0]) - survives(levels, means[1])), tables, of)
+
+
+def mixed_share(seen, none, halves, *, of: str = "sources") -> Estimate:
+    """How often both concepts are seen: 0 where no more often than in pictures that know nothing of the source (`none`), 1 as often as in true mixtures.
+
+    (n,) each, the share of a source's pictures that show both; errors of `statistics.ratio`.
+    """
+    seen, none, halves = (np.asarray(x, dtype=float) for x in (seen, none, halves))
+    return statistics.ratio(seen - none, halves - none, of=of)
+
+
+def _estimate(function, tables: list[np.ndarray], of: str) -> Estimate:
+    """function of the tables' means over their sources, (settings, n) each; the spread is left at that of the resampled values times the root of n."""
+    n = tables[0].shape[1]
+    if n < statistics.FEW:
+        raise ValueError(f"at least {statistics.FEW} {of} are needed for an interval, got {n}")
+    value = function([x.mean(1) for x in tables])
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    drawn = np.array([function([x @ c / n for x in tables]) for c in counts])
+    low, high = np.quantile(drawn, statistics._tails(n))
+    return Estimate(value, min(float(low), value), max(float(high), value), n, float(drawn.std(ddof=1) * np.sqrt(n)), f"bootstrap over {of}")

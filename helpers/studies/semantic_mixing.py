@@ -32,7 +32,7 @@ LEVELS = (2, 5, 8, 11, 14, 17, 20)  # steps left to which a picture is noised an
 FURRY = ("cat", "dog", "rabbit", "fox")
 UNSEEN = {"rabbit": "striped", "car": "dotted", "fish": "checkered"}  # pairs that the model was never shown, from sources of the texture
 BEFORE = {"rabbit": ("cat", "dog", "fox"), "car": ("teapot", "lamp"), "fish": ("bird",)}
-MIXING = ("layout", "place", "luminance", "content", "source", "score", "background")
+MIXING = ("layout", "place", "luminance", "content", "source_left", "score", "background")
 OWN = ("colour", "facing", "texture")  # probability of the source's own
 
 
@@ -62,6 +62,14 @@ def pipeline() -> StableDiffusionPipeline:
 @lru_cache(maxsize=1)
 def pair() -> judges.Judges:
     return judges.load()
+
+
+def noise_to_signal(scheduler, levels) -> np.ndarray:
+    """sqrt((1 - abar) / abar) at levels k, steps left of STEPS."""
+    scheduler = DDIMScheduler.from_config(scheduler.config)
+    scheduler.set_timesteps(STEPS)
+    kept = np.array([float(scheduler.alphas_cumprod[scheduler.timesteps[STEPS - k]]) for k in levels])
+    return np.sqrt((1 - kept) / kept)
 
 
 def options(rows: list[Row]) -> dict:
@@ -228,13 +236,13 @@ def cases() -> list[dict]:
 
 
 def measure(case: dict) -> dict:
-    """See `measures.mixing.Measures`. content: of the word, NaN without one. margin: of the word, or of the source without one, over the likeliest other
+    """See `measures.mixing.Measures`; source_left is its `source`. content: of the word, NaN without one. margin: of the word, or of the source without one, over the likeliest other
     category: above 0 where it is the judge's answer. colour, facing, texture: probability of the source's own. sketched: 1 where the object is filled
     with paper."""
     image, one = picture(case)
     reading = pair().read(image[None].clamp(0, 1))
     found = bench.measure(pair(), image[None].clamp(0, 1), one, reading)
-    row = {name: float(getattr(found, name)[0]) for name in MIXING}
+    row = {name: float(getattr(found, name.removesuffix("_left"))[0]) for name in MIXING}
     asked = CATEGORIES.index(one.words[0] if case["word"] else one.sources[0])
     others = reading.category[0].clone()
     others[asked] = -1
@@ -254,9 +262,22 @@ STUDY = Study(
 )
 
 
-def grid(table: pd.DataFrame, method: str, column: str, *, part: str = "compare") -> np.ndarray:
-    """(sources, knobs): a column of a method, the mean over a source's words, knobs rising. Raises ValueError for a method without rows."""
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with three columns more. kind: near or far, what the word is to the source, "" without one of these. one: whether it is the word that the
+    source tries on other windows and with weights. both: 100 where a trace of content and source is seen, else 0."""
+    kinds = {(source, word): kind for source in table.source.unique() for kind, word in words(int(source)).items()}
+    kind = [kinds.get(pair, "") for pair in zip(table.source, table.word, strict=True)]
+    one = [k == single(int(source)) for k, source in zip(kind, table.source, strict=True)]
+    return table.assign(kind=kind, one=one, both=100.0 * (np.minimum(table.content, table.source_left) >= bench.TRACE))
+
+
+def grid(table: pd.DataFrame, method: str, column: str, *, part: str = "compare", kind: str | None = None) -> np.ndarray:
+    """(knobs, sources): a column of a method, knobs rising, the mean over a source's words, or its near or far word alone (of a tidy table).
+
+    Raises ValueError for a method without rows.
+    """
     rows = table[(table.part == part) & (table.method == method)]
+    rows = rows if kind is None else rows[rows.kind == kind]
     if rows.empty:
         raise ValueError(f"method {method!r} has no rows in part {part!r}; there are {', '.join(table[table.part == part].method.unique())}")
-    return rows.pivot_table(index="source", columns="knob", values=column).to_numpy(float)
+    return rows.pivot_table(index="knob", columns="source", values=column).to_numpy(float)

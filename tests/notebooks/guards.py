@@ -23,7 +23,6 @@ FIRST_EDITION = {
     "02_motion_regularization": {"cells": 77, "words": 3752},
     "03_masked_planning": {"cells": 96, "words": 4330},
     "04_diffusion_features": {"cells": 118, "words": 4474},
-    "05_semantic_mixing": {"cells": 100, "words": 3727},
 }
 ABSOLUTE_PATH = re.compile(r"""["'](?:/(?:home|root|tmp|work|usr|mnt|data|Users|opt|var)\b|[A-Za-z]:\\\\?|~/)""")
 
