@@ -262,10 +262,13 @@ def survives_longer(levels: Sequence[float], first: np.ndarray, second: np.ndarr
 def mixed_share(seen, none, halves, *, of: str = "sources") -> Estimate:
     """How often both concepts are seen: 0 where no more often than in pictures that know nothing of the source (`none`), 1 as often as in true mixtures.
 
-    (n,) each, the share of a source's pictures that show both; errors of `statistics.ratio`.
+    (n,) each, the share of a source's pictures that show both. A measure that sees both in true mixtures no more often than in none cannot say: the
+    interval is then all of [0, 1], and the value its middle. Other errors of `statistics.ratio`.
     """
     seen, none, halves = (np.asarray(x, dtype=float) for x in (seen, none, halves))
-    return statistics.ratio(seen - none, halves - none, of=of)
+    if len(none) < statistics.FEW or statistics.paired(halves, none, of=of).low > 0:
+        return statistics.ratio(seen - none, halves - none, of=of)
+    return Estimate(0.5, 0.0, 1.0, len(none), 0.0, "nothing is told: true mixtures score like none")
 
 
 def _estimate(function, tables: list[np.ndarray], of: str) -> Estimate:

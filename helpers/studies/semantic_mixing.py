@@ -236,9 +236,9 @@ def cases() -> list[dict]:
 
 
 def measure(case: dict) -> dict:
-    """See `measures.mixing.Measures`; source_left is its `source`. content: of the word, NaN without one. margin: of the word, or of the source without one, over the likeliest other
-    category: above 0 where it is the judge's answer. colour, facing, texture: probability of the source's own. sketched: 1 where the object is filled
-    with paper."""
+    """See `measures.mixing.Measures`; source_left is its `source`. content: of the word, NaN without one. margin: of the word, or of the source without
+    one, over the likeliest other category: above 0 where it is the judge's answer. colour, facing, texture: probability of the source's own. sketched: 1
+    where the object is filled with paper."""
     image, one = picture(case)
     reading = pair().read(image[None].clamp(0, 1))
     found = bench.measure(pair(), image[None].clamp(0, 1), one, reading)

@@ -195,6 +195,10 @@ def test_the_share_of_mixtures_is_scaled_between_none_and_all():
     none, halves = rng.random(16) * 0.2, 0.5 + 0.2 * rng.random(16)
     assert bench.mixed_share(none, none, halves).value == 0 and bench.mixed_share(halves, none, halves).value == pytest.approx(1)
     assert bench.mixed_share(0.75 * none + 0.25 * halves, none, halves).value == pytest.approx(0.25)
+    blind = bench.mixed_share(halves, none, none[::-1])  # true mixtures that score like none
+    assert (blind.low, blind.value, blind.high) == (0, 0.5, 1)
+    with pytest.raises(ValueError, match="at least 8 units"):
+        bench.mixed_share(none[:5], none[:5], halves[:5])
 
 
 def test_captions_of_the_docstring_can_be_drawn():
