@@ -40,7 +40,7 @@ def test_near_and_far_share_a_picture_and_not_a_noise():
 def test_held_out_pairs_were_never_trained():
     for source in range(6):
         one = study.todo(source, "held-out")
-        texture = one.pictures.full_captions[0].split()[3]
+        texture = one.pictures.full_captions[0].split()[4]
         assert (one.words[0], texture) in HELD_OUT and (one.sources[0], texture) not in HELD_OUT
 
 
