@@ -22,14 +22,17 @@ from torch import Tensor
 from ..models.judges import Judges, Reading, overlap
 from ..toyworld import CATEGORIES
 from ..toyworld.creatures import BACKGROUNDS, CreaturePictures, creatures_of
+from . import statistics
+from .statistics import Estimate
 
 FAMILIES = (("cat", "dog", "rabbit", "fox"), ("bird", "fish"), ("car", "teapot", "lamp"))
 LATENT = (4, 16, 16)  # of toy-sd
 BLUR = 4.0  # px, standard deviation of the second opinion on layout
 MARGIN = 3  # px around the source's mask that do not count as background
 ENOUGH_LAYOUT = 0.5  # intersection over union from which on a layout counts as kept
-BOTH = (0.2, 0.8)  # a picture is "both" when content and source get such a probability each
+TRACE = 0.002  # the judge is nearly always sure; a picture shows "both" when content and source keep this probability each, see `halves`
 PAPER = torch.tensor(BACKGROUNDS["paper"])
+DRAWS = 2000  # resamples of the sources
 SKETCHED_FROM = 0.15  # share of paper in an object from which on it counts as sketched
 
 # ------------------------------------------------------------------------------------------------------------------------------ cases
@@ -95,10 +98,12 @@ def other_words(category: str, turn: int = 0) -> list[str]:
 
 
 class Measures(NamedTuple):
-    """Of n pictures, (n,) each. layout L: overlap of the judge's mask with the source's exact one; luminance: second opinion, correlation of blurred
-    luminances, cut at 0; content S and source R: probabilities; score M = 2LS / (L + S); background: mean change of pixels away from the source."""
+    """Of n pictures, (n,) each. layout L: overlap of the judge's mask with the source's exact one; place: overlap of the boxes of these masks; luminance:
+    second opinion, correlation of blurred luminances, cut at 0; content S and source R: probabilities; score M = 2LS / (L + S); background: mean change
+    of pixels away from the source."""
 
     layout: np.ndarray
+    place: np.ndarray
     luminance: np.ndarray
     content: np.ndarray
     source: np.ndarray
@@ -107,9 +112,8 @@ class Measures(NamedTuple):
 
     @property
     def both(self) -> np.ndarray:
-        """(n,) bool: the judge sees the content and the source, each with a probability in [0.2, 0.8]."""
-        low, high = BOTH
-        return (self.content >= low) & (self.content <= high) & (self.source >= low) & (self.source <= high)
+        """(n,) bool: the judge sees a trace of the content and of the source, each."""
+        return np.minimum(self.content, self.source) >= TRACE
 
 
 def measure(judges: Judges, images: Tensor, todo: Cases, reading: Reading | None = None) -> Measures:
@@ -127,13 +131,57 @@ def measure(judges: Judges, images: Tensor, todo: Cases, reading: Reading | None
     away = [binary_dilation(mask, iterations=MARGIN) for mask in todo.mask.numpy()]
     change = (images - todo.image).abs().mean(1).double().numpy()
     background = np.array([c[~m].mean() if not m.all() else np.nan for c, m in zip(change, away)])
-    return Measures(layout, luminance_correlation(images, todo.image), content, source, score, background)
+    place = box_overlap(reading.mask.cpu(), todo.mask)
+    return Measures(layout, place, luminance_correlation(images, todo.image), content, source, score, background)
 
 
 def probability(reading: Reading, names: Sequence[str]) -> np.ndarray:
     """(n,) the judge's probability that picture i shows a names[i]."""
     rows = [CATEGORIES.index(name) for name in names]
     return reading.category.cpu().double().numpy()[np.arange(len(rows)), rows]
+
+
+def boxes(masks: Tensor) -> np.ndarray:
+    """(n, 4) x0, y0, x1, y1 of masks (n, H, W): the box of evenly spread pixels with the mask's centre and spread, which a stray pixel hardly moves.
+
+    Probabilities count from 0.5; NaN for an empty mask.
+    """
+    if masks.ndim != 3:
+        raise ValueError(f"masks must be (n, H, W), got {tuple(masks.shape)}")
+    out = []
+    for mask in (masks > 0.5).numpy():
+        y, x = np.nonzero(mask)
+        if not len(x):
+            out.append([np.nan] * 4)
+            continue
+        # a row of m pixels has the variance (m^2 - 1) / 12, so its half length is sqrt(3 variance + 1/4)
+        half = [np.sqrt(3 * v.var() + 0.25) for v in (x, y)]
+        out.append([x.mean() - half[0], y.mean() - half[1], x.mean() + half[0], y.mean() + half[1]])
+    return np.array(out) + 0.5
+
+
+def box_overlap(found: Tensor, masks: Tensor) -> np.ndarray:
+    """(n,) intersection over union of the `boxes` of two masks (n, H, W): the place and size of an object, whatever its outline; 0 for an empty one."""
+    if found.shape != masks.shape:
+        raise ValueError(f"found {tuple(found.shape)} must match masks {tuple(masks.shape)}")
+    a, b = boxes(found), boxes(masks)
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    common = np.clip(sides, 0, None).prod(1)
+    area = [(c[:, 2:] - c[:, :2]).prod(1) for c in (a, b)]
+    return np.nan_to_num(common / (area[0] + area[1] - common))
+
+
+def halves(first: CreaturePictures, second: CreaturePictures) -> Tensor:
+    """(n, 3, H, W) true mixtures, to see whether a measure would notice one: the left half of one drawn picture beside the right half of another.
+
+    Cut through the middle of both objects. Draw both with one seed and they share pose, colour and ground. Raises ValueError for other numbers.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"second must be one for each of the {len(first)} pictures, got {len(second)}")
+    columns = (first.mask | second.mask).double().sum(1)  # (n, W)
+    middle = (columns @ torch.arange(columns.shape[1], dtype=torch.float64)) / columns.sum(1)
+    left = torch.arange(columns.shape[1]) < middle[:, None]
+    return torch.where(left[:, None, None], first.image, second.image)
 
 
 def luminance_correlation(images: Tensor, others: Tensor, *, blur: float = BLUR) -> np.ndarray:
@@ -164,79 +212,72 @@ def sketched(images: Tensor, masks: Tensor, *, tolerance: float = 0.25) -> np.nd
 # ------------------------------------------------------------------------------------------------------------------------------ comparisons
 
 
-def resamples(groups: Sequence[int], draws: int = 1000, seed: int = 0) -> list[np.ndarray]:
-    """Rows of `draws` bootstrap samples that take whole groups (here: source pictures) with replacement; groups (n,): which group a row is of."""
-    groups = np.asarray(groups)
-    if groups.ndim != 1 or not len(groups):
-        raise ValueError(f"groups must be (n,) with at least one row, got shape {groups.shape}")
-    rows = [np.flatnonzero(groups == g) for g in np.unique(groups)]
-    rng = np.random.default_rng(seed)
-    return [np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(draws)]
+def gain(ours: tuple, rival: tuple, *, points: int = 5, of: str = "sources") -> Estimate:
+    """How much more content `ours` injects than `rival` at the same layout, with a 95 % interval: bootstrap over sources, paired.
 
-
-def interval(values: Sequence[float], level: float = 95) -> tuple[float, float]:
-    """The middle `level` percent of bootstrap values."""
-    tail = (100 - level) / 2
-    return tuple(float(v) for v in np.percentile(values, [tail, 100 - tail]))
-
-
-def mean_interval(values: np.ndarray, samples: Sequence[np.ndarray], level: float = 95) -> tuple[float, float, float]:
-    """Mean of values (n,) and the bootstrap interval of it: mean, low, high."""
-    values = np.asarray(values, dtype=float)
-    return float(values.mean()), *interval([values[rows].mean() for rows in samples], level)
-
-
-def at_layout(layout: np.ndarray, content: np.ndarray, places: Sequence[float]) -> np.ndarray:
-    """Mean content of a method at given mean layouts: its settings (settings, n) averaged over the cases, joined by straight lines.
-
-    Places beyond the ends of the curve get the value at the end.
+    Both are (layout, content), (settings, n) each, on the same n >= 8 sources. A method's mean content at a mean layout lies on straight lines between
+    its settings. Compared at `points` layouts inside the range that both curves cover (its two ends left out), averaged. Raises ValueError when the
+    ranges do not overlap, for other shapes and for fewer sources.
     """
-    layout, content = np.asarray(layout), np.asarray(content)
-    if layout.ndim != 2 or layout.shape != content.shape:
-        raise ValueError(f"content must be (settings, n) like layout {layout.shape}, got {content.shape}")
-    x, y = layout.mean(1), content.mean(1)
-    order = np.argsort(x)
-    return np.interp(places, x[order], y[order])
-
-
-class Gain(NamedTuple):
-    value: float  # mean difference of content at the same layout
-    spread: float  # standard deviation over the bootstrap samples
-    low: float  # 95 % interval
-    high: float
-    places: np.ndarray  # the layouts at which the two were compared
-
-
-def gain(ours: tuple, rival: tuple, samples: Sequence[np.ndarray], points: int = 5) -> Gain:
-    """How much more content `ours` injects than `rival` at the same layout, both (layout, content) with (settings, n) each, on the same cases.
-
-    Compared at `points` layouts inside the range that both curves cover (its two ends left out), averaged; paired bootstrap over `samples`. Raises
-    ValueError when the ranges do not overlap.
-    """
-    ends = [np.asarray(layout).mean(1) for layout, _ in (ours, rival)]
+    tables = [np.asarray(x, dtype=float) for pair in (ours, rival) for x in pair]
+    if any(x.ndim != 2 or x.shape != tables[i - i % 2].shape or x.shape[1] != tables[0].shape[1] for i, x in enumerate(tables)):
+        raise ValueError(f"ours and rival must be (layout, content) with (settings, n) each and one n, got {[x.shape for x in tables]}")
+    ends = [x.mean(1) for x in tables[::2]]
     low, high = max(x.min() for x in ends), min(x.max() for x in ends)
     if not low < high:
         raise ValueError(f"ours and rival must share a range of layouts, got {[(round(x.min(), 3), round(x.max(), 3)) for x in ends]}")
     places = np.linspace(low, high, points + 2)[1:-1]
 
-    def difference(rows) -> float:
-        return float(np.mean(at_layout(*(np.asarray(v)[:, rows] for v in ours), places) - at_layout(*(np.asarray(v)[:, rows] for v in rival), places)))
+    def difference(means) -> float:
+        curves = [(x[order], y[order]) for x, y in zip(means[::2], means[1::2]) for order in [np.argsort(x)]]
+        return float(np.mean(np.interp(places, *curves[0]) - np.interp(places, *curves[1])))
 
-    drawn = np.array([difference(rows) for rows in samples])
-    return Gain(difference(slice(None)), float(drawn.std(ddof=1)), *interval(drawn), places)
+    return _estimate(difference, tables, of)
 
 
-def settling(curve: np.ndarray) -> float:
-    """When a quantity settles: the mean share of the way that its average still has to go, over all steps, as a share of the run in [0, 1].
+def survives(levels: Sequence[float], curve: np.ndarray) -> float:
+    """How much noise a quantity survives: the area under its curve over levels from 0 to 1, scaled to begin at 1 and to end at 0.
 
-    curve (n, steps): agreement with the finished picture, from noise to the end. A quantity that jumps at one step settles there; one that grows
-    evenly settles half way; one that agrees no better at the end than at the beginning was settled from the start, 0. Raises ValueError for fewer
-    than two steps.
+    curve (levels,) or (levels, n), averaged: agreement with the original after noise of each level. What is kept up to 0.4 and lost from there on survives
+    0.4; what is lost evenly, 0.5. Raises ValueError for levels that do not rise from 0 to 1, another number of values, and a curve that does not fall.
     """
-    mean = np.asarray(curve, dtype=float).mean(0)
-    if mean.ndim != 1 or len(mean) < 2:
-        raise ValueError(f"curve must be (n, steps) with two steps or more, got shape {np.shape(curve)}")
-    if not mean[-1] > mean[0]:
-        return 0.0
-    left = 1 - np.clip((mean - mean[0]) / (mean[-1] - mean[0]), 0, 1)
-    return float((left[:-1] + left[1:]).mean() / 2)
+    levels, curve = np.asarray(levels, dtype=float), np.asarray(curve, dtype=float)
+    mean = curve if curve.ndim == 1 else curve.mean(1)
+    if levels.ndim != 1 or len(levels) < 2 or levels[0] != 0 or levels[-1] != 1 or not (np.diff(levels) > 0).all() or len(mean) != len(levels):
+        raise ValueError(f"levels must rise from 0 to 1, one for each of the {len(mean)} values of the curve, got {levels.tolist()}")
+    if not mean[0] > mean[-1]:
+        raise ValueError(f"curve must end below its beginning, got {mean[0]:.3g} to {mean[-1]:.3g}")
+    left = np.clip((mean - mean[-1]) / (mean[0] - mean[-1]), 0, 1)
+    return float(np.trapezoid(left, levels))
+
+
+def survives_longer(levels: Sequence[float], first: np.ndarray, second: np.ndarray, *, scale: float = 1, of: str = "sources") -> Estimate:
+    """`survives` of the first curve minus that of the second, times `scale` (100: percent), with its 95 % interval, paired; (levels, n) each, n >= 8."""
+    tables = [np.asarray(x, dtype=float) for x in (first, second)]
+    if tables[0].ndim != 2 or tables[0].shape != tables[1].shape:
+        raise ValueError(f"first and second must be (levels, n) of one shape, got {[x.shape for x in tables]}")
+    return _estimate(lambda means: scale * (survives(levels, means[0]) - survives(levels, means[1])), tables, of)
+
+
+def mixed_share(seen, none, halves, *, of: str = "sources") -> Estimate:
+    """How often both concepts are seen: 0 where no more often than in pictures that know nothing of the source (`none`), 1 as often as in true mixtures.
+
+    (n,) each, the share of a source's pictures that show both. A measure that sees both in true mixtures no more often than in none cannot say: the
+    interval is then all of [0, 1], and the value its middle. Other errors of `statistics.ratio`.
+    """
+    seen, none, halves = (np.asarray(x, dtype=float) for x in (seen, none, halves))
+    if len(none) < statistics.FEW or statistics.paired(halves, none, of=of).low > 0:
+        return statistics.ratio(seen - none, halves - none, of=of)
+    return Estimate(0.5, 0.0, 1.0, len(none), 0.0, "nothing is told: true mixtures score like none")
+
+
+def _estimate(function, tables: list[np.ndarray], of: str) -> Estimate:
+    """function of the tables' means over their sources, (settings, n) each; the spread is left at that of the resampled values times the root of n."""
+    n = tables[0].shape[1]
+    if n < statistics.FEW:
+        raise ValueError(f"at least {statistics.FEW} {of} are needed for an interval, got {n}")
+    value = function([x.mean(1) for x in tables])
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    drawn = np.array([function([x @ c / n for x in tables]) for c in counts])
+    low, high = np.quantile(drawn, statistics._tails(n))
+    return Estimate(value, min(float(low), value), max(float(high), value), n, float(drawn.std(ddof=1) * np.sqrt(n)), f"bootstrap over {of}")

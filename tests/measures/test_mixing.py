@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from helpers.measures import mixing as bench
+from helpers.measures import statistics
 from helpers.models.judges import Judges, Reading
 from helpers.toyworld import CATEGORIES, creatures, parse_creature_caption
 
@@ -64,10 +65,47 @@ def test_measures_by_hand(todo):
     found = bench.measure(None, images, todo, reading(masks, category))
     assert found.layout.tolist() == [1, 0, 0, 1, 1, 1]
     assert np.allclose(found.content, 0.6) and np.allclose(found.source, 0.3) and found.both.all()
+    assert found.place.tolist()[:2] == [1, 0] and 0 < found.place[2] < 1  # a mask's complement lies all around it
     assert found.score[0] == pytest.approx(2 * 0.6 / 1.6) and found.score[1] == 0
     assert found.background[0] == 0 and found.background[3] > 0.02
     assert found.luminance[0] == pytest.approx(1)
     assert all(part.shape == (6,) and part.dtype == np.float64 for part in found)
+
+
+def test_both_are_seen_from_a_trace_of_each_on():
+    values = [np.zeros(4)] * 3
+    found = bench.Measures(*values, np.array([0.9, 0.998, 0.001, 0.5]), np.array([0.001, 0.002, 0.998, 0.5]), *values[:2])
+    assert found.both.tolist() == [False, True, False, True]
+
+
+def test_boxes_of_rectangles_are_the_rectangles():
+    masks = torch.zeros(4, 20, 30)
+    masks[0, 2:6, 3:9] = 1
+    masks[1, 0, 0] = 1
+    masks[2, 5:15, 10:25] = 0.6
+    masks[2, 19, 0] = 0.4  # less than a half does not count
+    assert np.allclose(bench.boxes(masks)[:3], [[3, 2, 9, 6], [0, 0, 1, 1], [10, 5, 25, 15]]) and np.isnan(bench.boxes(masks)[3]).all()
+    masks[3, 2:6, 6:12] = 1  # the first one, moved by half its length
+    assert bench.box_overlap(masks[:1], masks[3:]) == pytest.approx([1 / 3])
+    assert bench.box_overlap(masks, masks) == pytest.approx(1) and bench.box_overlap(masks[:1], 0 * masks[:1]).tolist() == [0]
+
+
+def test_a_stray_pixel_hardly_moves_a_box():
+    mask = torch.zeros(1, 64, 64)
+    mask[0, 20:40, 20:40] = 1
+    stray = mask.clone()
+    stray[0, 63, 63] = 1
+    assert bench.box_overlap(stray, mask)[0] > 0.9
+
+
+def test_halves_are_the_left_of_one_and_the_right_of_the_other():
+    cat, car = (creatures.creatures_of([f"a photo of a {c}"] * 2, 5) for c in ("cat", "car"))
+    made = bench.halves(cat, car)
+    assert torch.equal(made[:, :, :, 0], cat.image[:, :, :, 0]) and torch.equal(made[:, :, :, -1], car.image[:, :, :, -1])
+    from_cat, from_car = ((made == other.image).all(1) for other in (cat, car))
+    assert (from_cat | from_car).all()
+    for i in range(2):  # and both of them have a good part in it
+        assert 0.2 < (from_cat & cat.mask)[i].sum() / cat.mask[i].sum() < 0.95 and 0.2 < (from_car & car.mask)[i].sum() / car.mask[i].sum() < 0.95
 
 
 def test_an_empty_result_has_no_score(todo):
@@ -105,52 +143,62 @@ def test_sketches_show_their_paper():
     assert not bench.sketched(drawn.image[:2], torch.zeros(2, 64, 64)).any()
 
 
-def test_groups_stay_together():
-    groups = [3, 3, 5, 5, 5, 9]
-    drawn = bench.resamples(groups, 50, seed=1)
-    assert len(drawn) == 50
-    for rows in drawn:
-        counts = np.bincount(rows, minlength=6)
-        assert counts[0] == counts[1] and counts[2] == counts[3] == counts[4] and counts[0] + counts[2] + counts[5] == 3
-    assert all(np.array_equal(a, b) for a, b in zip(drawn, bench.resamples(groups, 50, seed=1)))
-
-
-def test_the_interval_of_a_mean_is_that_of_the_normal_law():
-    values = np.random.default_rng(0).normal(2, 3, 400)
-    mean, low, high = bench.mean_interval(values, bench.resamples(np.arange(400), 2000))
-    error = values.std() / 20
-    assert mean == values.mean()
-    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.15 * error)
-
-
-def test_content_at_a_layout_is_read_off_the_line():
-    layout = np.array([[0.8, 0.6], [0.4, 0.4], [0.1, 0.1]])  # means 0.7, 0.4, 0.1
-    content = np.array([[0.0, 0.2], [0.5, 0.7], [1.0, 1.0]])  # means 0.1, 0.6, 1
-    assert bench.at_layout(layout, content, [0.7, 0.55, 0.25, 0.05, 0.9]) == pytest.approx([0.1, 0.35, 0.8, 1.0, 0.1])
-    assert bench.at_layout(layout[::-1], content[::-1], [0.55]) == pytest.approx([0.35])
-
-
 def test_a_gain_that_is_known():
     rng = np.random.default_rng(0)
     layout = np.array([0.8, 0.5, 0.2])[:, None] + 0.01 * rng.normal(size=(3, 30))
     rival = layout, 1 - layout + 0.05 * rng.normal(size=(3, 30))
-    ours = layout + 0.1, 1.1 - layout + 0.1  # the same line, and 0.2 above it
-    found = bench.gain(ours, rival, bench.resamples(np.arange(30), 300))
-    assert found.value == pytest.approx(0.3, abs=0.02) and found.low < found.value < found.high and 0 < found.spread < 0.02
-    assert len(found.places) == 5 and 0.3 < found.places.min() < found.places.max() < 0.8
-    mirrored = bench.gain(rival, ours, bench.resamples(np.arange(30), 300))
-    assert mirrored.value == pytest.approx(-found.value) and mirrored.low == pytest.approx(-found.high)
-    assert bench.gain(ours, ours, bench.resamples(np.arange(30), 20))[:2] == (0, 0)
+    ours = layout + 0.1, 1.1 - layout + 0.1  # the same line, and 0.3 above it
+    found = bench.gain(ours, rival)
+    assert found.value == pytest.approx(0.3, abs=0.02) and found.low < found.value < found.high and found.high - found.low < 0.1 and found.n == 30
+    mirrored = bench.gain(rival, ours)
+    assert (mirrored.value, mirrored.low, mirrored.high) == pytest.approx((-found.value, -found.high, -found.low))
+    same = bench.gain(ours, ours)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
-def test_when_things_settle():
-    jump = np.tile(np.r_[np.zeros(3), np.ones(8)], (2, 1))  # 10 intervals, up between the third and fourth value
-    assert bench.settling(jump) == pytest.approx(0.25)
-    assert bench.settling(np.linspace(0.2, 0.9, 11)[None]) == pytest.approx(0.5)
-    assert bench.settling(0.5 * jump + 0.1) == pytest.approx(0.25)
-    early, late = 1 - np.exp(-np.linspace(0, 8, 50)), np.linspace(0, 1, 50) ** 4
-    assert bench.settling(np.ones((2, 5))) == bench.settling(-np.eye(1, 5, 4)) == 0
-    assert bench.settling(early[None]) < 0.2 < 0.7 < bench.settling(late[None])
+def test_the_order_of_the_settings_does_not_matter():
+    rng = np.random.default_rng(1)
+    ours, rival = ((rng.random((4, 12)), rng.random((4, 12))) for _ in range(2))
+    turned = tuple(x[::-1] for x in ours)
+    assert bench.gain(turned, rival) == bench.gain(ours, rival)
+
+
+def test_the_interval_of_a_difference_of_flat_curves_is_that_of_means():
+    rng = np.random.default_rng(2)
+    layout = np.tile([[0.2], [0.8]], 20)  # no spread, so the gain is the mean difference of content
+    first, second = rng.normal(0.6, 0.1, 20), rng.normal(0.4, 0.1, 20)
+    found = bench.gain((layout, np.tile(first, (2, 1))), (layout, np.tile(second, (2, 1))))
+    known = statistics.paired(first, second)
+    assert (found.value, found.low, found.high, found.spread) == pytest.approx((known.value, known.low, known.high, known.spread), abs=0.01)
+
+
+def test_how_much_noise_things_survive():
+    levels = np.linspace(0, 1, 11)
+    jump = (levels < 0.45).astype(float)  # kept up to 0.4, gone from 0.5 on
+    assert bench.survives(levels, jump) == pytest.approx(0.45)
+    assert bench.survives(levels, 1 - levels) == pytest.approx(0.5)
+    assert bench.survives(levels, 0.3 + 0.5 * jump) == pytest.approx(0.45)
+    assert bench.survives(levels, np.stack([jump, 1 - levels], 1)) == pytest.approx(0.475)
+    assert bench.survives([0, 0.1, 1], [1, 1, 0]) == pytest.approx(0.55)  # unequal levels count with their distance
+
+
+def test_which_of_two_survives_longer():
+    levels, rng = np.linspace(0, 1, 11), np.random.default_rng(0)
+    late, early = ((levels[:, None] < at + 0.03 * rng.normal(size=12)).astype(float) for at in (0.7, 0.4))
+    found = bench.survives_longer(levels, late, early)
+    assert found.value == pytest.approx(0.3, abs=0.05) and 0.2 < found.low < found.value < found.high < 0.4
+    assert bench.survives_longer(levels, early, late).value == pytest.approx(-found.value)
+
+
+def test_the_share_of_mixtures_is_scaled_between_none_and_all():
+    rng = np.random.default_rng(0)
+    none, halves = rng.random(16) * 0.2, 0.5 + 0.2 * rng.random(16)
+    assert bench.mixed_share(none, none, halves).value == 0 and bench.mixed_share(halves, none, halves).value == pytest.approx(1)
+    assert bench.mixed_share(0.75 * none + 0.25 * halves, none, halves).value == pytest.approx(0.25)
+    blind = bench.mixed_share(halves, none, none[::-1])  # true mixtures that score like none
+    assert (blind.low, blind.value, blind.high) == (0, 0.5, 1)
+    with pytest.raises(ValueError, match="at least 8 units"):
+        bench.mixed_share(none[:5], none[:5], halves[:5])
 
 
 def test_captions_of_the_docstring_can_be_drawn():
@@ -165,10 +213,15 @@ def test_captions_of_the_docstring_can_be_drawn():
     (lambda todo: bench.measure(None, todo.image[:2], todo), "images must be one for each of the 6 cases, got 2"),
     (lambda todo: bench.luminance_correlation(todo.image, todo.image[:2]), "others"),
     (lambda todo: bench.sketched(todo.image, todo.mask[:2]), "masks must be"),
-    (lambda todo: bench.resamples([]), "groups must be"),
-    (lambda todo: bench.at_layout(np.zeros(3), np.zeros(3), [0.5]), "content must be"),
-    (lambda todo: bench.gain((np.zeros((2, 3)), np.zeros((2, 3))), (np.ones((2, 3)), np.ones((2, 3))), []), "share a range of layouts"),
-    (lambda todo: bench.settling(np.ones((2, 1))), "two steps or more"),
+    (lambda todo: bench.gain((np.zeros((2, 9)), np.zeros((2, 9))), (np.ones((2, 9)), np.ones((2, 9)))), "share a range of layouts"),
+    (lambda todo: bench.gain((np.zeros((2, 9)), np.zeros((2, 8))), (np.ones((2, 9)), np.ones((2, 9)))), "ours and rival must be"),
+    (lambda todo: bench.gain(*[(np.tile([[0.2], [0.8]], 7), np.ones((2, 7)))] * 2), "at least 8 sources"),
+    (lambda todo: bench.boxes(todo.mask[0]), "masks must be"),
+    (lambda todo: bench.box_overlap(todo.mask, todo.mask[:2]), "found"),
+    (lambda todo: bench.halves(todo.pictures, creatures.creatures_of(["a photo of a cat"], 1)), "second must be one for each of the 3 pictures, got 1"),
+    (lambda todo: bench.survives([0.1, 1], [1, 0]), "levels must rise from 0 to 1"),
+    (lambda todo: bench.survives([0, 1], [1, 1]), "curve must end below its beginning"),
+    (lambda todo: bench.survives_longer([0, 1], np.ones(2), np.ones(2)), "first and second must be"),
 ])  # fmt: skip
 def test_bad_input_is_refused(todo, wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -21,7 +21,6 @@ TAGS = {
 # its second edition. Their seconds are not measured yet: whoever executes one of them writes its number here.
 FIRST_EDITION = {
     "03_masked_planning": {"cells": 96, "words": 4330},
-    "05_semantic_mixing": {"cells": 100, "words": 3727},
 }
 ABSOLUTE_PATH = re.compile(r"""["'](?:/(?:home|root|tmp|work|usr|mnt|data|Users|opt|var)\b|[A-Za-z]:\\\\?|~/)""")
 
