@@ -21,9 +21,9 @@ def case(**changes):
 
 def test_cases_fill_whole_batches_and_every_comparison_is_paired():
     cases = pd.DataFrame(study.cases())
-    groups = cases.groupby(["world", "task", "way", "steps", "scale", "seed"]).clip.apply(list)
+    groups = cases.groupby(["world", "task", "way", "steps", "scale", "seed"])["clip"].apply(list)
     assert all(clips == list(range(len(clips))) and len(clips) % study.BATCH == 0 for clips in groups)
-    assert all(group.clip.is_monotonic_increasing for _, group in cases.groupby((cases.clip == 0).cumsum()))  # a batch in one piece
+    assert all(part["clip"].is_monotonic_increasing for _, part in cases.groupby((cases["clip"] == 0).cumsum()))  # a batch in one piece
     toy = cases[cases.world == "toy"]
     assert set(toy.task) == set(study.TASKS) and all(set(study.ways(t)) <= set(toy[toy.task == t].way) for t in study.TASKS)
     assert len(groups["toy", "image-to-video", "own plan", 50, 2.5, recipe.SEED]) == study.CLIPS
