@@ -6,7 +6,7 @@ frames hold is not looked at. `straight_line` does the same for places alone. Ba
 
 import numpy as np
 import torch
-from skimage.registration import optical_flow_ilk, phase_cross_correlation
+from skimage.registration import optical_flow_ilk
 from skimage.transform import warp
 from torch import Tensor
 
@@ -88,11 +88,3 @@ def straight_line(places: Tensor, is_ref: Tensor) -> Tensor:
         a, b = known[min(max(later, 1), len(known) - 1) - 1 :][:2]
         out[t] = places[a] + (places[b] - places[a]) * (t - a) / (b - a)
     return out
-
-
-def displacement(answer: Tensor, true: Tensor) -> float:
-    """By how many px pictures (N, C, H, W) in [0, 1] are displaced against the true ones, by phase correlation of their grey values: the mean over N."""
-    if not isinstance(answer, Tensor) or not isinstance(true, Tensor) or answer.shape != true.shape or answer.ndim != 4 or not len(answer):
-        raise ValueError(f"answer and true must be (N, C, H, W) of one shape, got {[tuple(getattr(x, 'shape', ())) for x in (answer, true)]}")
-    grey = [x.double().mean(1).numpy() for x in (true, answer)]
-    return float(np.mean([np.hypot(*phase_cross_correlation(t, a, upsample_factor=10)[0]) for t, a in zip(*grey, strict=True)]))

@@ -76,13 +76,6 @@ def test_straight_line_uses_its_neighbours():
     assert (alone == 9).all()
 
 
-def test_displacement_finds_a_shift():
-    textures = SHADES[:2]
-    assert filling.displacement(textures, textures) == 0
-    moved = torch.stack([textures[0].roll(3, -1), textures[1].roll(-4, -2)])
-    assert filling.displacement(moved, textures) == pytest.approx(3.5, abs=0.01)
-
-
 @pytest.mark.parametrize("way", [filling.nearest, filling.cross_fade, filling.along_flow])
 def test_bad_input_is_refused(way):
     with pytest.raises(TypeError, match="clip must be a floating tensor, got torch.int64"):
@@ -106,5 +99,3 @@ def test_other_refusals():
         filling.along_flow(SHADES[:, :, :12], KNOWN)
     with pytest.raises(ValueError, match=r"places must be \(frames, coordinates\)"):
         filling.straight_line(SHADES, KNOWN)
-    with pytest.raises(ValueError, match="of one shape"):
-        filling.displacement(SHADES, SHADES[:4])

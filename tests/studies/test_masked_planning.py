@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers.measures import filling, metrics
 from helpers.recipes import toy_mardini as recipe
 from helpers.studies import masked_planning as study
 from helpers.toyworld import analysers
@@ -16,19 +15,16 @@ torch.set_num_threads(1)
 
 
 def case(**changes):
-    return dict(world="toy", task="interpolation", way="nearest", steps=0, scale=0.0, seed=0, clip=13) | changes
+    return dict(task="interpolation", way="nearest", steps=0, scale=0.0, seed=0, clip=13) | changes
 
 
 def test_cases_fill_whole_batches_and_every_comparison_is_paired():
     cases = pd.DataFrame(study.cases())
-    groups = cases.groupby(["world", "task", "way", "steps", "scale", "seed"])["clip"].apply(list)
+    groups = cases.groupby(["task", "way", "steps", "scale", "seed"])["clip"].apply(list)
     assert all(clips == list(range(len(clips))) and len(clips) % study.BATCH == 0 for clips in groups)
     assert all(part["clip"].is_monotonic_increasing for _, part in cases.groupby((cases["clip"] == 0).cumsum()))  # a batch in one piece
-    toy = cases[cases.world == "toy"]
-    assert set(toy.task) == set(study.TASKS) and all(set(study.ways(t)) <= set(toy[toy.task == t].way) for t in study.TASKS)
-    assert len(groups["toy", "image-to-video", "own plan", 50, 2.5, recipe.SEED]) == study.CLIPS
-    photos = cases[cases.world != "toy"]
-    assert set(photos.world) == set(study.PHOTOS) and photos.groupby(["world", "task"]).way.nunique().min() >= 5
+    assert set(cases.task) == set(study.TASKS) and all(set(study.ways(t)) <= set(cases[cases.task == t].way) for t in study.TASKS)
+    assert len(groups["image-to-video", "own plan", 50, 2.5, recipe.SEED]) == study.CLIPS
 
 
 def test_simple_rows_by_hand():
@@ -38,7 +34,7 @@ def test_simple_rows_by_hand():
     row = study.measure(case())
     there = [0, 0, 0, 0, 0, 8, 8, 8, 8]
     assert row["off"] == pytest.approx(np.mean([math.dist(true[t], true[there[t]]) for t in range(1, 8)]), abs=0.02)
-    assert row["kept"] == 1 and row["like_other"] == 0 and math.isnan(row["psnr"])
+    assert row["kept"] == 1 and row["like_other"] == 0
     line = study.measure(case(way="straight line"))
     mean = np.mean([math.dist(true[t], true[0] + (true[8] - true[0]) * t / 8) for t in range(1, 8)])
     assert line["off"] == pytest.approx(mean, abs=1e-3) and math.isnan(line["kept"])
@@ -86,18 +82,9 @@ def test_what_the_pair_is_given(monkeypatch):
     assert torch.allclose(seen["plan"], wanted, atol=1e-5) and (seen["steps"], seen["scale"], seed := seen["seed"], seen["first"]) == (3, 2.5, seed, 0)
     assert seen["seed"] == 7 and row["off"] == pytest.approx(0, abs=1e-6) and row["off_other"] > 1 and row["kept"] == 1
     study.measured_together.cache_clear()
-    study.measure(case(world="kept out, pan", way="no plan", steps=2, scale=1.0, seed=7, clip=12))
+    study.measure(case(way="no plan", steps=2, scale=1.0, seed=7, clip=12))
     assert torch.equal(seen["plan"], study.pair().generator.without_plan(10, 9)) and seen["first"] == 10
     study.measured_together.cache_clear()
-
-
-def test_photographs_against_the_measures():
-    known, video = recipe.TASKS["interpolation"], study.photo_clips("kept out, pan", [3])[0]
-    row = study.measure(case(world="kept out, pan", way="cross-fade", clip=3))
-    faded = filling.cross_fade(video, known)
-    assert row["psnr"] == pytest.approx(metrics.psnr(faded[1:8], video[1:8]), abs=0.01) and math.isnan(row["off"])
-    through = study.measure(case(world="kept out, pan", way="autoencoder", clip=3))
-    assert through["psnr"] > 5 and study.photo_clips("trained on, pan", [3]).shape == (1, 9, 3, 32, 32)
 
 
 def test_column_gives_one_number_a_clip_or_refuses():
