@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from scipy.linalg import sqrtm
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -52,22 +51,3 @@ def calibration_error(probabilities, labels, *, bins: int = 10) -> float:
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).mean() for b in range(bins) if (place == b).any()]
     return float(sum(gaps))
-
-
-def frechet_distance(a, b) -> float:
-    """Squared Frechet distance between two sets of features, each taken as a Gaussian (Dowson and Landau 1982; the FID and FVD of the field).
-
-    a (N, D), b (M, D), at least two rows each. |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)); few rows bias it upwards, so print the distance
-    between two real sets beside it. Raises ValueError for other shapes and for NaN.
-    """
-    sets = [np.asarray(x, dtype=np.float64) for x in (a, b)]
-    for name, x in zip("ab", sets, strict=True):
-        if x.ndim != 2 or len(x) < 2 or x.shape[1] == 0:
-            raise ValueError(f"{name} must be (N, D) with at least two rows, got {x.shape}")
-        if not np.isfinite(x).all():
-            raise ValueError(f"{name} holds NaN or infinite values")
-    if sets[0].shape[1] != sets[1].shape[1]:
-        raise ValueError(f"a {sets[0].shape} and b {sets[1].shape} must have as many columns")
-    means, (first, second) = [x.mean(0) for x in sets], [np.atleast_2d(np.cov(x, rowvar=False)) for x in sets]
-    root = sqrtm(first @ second).real
-    return float(np.square(means[0] - means[1]).sum() + np.trace(first + second - 2 * root))

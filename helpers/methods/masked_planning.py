@@ -1,8 +1,7 @@
 """Masked planning for video (MarDini): a large planner reads the clip once at low resolution, a light generator denoises the missing frames.
 
 Liu, Liu, Zhou et al., "MarDini: Masked Autoregressive Diffusion for Video Generation at Scale", 2024, arXiv 2410.20280. Neither code nor weights are
-public, so this follows the text; what the text leaves open and is decided here says "(ours)". The parent MAR (Li et al. 2024, arXiv 2406.11838) is
-beside it for comparison: `mar_counts`, `mar_masked_share`, `mar_guidance`.
+public, so this follows the text; what the text leaves open and is decided here says "(ours)".
 
     pipe = MarDiniPipeline(planner, generator, scheduler)              # or MarDiniPipeline.from_pretrained(folder)
     is_ref = references("interpolation", frames=9)                     # which frames are known: the first and the last
@@ -24,7 +23,6 @@ from diffusers import AutoencoderKL, ConfigMixin, DDIMScheduler, DiffusionPipeli
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps, apply_rotary_emb, get_1d_rotary_pos_embed
 from diffusers.utils import BaseOutput
-from scipy.stats import truncnorm
 from torch import Tensor, nn
 
 IDENTITIES = ("token", "frame", None)  # what a reference token attends to: itself, its frame, everything
@@ -689,33 +687,3 @@ def slow_motion(pipe: MarDiniPipeline, images: Tensor, segment: int, rounds: int
         parts = [_fill(pipe, clip[:, s : s + segment], places, frames, **call) for s in starts]
         clip = torch.cat([part[:, shared if i else 0 :] for i, part in enumerate(parts)], 1)
     return clip
-
-
-# ------------------------------------------------------------------------------------------------------------- MAR, for comparison
-
-
-def mar_counts(tokens: int, steps: int) -> list[int]:
-    """How many tokens of one image MAR predicts in each step: after step s of S, max(1, min(before - 1, floor(L cos(pi/2 (s + 1)/S)))) stay masked, and the
-    last step predicts the rest. MarDini has no such law: all masked frames of a clip are denoised together."""
-    tokens, steps = _integer("tokens", tokens, 2), _integer("steps", steps, 1, tokens)
-    masked, counts = tokens, []
-    for s in range(steps - 1):
-        left = max(1, min(masked - 1, math.floor(tokens * math.cos(math.pi / 2 * (s + 1) / steps))))
-        counts.append(masked - left)
-        masked = left
-    return [*counts, masked]
-
-
-def mar_guidance(tokens: int, steps: int, scale: float) -> list[float]:
-    """The guidance of each of MAR's steps: 1 + (scale - 1) times the share of tokens known after it, at most all but one, so that it ends below `scale`."""
-    scale, known, ramp = _number("scale", scale, 0), 0, []
-    for count in mar_counts(tokens, steps):
-        known = min(known + count, tokens - 1)
-        ramp.append(1 + (scale - 1) * known / tokens)
-    return ramp
-
-
-def mar_masked_share(count: int, seed: int = 0) -> Tensor:
-    """The share of MASKED tokens that MAR draws in training, (count,): a Gaussian of mean 1 and deviation 0.25, cut to [0.7, 1]."""
-    drawn = truncnorm.rvs((0.7 - 1) / 0.25, 0, loc=1, scale=0.25, size=_integer("count", count, 1), random_state=_integer("seed", seed, 0))
-    return torch.from_numpy(drawn)

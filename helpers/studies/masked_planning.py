@@ -1,30 +1,71 @@
-"""What page 03 prints of toy-mardini-variants, the models that toy-mardini is compared with there, clip by clip. Their weights are not kept; their rows are."""
+"""Page 03: one pair of planner and generator, clip by clip: every task, whose plan it is given, how many steps, and the simple ways beside it.
 
-from functools import cache
+The clips are the first `CLIPS` of the card's held-out ones.
+"""
 
+from functools import cache, lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..measures import filling
 from ..methods import masked_planning as mp
 from ..models import zoo
 from ..recipes import toy_mardini as recipe
-from ..recipes import toy_mardini_variants as variants
 from ..toyworld import analysers
+from ..toyworld.rebounds import SPEED_RANGE, Rebounds, reflect
 from .runner import Study
 
-CLIPS, FEW, STEPS, DRAWS = 60, 20, 10, 3  # held-out clips, fewer where there are three models to average; denoising steps; draws of noise for the plain model
+CLIPS, SOME, BATCH = 100, 50, 10  # toy clips, and those of the rows that decide nothing; how many are made at a time, always the same
+STEPS, COUNTS, DRAWS = 10, (1, 3, 10, 50), range(100, 103)  # denoising steps where nothing else is said, the others, further draws of noise
+WINDOW = 7  # frames of a window that training never had
+PLANS = "own plan", "another clip's plan", "no plan"
+PICTURES = {"nearest": filling.nearest, "cross-fade": filling.cross_fade, "optical flow": filling.along_flow}  # ways that need no training
 BOTH = "interpolation", "image-to-video"
+MEAN_SPEED = sum(SPEED_RANGE) / 2
+TASKS = (*recipe.TASKS, "random masks", f"window of {WINDOW}")
+
+
+def known_frames(task: str, first: int, count: int) -> Tensor:
+    """The references (count, T) bool of clips in a task."""
+    return mp.references("interpolation", WINDOW).expand(count, -1) if task == TASKS[-1] else recipe.masks_of(task, first, count)
+
+
+def guidance(task: str) -> float:
+    """The recipe's: where one frame is known, and none elsewhere."""
+    return recipe.GUIDANCE.get(int(recipe.TASKS[task].sum()), 1.0) if task in recipe.TASKS else 1.0
+
+
+def ways(task: str) -> tuple[str, ...]:
+    """What fills in toy clips without the pair: a single known frame can only be held."""
+    one = task in recipe.TASKS and int(recipe.TASKS[task].sum()) == 1
+    return ("nearest", "rules known") if one else (*PICTURES, "straight line")
 
 
 def cases() -> list[dict]:
-    """variant; task; plan: "own plan", "another clip's plan" or "no plan"; seed of the noise; number of the held-out clip."""
-    asked = [(f"generator-{width}", "image-to-video", plan, recipe.SEED) for width in variants.WIDTHS for plan in ("own plan", "another clip's plan")]
-    asked += [(f"alone-{width}", "image-to-video", "no plan", recipe.SEED) for width in variants.WIDTHS]
-    asked += [("alone-80", "interpolation", "no plan", recipe.SEED)]
-    asked += [(f"{kind}-{seed}", task, "own plan", recipe.SEED) for kind in ("curriculum", "hard") for seed in range(variants.SEEDS) for task in BOTH]
-    asked += [("plain", "interpolation", "no plan", 100 + draw) for draw in range(DRAWS)]
-    return [dict(variant=variant, task=task, plan=plan, seed=seed, clip=clip) for variant, task, plan, seed in asked
-            for clip in range(FEW if variant.startswith(("curriculum", "hard")) else CLIPS)]  # fmt: skip
+    """task; way: a plan of `PLANS`, or what fills in without the pair; steps, scale of the guidance and seed of the noise, 0 without the pair;
+    number of the clip."""
+    found = []
+
+    def add(task, way, clips, steps=STEPS, scale=None, seed=recipe.SEED):
+        asked = (steps, guidance(task) if scale is None else scale, seed) if way in PLANS else (0, 0.0, 0)
+        found.extend(dict(task=task, way=way, steps=asked[0], scale=asked[1], seed=asked[2], clip=clip) for clip in range(clips))
+
+    for task in TASKS:
+        for way in ("own plan", *ways(task)):
+            add(task, way, CLIPS)
+    for task in BOTH:
+        for way in PLANS[1:]:
+            add(task, way, CLIPS)
+    for seed in DRAWS:
+        add("image-to-video", "own plan", SOME, seed=seed)
+    for seed in (recipe.SEED, *DRAWS):
+        add("image-to-video", "own plan", SOME, scale=1.0, seed=seed)
+    for steps in sorted({*COUNTS} - {STEPS}):
+        for task in BOTH:
+            add(task, "own plan", CLIPS, steps=steps)
+    return found
 
 
 @cache
@@ -32,45 +73,82 @@ def pair() -> mp.MarDiniPipeline:
     return mp.MarDiniPipeline.from_pretrained(zoo.folder(recipe.NAME), local_files_only=True)
 
 
-@cache
-def variant(name: str) -> mp.MarDiniPipeline | mp.Generator:
-    """The pipeline of a variant, with toy-mardini's planner where it has none of its own; the plain model, which reads no plan, as it is."""
-    folder = zoo.MODELS / variants.NAME / name
-    generator = mp.Generator.from_pretrained(folder / "generator", local_files_only=True).eval()
-    if name == "plain":
-        return generator
-    planner = mp.Planner.from_pretrained(folder / "planner", local_files_only=True) if (folder / "planner").exists() else pair().planner
-    return mp.MarDiniPipeline(planner.eval(), generator, mp.make_scheduler(), pair().vae)
-
-
 @torch.no_grad()
-def filled_plainly(generator: mp.Generator, video: Tensor, is_ref: Tensor, noise: Tensor, steps: int) -> Tensor:
-    """Clips (B, K, 3, S, S) in [0, 1] filled in by a generator that was trained without a planner: the pipeline's loop, no plan, no guidance."""
-    scheduler, clean, keep = mp.make_scheduler(), pair().encode(2 * video - 1), is_ref[None, :, None, None, None]
-    x = torch.where(keep, clean, noise)
-    scheduler.set_timesteps(steps)
-    for t in scheduler.timesteps:
-        x = torch.where(keep, clean, scheduler.step(generator(x, t, is_ref), t, x).prev_sample)
-    return torch.where(keep, video, pair().decode(x) / 2 + 0.5)
+def made_by_pair(case: dict, video: Tensor, others: Tensor, is_ref: Tensor, first: int) -> Tensor:
+    """Clips `video` (N, T, 3, S, S) in [0, 1] with their missing frames generated, by their own plans, those of the clips `others`, or the stand-in."""
+    plan = None
+    if case["way"] == "another clip's plan":
+        plan = pair().make_plan(2 * others - 1, is_ref)
+    elif case["way"] == "no plan":
+        plan = pair().generator.without_plan(*video.shape[:2])
+    return recipe.filled(pair(), video, is_ref, plan, case["steps"], case["scale"], case["seed"], first=first).clamp(0, 1)
+
+
+def rules_known(clips: Rebounds, is_ref: Tensor) -> Tensor:
+    """Where whoever reads place and heading in the one known frame without error, and knows the walls, puts the objects (N, T, 2) at the mean speed."""
+    known, low = int(is_ref[0].nonzero()[0, 0]), (1.15 * clips.radius)[:, None, None]
+    ahead = MEAN_SPEED * clips.size / 32 * (torch.arange(is_ref.shape[1]) - known)[:, None]
+    return reflect(clips.position[:, known, None] + clips.heading[:, known, None] * ahead, low, clips.size - low)[0]
 
 
 def measure(case: dict) -> dict[str, float]:
-    """off: mean distance (px) of the object's centre from the true one over the missing frames, half a picture where nothing is found. kept: 1 where shape
-    and colour are the clip's own and the object is in every frame. x0, y0, x1, ...: the centre in each frame (px), empty where nothing is found."""
-    model, task, clip = variant(case["variant"]), case["task"], case["clip"]
-    clips, is_ref = recipe.sample(recipe.HELD_OUT_SEED, [clip]), recipe.TASKS[task]
-    video = clips.render().video
-    if case["variant"] == "plain":
-        made = filled_plainly(model, video, is_ref, recipe.noise_of(clip, 1, recipe.FRAMES, case["seed"]), STEPS)
+    """Of missing frames: off (px), mean distance of the object's centre from the true one, half a picture where nothing is found; off_other: from
+    that of the clip before; kept, like_other: 1 where shape and colour are the clip's own, those of the clip before, and the object is in every frame;
+    step (px a frame): median length of the object's steps. Ways that paint no picture leave all but the first empty."""
+    number = case["clip"]
+    rows = measured_together(*((name, value) for name, value in case.items() if name != "clip"), first=number - number % BATCH)
+    return dict.fromkeys(STUDY.tolerance, float("nan")) | rows[number % BATCH]
+
+
+@lru_cache(maxsize=1)
+def measured_together(*asked: tuple, first: int) -> list[dict[str, float]]:
+    """The rows of a case and of its neighbours: `BATCH` clips from number `first` on, the same company for a clip whichever case of theirs comes first."""
+    case = dict(asked)
+    is_ref, way, numbers = known_frames(case["task"], first, BATCH), case["way"], range(first, first + BATCH)
+    own, other = (recipe.sample(recipe.HELD_OUT_SEED, some) for some in (numbers, [(i - 1) % CLIPS for i in numbers]))
+    video, others = (clips.render().video[:, : is_ref.shape[1]] for clips in (own, other))
+    true, missing = analysers.analyse_clips(video).position, ~is_ref
+    if way in ("straight line", "rules known"):
+        lines = [filling.straight_line(*pair).clamp(0, recipe.SIZE) for pair in zip(true, is_ref, strict=True)]
+        places = rules_known(own, is_ref) if way == "rules known" else torch.stack(lines)
+        return [dict(off=float((place - there).norm(dim=1)[where].mean())) for place, there, where in zip(places, true, missing, strict=True)]
+    if way in PICTURES:
+        made = torch.stack([PICTURES[way](clip, known) for clip, known in zip(video, is_ref, strict=True)])
     else:
-        made = recipe.answer(model, task, case["plan"], clip, 1, STEPS, case["seed"], held_out=CLIPS)
-    read = analysers.analyse_clips(made.clamp(0, 1))
-    off = recipe.centre_error(read, analysers.analyse_clips(video), ~is_ref[None])
-    places = {f"{axis}{frame}": place for frame, centre in enumerate(read.position[0].tolist()) for axis, place in zip("xy", centre, strict=True)}
-    return {"off": off, "kept": int(recipe.kept(read, clips))} | places
+        made = made_by_pair(case, video, others, is_ref, first)
+    read, there = analysers.analyse_clips(made.clamp(0, 1)), analysers.analyse_clips(others).position
+    off, off_other = ((read.position - wanted).norm(dim=2).nan_to_num(recipe.SIZE / 2) for wanted in (true, there))
+    steps = (read.position[:, 1:] - read.position[:, :-1]).norm(dim=2).nan_to_num(0).median(1).values
+    return [
+        dict(off=float(off[i][missing[i]].mean()), off_other=float(off_other[i][missing[i]].mean()), kept=int(recipe.kept(read, own)[i]),
+             like_other=int(recipe.kept(read, other)[i]), step=float(steps[i]))
+        for i in range(BATCH)
+    ]  # fmt: skip
 
 
-PLACES = [f"{axis}{frame}" for frame in range(recipe.FRAMES) for axis in "xy"]
 STUDY = Study(
-    cases=cases, measure=measure, tolerance={"off": (0.05, 0.01), "kept": 0} | dict.fromkeys(PLACES, 0.1), models=(recipe.NAME,), absent=(variants.NAME,)
+    cases=cases,
+    measure=measure,
+    tolerance={"off": (0.05, 0.01), "off_other": (0.05, 0.01), "kept": 0, "like_other": 0, "step": (0.05, 0.01)},
+    models=(recipe.NAME,),
+    reaches=(PICTURES,),
+    sample_seconds=0.5,  # of recorded time; a case that is measured alone again takes its neighbours along
 )
+
+
+def column(table, task: str, way: str = "own plan", result: str = "off", *, clips: int | None = None, **wanted) -> np.ndarray:
+    """A result of the table, one number a clip in the order of their numbers: (clips,).
+
+    wanted: steps, scale, seed; for the pair `STEPS`, the task's own guidance and the recipe's seed by default. clips: only the first so many. Raises
+    ValueError where a clip has no row or more than one.
+    """
+    rows = table[(table.task == task) & (table.way == way)]
+    if way in PLANS:
+        rows = rows[(rows.steps == wanted.get("steps", STEPS)) & (rows.seed == wanted.get("seed", recipe.SEED))]
+        rows = rows[rows.scale == wanted.get("scale", guidance(task))]
+    rows = rows.sort_values("clip")
+    if clips is not None:
+        rows = rows[rows["clip"] < clips]
+    if rows.empty or list(rows["clip"]) != list(range(len(rows))) or (clips is not None and len(rows) != clips) or set(wanted) - {"steps", "scale", "seed"}:
+        raise ValueError(f"task={task!r}, way={way!r}, {wanted} must be one row for each clip from 0 on, got {len(rows)} rows")
+    return rows[result].to_numpy(float)

@@ -382,15 +382,6 @@ def test_slow_motion_arithmetic():
 # ----------------------------------------------------------------------------------------------------------------------------- MAR
 
 
-def test_mar_law():
-    assert mp.mar_counts(16, 4) == [2, 3, 5, 6] and mp.mar_counts(64, 8) == [2, 3, 6, 8, 10, 11, 12, 12]
-    assert mp.mar_guidance(16, 4, 3.0) == [1.25, 1.625, 2.25, 2.875]
-    assert mp.mar_counts(4, 4) == [1, 1, 1, 1] and mp.mar_counts(5, 1) == [5]
-    drawn = mp.mar_masked_share(40_000)
-    assert 0.7 <= drawn.min() and drawn.max() <= 1
-    assert drawn.mean().item() == pytest.approx(0.867, abs=0.002) and drawn.std().item() == pytest.approx(0.0835, abs=0.002)
-
-
 # --------------------------------------------------------------------------------------------------------------------- bad arguments
 
 IS_REF = mp.references("image-to-video", FRAMES)
@@ -449,7 +440,6 @@ def test_bad_calls_are_refused_before_any_work(case):
     (lambda: mp.roll_forward(small(), video(1, 2), 0, 1), ValueError, "windows must be an integer >= 1"),
     (lambda: mp.roll_forward(small(), video(1, 5), 1, 1), ValueError, "the frames of start must be an integer in 1..4, got 5"),
     (lambda: mp.slow_motion(Still(), video(1, 4), 7, 2), ValueError, "segment must divide the clip's 32 frames, got 7"),
-    (lambda: mp.mar_counts(4, 5), ValueError, "steps must be an integer in 1..4, got 5"),
     (lambda: small().generator(video(), torch.tensor(3), IS_REF, torch.zeros(2, FRAMES, 4, 9)), ValueError, r"plan must be \(clips, frames, 4 x 16\)"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused(call, error, message):

@@ -20,7 +20,6 @@ TAGS = {
 # Pages of the first edition that are over a budget, or declare SCALE and never read it. What stands here may not grow, and a page leaves this list with
 # its second edition. Their seconds are not measured yet: whoever executes one of them writes its number here.
 FIRST_EDITION = {
-    "03_masked_planning": {"cells": 96, "words": 4330},
 }
 ABSOLUTE_PATH = re.compile(r"""["'](?:/(?:home|root|tmp|work|usr|mnt|data|Users|opt|var)\b|[A-Za-z]:\\\\?|~/)""")
 

@@ -1,83 +1,100 @@
-"""Page 03's comparisons: the tables hold what the page asks for, and what a row says is what the frames show, tried on tiny variants."""
+"""Page 03's study: its cases, a row by hand, and what the pair is given in each of them."""
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from helpers import studies
-from helpers.methods import masked_planning as mp
-from helpers.models import zoo
 from helpers.recipes import toy_mardini as recipe
-from helpers.recipes import toy_mardini_variants as variants
 from helpers.studies import masked_planning as study
 from helpers.toyworld import analysers
 
 torch.set_num_threads(1)
 
 
-@pytest.fixture
-def tiny(monkeypatch, tmp_path):
-    """Random generators in the variants' places; a planner of its own for one of them."""
-    torch.manual_seed(0)
-    config = recipe.FIRST_GENERATOR | dict(dim=16, depth=1, heads=2, mlp_dim=16)
-    for name in ("alone-32", "generator-32", "curriculum-0", "plain"):
-        generator = mp.Generator(**config)
-        torch.nn.init.normal_(generator.out.weight, std=0.3)
-        generator.save_pretrained(tmp_path / variants.NAME / name / "generator")
-    mp.Planner(**recipe.PLANNER | dict(depth=1)).save_pretrained(tmp_path / variants.NAME / "curriculum-0" / "planner")
-    study.pair()
-    monkeypatch.setattr(zoo, "MODELS", tmp_path)
-    study.variant.cache_clear()
-    yield
-    study.variant.cache_clear()
+def case(**changes):
+    return dict(task="interpolation", way="nearest", steps=0, scale=0.0, seed=0, clip=13) | changes
 
 
-@pytest.mark.parametrize("name, task, plan", [("alone-32", "image-to-video", "no plan"), ("generator-32", "image-to-video", "another clip's plan"),
-                                              ("curriculum-0", "interpolation", "own plan"), ("plain", "interpolation", "no plan")])  # fmt: skip
-def test_a_row_is_what_the_frames_show(tiny, monkeypatch, name, task, plan):
-    """The distance from the truth by a slow loop over the row's own places; and the noise is the clip's own."""
-    made = []
-    analyse = analysers.analyse_clips
-    monkeypatch.setattr(analysers, "analyse_clips", lambda video: made.append(video) or analyse(video))
-    case = dict(variant=name, task=task, plan=plan, seed=5, clip=3)
-    row = study.measure(case)
-    assert list(row) == list(study.STUDY.tolerance)
-
-    true = recipe.sample(recipe.HELD_OUT_SEED, [3]).render().video
-    known = recipe.TASKS[task]
-    assert torch.allclose(made[0][:, known], true[:, known], atol=1e-6) and not torch.allclose(made[0], true, atol=0.05)
-    read, missing = analyse(true).position[0], [t for t in range(9) if not known[t]]
-    gaps = [math.dist((row[f"x{t}"], row[f"y{t}"]), read[t].tolist()) for t in missing]
-    assert row["off"] == pytest.approx(sum(16 if math.isnan(gap) else gap for gap in gaps) / len(gaps), rel=1e-4)
-    study.measure(case | {"clip": 4})
-    first = made[0].clone()
-    made.clear()
-    assert study.measure(case) == pytest.approx(row, nan_ok=True) and torch.equal(made[0], first)
-    made.clear()
-    study.measure(case | {"seed": 6})
-    assert not torch.equal(made[0], first)
+def test_cases_fill_whole_batches_and_every_comparison_is_paired():
+    cases = pd.DataFrame(study.cases())
+    groups = cases.groupby(["task", "way", "steps", "scale", "seed"])["clip"].apply(list)
+    assert all(clips == list(range(len(clips))) and len(clips) % study.BATCH == 0 for clips in groups)
+    assert all(part["clip"].is_monotonic_increasing for _, part in cases.groupby((cases["clip"] == 0).cumsum()))  # a batch in one piece
+    assert set(cases.task) == set(study.TASKS) and all(set(study.ways(t)) <= set(cases[cases.task == t].way) for t in study.TASKS)
+    assert len(groups["image-to-video", "own plan", 50, 2.5, recipe.SEED]) == study.CLIPS
 
 
-def test_the_plain_model_fills_in_as_the_pipeline_does_without_guidance(tiny):
-    """Against the pipeline that is given the stand-in for every plan."""
-    generator = study.variant("plain")
-    video, known, noise = recipe.sample(recipe.HELD_OUT_SEED, [2]).render().video, recipe.TASKS["interpolation"], recipe.noise_of(2, 1, 9, 100)
-    made = study.filled_plainly(generator, video, known, noise, 4)
-    pipe = mp.MarDiniPipeline(study.pair().planner, generator, mp.make_scheduler(), study.pair().vae)
-    expected = pipe(2 * video - 1, known, num_inference_steps=4, noise=noise, plan=generator.without_plan(1, 9)).frames / 2 + 0.5
-    assert torch.allclose(made, expected, atol=1e-4) and torch.equal(made[:, known], video[:, known])
+def test_simple_rows_by_hand():
+    clips = recipe.sample(recipe.HELD_OUT_SEED, [13])
+    video, known = clips.render().video, recipe.TASKS["interpolation"]
+    true = analysers.analyse_clips(video).position[0]
+    row = study.measure(case())
+    there = [0, 0, 0, 0, 0, 8, 8, 8, 8]
+    assert row["off"] == pytest.approx(np.mean([math.dist(true[t], true[there[t]]) for t in range(1, 8)]), abs=0.02)
+    assert row["kept"] == 1 and row["like_other"] == 0
+    line = study.measure(case(way="straight line"))
+    mean = np.mean([math.dist(true[t], true[0] + (true[8] - true[0]) * t / 8) for t in range(1, 8)])
+    assert line["off"] == pytest.approx(mean, abs=1e-3) and math.isnan(line["kept"])
+    held = study.measure(case(task="expansion of 3"))
+    assert held["off"] == pytest.approx(np.mean([math.dist(true[t], true[2]) for t in range(3, 9)]), abs=0.02)
+    seven = study.measure(case(task="window of 7", way="straight line"))
+    assert seven["off"] == pytest.approx(np.mean([math.dist(true[t], true[0] + (true[6] - true[0]) * t / 6) for t in range(1, 6)]), abs=1e-3)
+    assert not known[1:8].any()
 
 
-def test_the_tables_hold_what_the_page_asks_for():
-    table, learned = studies.load("masked_planning"), studies.load("masked_planning_training")
-    clips = table.groupby(["variant", "task", "plan", "seed"]).clip.nunique()
-    assert len(clips) == 10 + 12 + 3
-    assert all(count == (study.FEW if name.startswith(("curriculum", "hard")) else study.CLIPS) for (name, *_), count in clips.items())
-    assert table.off.between(0, 32).all() and set(table.kept) <= {0, 1}
-    assert set(learned.variant) == set(variants.variants())
-    for name, variant in variants.variants().items():
-        rows = learned[learned.variant == name]
-        assert rows.loss.isna().all() == (variant.looks == 0) and rows.step.iloc[-1] == variant.steps and (rows.seconds > 0).all()
-        if variant.looks:
-            assert len(rows) == variant.looks and rows.loss.iloc[-1] < rows.loss.iloc[0] < 2
+def test_whoever_knows_the_rules_is_off_by_the_speed_alone():
+    clips = recipe.sample(recipe.HELD_OUT_SEED, range(8))
+    clips.speed = torch.full_like(clips.speed, study.MEAN_SPEED)
+    free = clips.position[:, :1] + clips.heading[:, :1] * study.MEAN_SPEED * torch.arange(9)[:, None]
+    low = (1.15 * clips.radius)[:, None, None]
+    clips.position = study.reflect(free, low, 32 - low)[0]
+    known = recipe.TASKS["image-to-video"].expand(8, -1)
+    assert torch.allclose(study.rules_known(clips, known).double(), clips.position, atol=1e-6)
+    row = study.measure(case(task="middle frame", way="rules known"))
+    assert 0 < row["off"] < 2.5 and math.isnan(row["step"])
+
+
+def test_a_clip_is_the_same_whoever_is_measured_first(monkeypatch):
+    asked = case(way="own plan", steps=1, scale=1.0, seed=recipe.SEED)
+    first = study.measure(asked)
+    study.measured_together.cache_clear()
+    study.measure(asked | {"clip": 17})
+    assert study.measure(asked) == pytest.approx(first, nan_ok=True, abs=0)
+    assert study.measure(asked | {"clip": 17})["off"] != first["off"]
+
+
+def test_what_the_pair_is_given(monkeypatch):
+    """The plan is the clip before's, or the stand-in; noise, guidance and steps are the case's."""
+    seen = {}
+
+    def filled(pipe, video, is_ref, plan, steps, scale, seed, first):
+        seen.update(video=video, is_ref=is_ref, plan=plan, steps=steps, scale=scale, seed=seed, first=first)
+        return video
+
+    monkeypatch.setattr(recipe, "filled", filled)
+    study.measured_together.cache_clear()
+    row = study.measure(case(task="image-to-video", way="another clip's plan", steps=3, scale=2.5, seed=7, clip=4))
+    video = recipe.sample(recipe.HELD_OUT_SEED, [study.CLIPS - 1, *range(9)]).render().video
+    wanted = study.pair().make_plan(2 * video - 1, recipe.TASKS["image-to-video"])
+    assert torch.allclose(seen["plan"], wanted, atol=1e-5) and (seen["steps"], seen["scale"], seed := seen["seed"], seen["first"]) == (3, 2.5, seed, 0)
+    assert seen["seed"] == 7 and row["off"] == pytest.approx(0, abs=1e-6) and row["off_other"] > 1 and row["kept"] == 1
+    study.measured_together.cache_clear()
+    study.measure(case(way="no plan", steps=2, scale=1.0, seed=7, clip=12))
+    assert torch.equal(seen["plan"], study.pair().generator.without_plan(10, 9)) and seen["first"] == 10
+    study.measured_together.cache_clear()
+
+
+def test_column_gives_one_number_a_clip_or_refuses():
+    rows = [case(clip=c, off=float(c)) for c in (2, 0, 1)] + [case(way="own plan", steps=10, scale=1.0, seed=recipe.SEED, clip=c, off=5.0 + c) for c in (0, 1)]
+    rows += [case(way="own plan", steps=50, scale=1.0, seed=recipe.SEED, clip=0, off=9.0)]
+    table = pd.DataFrame(rows)
+    assert study.column(table, "interpolation", "nearest").tolist() == [0, 1, 2] and study.column(table, "interpolation").tolist() == [5, 6]
+    assert study.column(table, "interpolation", "nearest", clips=2).tolist() == [0, 1] and study.column(table, "interpolation", steps=50).tolist() == [9]
+    for wrong in (dict(steps=3), dict(clips=3), dict(step=50), dict(scale=2.5)):
+        with pytest.raises(ValueError, match="must be one row for each clip from 0 on"):
+            study.column(table, "interpolation", **wrong)
+    with pytest.raises(ValueError, match="got 6 rows"):
+        study.column(pd.concat([table, table]), "interpolation", "nearest")
