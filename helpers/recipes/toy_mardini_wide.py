@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..datasets import photo_crops
-from ..measures import between, metrics, statistics
+from ..measures import filling, metrics, statistics
 from ..methods import masked_planning as mp
 from ..models import zoo
 from . import autoencoders, training
@@ -144,7 +144,8 @@ def answers(pipe: mp.MarDiniPipeline, move: str, clip: int) -> dict[str, Tensor]
     noise = torch.randn(1, FRAMES, 4, LATENT, LATENT, generator=training.step_generator(HELD_OUT_SEED, clip))
     made = {name: (pipe(2 * video - 1, ENDS, num_inference_steps=steps, noise=noise).frames / 2 + 0.5).clamp(0, 1)
             for name, steps in (("pair", toy.STEPS), ("pair, one step", 1))}  # fmt: skip
-    rivals = {"nearest frame": between.nearest(video), "cross-fade": between.cross_fade(video), "optical flow": between.flow(video)}
+    fills = filling.nearest, filling.cross_fade, filling.along_flow
+    rivals = {name: fill(video[0], ENDS)[None] for name, fill in zip(RIVALS, fills, strict=True)}
     return made | rivals | {"autoencoder": (pipe.decode(pipe.encode(2 * video - 1)) / 2 + 0.5).clamp(0, 1)}
 
 

@@ -13,14 +13,10 @@ MAX_BYTES = 1_000_000
 MAX_LINES = 25
 CURE = "run make notebooks PAGES=notebooks/<page>"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-MAX = {"seconds": 90, "cells": 70, "words": 3000}  # of one page: processor seconds to run it, and what there is to read
+MAX = {"processor seconds": 90, "cells": 70, "words": 3000}  # of one page: what it takes to run it, and what there is to read
 TAGS = {
     "parameters", "figure", "overview", "control", "exercise", "check", "solution", "hide-cell", "map", "nbval-ignore-output", "raises-exception",
 }  # fmt: skip
-# Pages of the first edition that are over a budget, or declare SCALE and never read it. What stands here may not grow, and a page leaves this list with
-# its second edition. Their seconds are not measured yet: whoever executes one of them writes its number here.
-FIRST_EDITION = {
-}
 ABSOLUTE_PATH = re.compile(r"""["'](?:/(?:home|root|tmp|work|usr|mnt|data|Users|opt|var)\b|[A-Za-z]:\\\\?|~/)""")
 
 
@@ -173,31 +169,25 @@ def minimum(page: NotebookNode, *, stem: str) -> Iterator[str]:
             yield f"the page has no {part}"
 
 
-def scale(page: NotebookNode, *, stem: str) -> Iterator[str]:
-    excepted = FIRST_EDITION.get(stem, {}).get("unread scale", False)
+def scale(page: NotebookNode) -> Iterator[str]:
     code = "\n".join(line for cell in code_cells(page) for line in cell.source.splitlines() if not line.startswith(("%", "!")))
     names = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name) and node.id == "SCALE"]
     stored, read = (any(isinstance(node.ctx, kind) for node in names) for kind in (ast.Store, ast.Load))
-    if stored and not read and not excepted:
+    if stored and not read:
         yield "SCALE is declared and no cell reads it, so that setting it to paper changes nothing"
-    if read and excepted:
-        yield f"{stem} reads SCALE: take it from FIRST_EDITION"
 
 
 def budget(page: NotebookNode, *, stem: str) -> Iterator[str]:
     found = {
-        "seconds": page.metadata.get("stepwise", {}).get("processor_seconds"),
+        "processor seconds": page.metadata.get("stepwise", {}).get("processor_seconds"),
         "cells": len(page.cells),
         "words": sum(len(cell.source.split()) for cell in page.cells if cell.cell_type == "markdown"),
     }
-    excepted = {kind: most for kind, most in FIRST_EDITION.get(stem, {}).items() if kind in MAX}
-    if found["seconds"] is None and stem not in FIRST_EDITION:
+    if found["processor seconds"] is None:
         yield f"the page's processor seconds were not measured: make notebooks PAGES=notebooks/{stem}.ipynb"
     for kind, count in found.items():
-        if count is not None and count > excepted.get(kind, MAX[kind]):
-            yield f"the page has {count} {kind}, expected at most {excepted.get(kind, MAX[kind])}".replace(" seconds", " processor seconds")
-    if excepted and None not in found.values() and all(count <= MAX[kind] for kind, count in found.items()):
-        yield f"{stem} keeps every budget: take it from FIRST_EDITION"
+        if count is not None and count > MAX[kind]:
+            yield f"the page has {count} {kind}, expected at most {MAX[kind]}"
 
 
 def numbers(names: Iterable[str]) -> Iterator[str]:
@@ -207,5 +197,5 @@ def numbers(names: Iterable[str]) -> Iterator[str]:
             yield f"{first} and {second} have one number; give the later page the next free one"
 
 
-PAGE_GUARDS = (counts, errors, figures, images, widgets, exercises, parameters, source, known_tags, ledger_compared, unfilled)
-FILE_GUARDS = (minimum, scale, budget)  # these know the page's name
+PAGE_GUARDS = (counts, errors, figures, images, widgets, exercises, parameters, source, known_tags, ledger_compared, unfilled, scale)
+FILE_GUARDS = (minimum, budget)  # these know the page's name
