@@ -191,7 +191,7 @@ def _written(node, within=0):
             return f"{node.attr}({_label(node.value.id)})"
         case ast.BoolOp():
             word, binds = ("or", 1) if isinstance(node.op, ast.Or) else ("and", 2)
-            text = f" {word} ".join(_written(part, binds + 1) for part in node.values)
+            text = f" {word} ".join(_written(part, 3) for part in node.values)  # brackets also where "and" would bind first: few readers know that
         case ast.UnaryOp():
             sign, binds = ("not ", 3) if isinstance(node.op, ast.Not) else (SIGNS[type(node.op)], 7)
             text = sign + _written(node.operand, binds)
@@ -412,11 +412,15 @@ def _measured(rows):
 
 
 def _left_open(item, entry):
+    """Which verdicts an undecided entry may still get, and the comparisons on which that hangs."""
     if entry.verdict != "undecided here":
         return ""
     measured = _measured(entry.measured)
-    rule = item.holds if evaluate_rule(item.holds, measured) is None else item.partly
-    return f" (the 95 % interval leaves open: {'; '.join(open_comparisons(rule, measured))})"
+    rules = {"holds": item.holds, "partly": item.partly}
+    truths = {verdict: evaluate_rule(rule, measured) for verdict, rule in rules.items()}
+    possible = [verdict for verdict, truth in truths.items() if truth is not False] + ["does not hold"] * (truths["partly"] is not True)
+    left = dict.fromkeys(text for verdict, rule in rules.items() if truths[verdict] is None for text in open_comparisons(rule, measured))
+    return f" (possible: {', '.join(possible)}; the 95 % interval leaves open: {'; '.join(left)})"
 
 
 def _ours(item, entry):
