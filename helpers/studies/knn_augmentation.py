@@ -202,4 +202,4 @@ ACCURACIES = ("classifier", "neighbours", "mixture", "untuned", "means", "calibr
 ERRORS = ("ece_classifier", "ece_neighbours", "ece_mixture", "ece_scaled", "ece_calibrated")
 # a few test pictures may fall on the other side of a border on another machine, and ties of a choice be broken otherwise
 TOLERANCE = dict.fromkeys(ACCURACIES, 3.0) | dict.fromkeys(ERRORS, 0.04) | dict.fromkeys(AREAS, 0.03) | dict.fromkeys(("k", "temperature", "weight"), None)
-STUDY = Study(cases=cases, measure=measure, tolerance=TOLERANCE, models=(toy_vit.NAME,), sample_seconds=12)
+STUDY = Study(cases=cases, measure=measure, tolerance=TOLERANCE, models=(toy_vit.NAME,), sample_seconds=4)

@@ -492,7 +492,7 @@ GOOD = torch.rand(1, 3, 8, 8)
         (lambda: stereo_view(stereo_pair(), window=(700, 0, 64, 64), size=(64, 64)), ValueError, "must lie inside both pictures of 741 x 500 px"),
         (lambda: stereo_view(stereo_pair(), window=(9, 0, 64, 64), size=(64, 64), shift=10), ValueError, "window .* with shift 10"),
         (lambda: stereo_view(stereo_pair(), window=(0, 0, 64, 64), size=(60, 64)), ValueError, "size must be a multiple of 32, got 60"),
-        (lambda: label_clips(0, "cartoons"), ValueError, "kind must be 'shapes', 'creatures' or 'photographs', got 'cartoons'"),
+        (lambda: label_clips(0, "cartoons"), ValueError, "kind must be 'shapes', 'creatures', 'twins' or 'photographs', got 'cartoons'"),
         (lambda: label_clips(0, frames=1), ValueError, "frames must be at least 2, got 1"),
         (lambda: raw_patches(GOOD, 4, 1), ValueError, "patch must be stride plus an even number >= 0, got patch 4 and stride 1"),
         (lambda: raw_patches(GOOD, 3, 3), ValueError, "multiples of stride 3, got 8 x 8"),
