@@ -9,6 +9,7 @@ the plan.
 """
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -71,14 +72,21 @@ def train_vae(work: Path, device: torch.device, stop_at: int | None = None) -> A
     return vae.to(memory_format=torch.contiguous_format).eval()
 
 
-def make_bank(vae: AutoencoderKL, work: Path, name: str = "bank", clips: range | None = None) -> Tensor:
-    """Latents of `clips` of the training seed, the first BANK by default: (clips, FRAMES, 4, 8, 8) in half precision; encoded once, kept as `name`."""
+def training_videos(indices: range) -> Tensor:
+    """Clips (B, FRAMES, 3, SIZE, SIZE) in [0, 1] of the training seed."""
+    return sample(TRAIN_SEED, indices).render().video
+
+
+def make_bank(
+    vae: AutoencoderKL, work: Path, name: str = "bank", clips: range | None = None, videos: Callable[[range], Tensor] = training_videos
+) -> Tensor:  # fmt: skip
+    """Latents of the `clips` of `videos`, the first BANK by default: (clips, FRAMES, 4, 8, 8) in half precision; encoded once, kept as `name`."""
     rank, world_size = training.join_processes()
     paths, clips = [work / f"{name}_{r}_of_{world_size}.pt" for r in range(world_size)], range(BANK) if clips is None else clips
     if not paths[rank].exists():
         pieces = []
-        for start in tqdm(range(64 * rank, len(clips), 64 * world_size), desc="encoding clips", mininterval=5, disable=rank > 0):
-            pieces.append(encode(vae, sample(TRAIN_SEED, clips[start : start + 64]).render().video).half().cpu())
+        for start in tqdm(range(64 * rank, len(clips), 64 * world_size), desc=f"encoding {name}", mininterval=5, disable=rank > 0):
+            pieces.append(encode(vae, videos(clips[start : start + 64])).half().cpu())
         training.save_atomically(torch.cat(pieces), paths[rank])
     training.wait_for_all()
     return torch.cat([torch.load(path, weights_only=True) for path in paths])

@@ -7,14 +7,12 @@ at the end its decoder alone; then planner and generator learn together from cli
 
 import copy
 import shutil
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..datasets import photo_crops
 from ..measures import filling, metrics, statistics
@@ -45,7 +43,7 @@ def train_vae(vae: AutoencoderKL, work: Path, device: torch.device, stop_at: dic
 
     def frames(step: int, generator: torch.Generator, mine: slice, before: int) -> Tensor:
         step += before
-        toys = toy_videos(range(step * half // 4, (step + 1) * half // 4))
+        toys = toy.training_videos(range(step * half // 4, (step + 1) * half // 4))
         toys = toys[torch.arange(len(toys))[:, None], torch.rand(len(toys), FRAMES, generator=generator).argsort(1)[:, :4]].flatten(0, 1)
         crops = photo_crops.crops(SEED, range(step * half, (step + 1) * half), size=SIZE, frames=2, names=photo_crops.TRAINED, vary=True).video[:, 0]
         return torch.cat([toys[mine], crops[mine]])
@@ -64,25 +62,8 @@ def train_vae(vae: AutoencoderKL, work: Path, device: torch.device, stop_at: dic
     return wide.to(memory_format=torch.contiguous_format).eval()
 
 
-def toy_videos(indices: range) -> Tensor:
-    return toy.sample(toy.TRAIN_SEED, indices).render().video
-
-
 def photo_videos(indices: range) -> Tensor:
     return photo_crops.crops(SEED + 1, indices, size=SIZE, frames=FRAMES, names=photo_crops.TRAINED, moves=MOVES, vary=True).video
-
-
-def make_bank(vae: AutoencoderKL, work: Path, name: str, videos: Callable[[range], Tensor], count: int) -> Tensor:
-    """Latents of the first `count` of `videos`: (count, FRAMES, 4, 8, 8) in half precision; encoded once, kept as `name`."""
-    rank, world_size = training.join_processes()
-    paths = [work / f"{name}_{r}_of_{world_size}.pt" for r in range(world_size)]
-    if not paths[rank].exists():
-        pieces = []
-        for start in tqdm(range(64 * rank, count, 64 * world_size), desc=f"encoding {name}", mininterval=5, disable=rank > 0):
-            pieces.append(toy.encode(vae, videos(range(start, min(start + 64, count)))).half().cpu())
-        training.save_atomically(torch.cat(pieces), paths[rank])
-    training.wait_for_all()
-    return torch.cat([torch.load(path, weights_only=True) for path in paths])
 
 
 def batch_of(toys: Tensor, photos: Tensor, seed: int, step: int, mine: slice, device: torch.device) -> tuple[Tensor, ...]:
@@ -254,7 +235,7 @@ def main() -> None:
     work, out, rank, device = training.begin(NAME, __doc__)
     narrow = mp.MarDiniPipeline.from_pretrained(zoo.folder(toy.NAME), local_files_only=True).to(torch.float32)
     vae = train_vae(narrow.vae, work, device)
-    banks = make_bank(vae, work, "toys", toy_videos, TOYS), make_bank(vae, work, "photos", photo_videos, PHOTOS)
+    banks = toy.make_bank(vae, work, "toys", range(TOYS)), toy.make_bank(vae, work, "photos", range(PHOTOS), photo_videos)
     pair = train(Pair(narrow.planner, narrow.generator), *banks, work, device, compiled=shutil.which("c++") is not None).cpu()
     if rank > 0:
         return

@@ -62,7 +62,7 @@ def test_the_last_round_leaves_the_latents(small, vae, tmp_path):
 
 def test_a_pull_keeps_toy_latents_nearer(small, vae, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "VAE_STEPS", (40, 1))
-    pictures, off = recipe.toy_videos(range(4)).flatten(0, 1), {}
+    pictures, off = toy.training_videos(range(4)).flatten(0, 1), {}
     for weight in (0.0, 5.0):
         monkeypatch.setattr(toy.autoencoders, "KEEP", weight)
         wide = recipe.train_vae(vae, tmp_path / str(weight), CPU)
@@ -71,9 +71,9 @@ def test_a_pull_keeps_toy_latents_nearer(small, vae, tmp_path, monkeypatch):
 
 
 def test_the_pair_is_the_same_after_a_stop_and_its_folder_is_measured(small, vae, tmp_path):
-    toys, photos = recipe.make_bank(vae, tmp_path, "toys", recipe.toy_videos, 70), recipe.make_bank(vae, tmp_path, "photos", recipe.photo_videos, 10)
+    toys, photos = toy.make_bank(vae, tmp_path, "toys", range(70)), toy.make_bank(vae, tmp_path, "photos", range(10), recipe.photo_videos)
     assert toys.shape == (70, 9, 4, 8, 8) and photos.shape == (10, 9, 4, 8, 8) and toys.dtype == torch.float16
-    assert torch.allclose(toys[69].float(), toy.encode(vae, recipe.toy_videos(range(69, 70)))[0], atol=0.01)
+    assert torch.allclose(toys[69].float(), toy.encode(vae, toy.training_videos(range(69, 70)))[0], atol=0.01)
     whole = recipe.train(a_pair(), toys, photos, tmp_path / "whole", CPU)
     for stop in (1, 3, None):
         again = recipe.train(a_pair(), toys, photos, tmp_path / "parts", CPU, stop_at=stop)
