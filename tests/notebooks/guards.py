@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 from helpers.page.ledger import Claim
 
 MAX_BYTES = 1_000_000
-MAX_LINES = 25
+MAX_LINES, MAX_COLUMNS = 25, 110  # of a code cell: what a laptop shows beside its figure
 CURE = "run make notebooks PAGES=notebooks/<page>"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 MAX = {"processor seconds": 90, "cells": 70, "words": 3000}  # of one page: what it takes to run it, and what there is to read
@@ -129,6 +129,9 @@ def source(page: NotebookNode) -> Iterator[str]:
         lines = [line for line in cell.source.splitlines() if line.strip()]
         if len(lines) > MAX_LINES:
             yield f"{name(cell)} has {len(lines)} lines, expected at most {MAX_LINES}"
+        longest = max(lines, key=len, default="")
+        if len(longest) > MAX_COLUMNS:
+            yield f"{name(cell)} has a line of {len(longest)} columns, expected at most {MAX_COLUMNS}: {longest.strip()[:60]}"
         if re.search(r"^\s*[!%]\s*(pip|conda)\b", cell.source, re.M):
             yield f"{name(cell)} installs something"
         if ABSOLUTE_PATH.search(cell.source):
