@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -32,6 +33,22 @@ def test_direct_dependency_is_pinned_and_explained(name):
     lines = [line for line in PIP_LINES if normal(line) == normal(name)]
     assert len(lines) == 1, f"{name} must stand once in environment.yml"
     assert re.fullmatch(r"\S+  # \S.{8,}", lines[0]), f"{name} needs a comment saying who needs it: {lines[0]!r}"
+
+
+@pytest.mark.parametrize("line", DIRECT)
+def test_the_bound_of_a_dependency_is_met_by_its_pin(line):
+    asked = Requirement(line)
+    pin = next(pin.split("==")[1] for pin in PINS if normal(pin) == normal(asked.name))
+    assert [bound.operator for bound in asked.specifier] == [">="], f"{line} needs a lower bound and no other"
+    assert asked.specifier.contains(pin), f"{line} is not met by the pinned {pin}"
+
+
+def test_what_the_index_shows_of_the_project_is_true():
+    shown = PROJECT["classifiers"]
+    assert {"Framework :: Jupyter", "Typing :: Typed"} <= set(shown) and not any("License" in line for line in shown)  # the licence is a field of its own
+    assert {"Programming Language :: Python :: 3.11", "Programming Language :: Python :: 3.13"} <= set(shown)
+    assert PROJECT["name"] not in ("stepwise", "helpers") and "urls" not in PROJECT
+    assert (ROOT / "helpers" / "py.typed").read_bytes() == b"" and (ROOT / PROJECT["readme"]).is_file()
 
 
 def test_environment_lists_nothing_else():

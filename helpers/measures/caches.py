@@ -30,6 +30,7 @@ from diffusers import CogVideoXTransformer3DModel, LattePipeline
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from .. import checkout
 from ..methods import caching_schedules, motion_regularization
 from ..methods.caching_schedules import Codebook, FixedClock, apply_adacache
 from ..models import zoo
@@ -161,6 +162,7 @@ def load(name: str) -> Bench:
         return Bench(name, zoo.load(name), **options)
     folder = zoo.MODELS / name / "transformer"
     if not (folder / "config.json").exists():
+        checkout.require(f"caches.load({name!r})")
         raise FileNotFoundError(f"{folder.relative_to(zoo.ROOT)} is not there; `make model NAME={name}` trains it")
     return Bench(name, zoo.load("toy-latte"), CogVideoXTransformer3DModel.from_pretrained(folder, local_files_only=True), **options)
 

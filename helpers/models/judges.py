@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .. import checkout
 from ..toyworld import CATEGORIES, COLOURS, FACINGS, TEXTURES, parse_creature_caption
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "models" / "toy-judge"
+FOLDER = checkout.ROOT / "data" / "models" / "toy-judge"
 SIZE = 64
 MEMBERS = 2
 CLASSES = {"category": len(CATEGORIES), "facing": len(FACINGS), "texture": len(TEXTURES), "colour": len(COLOURS)}
@@ -154,6 +155,8 @@ def load(folder: Path = FOLDER, device: str | torch.device = "cpu") -> Judges:
     """The two trained judges, float32. Raises FileNotFoundError when they are not there."""
     folder = Path(folder)
     if not (folder / "config.json").exists():
+        if folder == FOLDER:
+            checkout.require("judges.load")
         raise FileNotFoundError(f"the judges are not in {folder}; make them with: make model NAME=toy-judge")
     members = []
     for k in range(MEMBERS):

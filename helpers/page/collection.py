@@ -7,6 +7,7 @@ table of its page's paper says so in its metadata, `"stepwise": {"rebuilds": ["f
 
 import argparse
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ import nbformat
 from IPython.display import publish_display_data
 from nbformat.v4 import new_output
 
+from helpers import checkout
 from helpers.page import ledger
 
-ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS, README = ROOT / "notebooks", ROOT / "README.md"
+NOTEBOOKS, README = checkout.ROOT / "notebooks", checkout.ROOT / "README.md"
 CLAIM = re.compile(r"\*\*The claim\b[^*]*\*\*\s*(.+?)\s*(?:\n\n|\Z)", re.S)
 PAPER = re.compile(r"^Paper: [^*]*\*([^*]+)\*", re.M)
 HEADING = re.compile(r"^#{2,4} (.+?)\s*$", re.M)
@@ -82,6 +83,8 @@ def _rebuilt(notebook: nbformat.NotebookNode, path: Path) -> Iterator[tuple[str,
 
 def read_pages(folder: Path = NOTEBOOKS) -> list[Page]:
     """All pages by number. Raises ValueError when two notebooks have one number."""
+    if Path(folder) == NOTEBOOKS:
+        checkout.require("the map", "notebooks")
     paths = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
     for first, second in zip(paths, paths[1:]):
         if first.name[:2] == second.name[:2]:
@@ -192,7 +195,11 @@ def refresh(folder: Path = NOTEBOOKS, readme: Path = README) -> None:
 
 def main() -> None:
     argparse.ArgumentParser(prog="python -m helpers.page.collection", description="Write page 00's map and README's minutes from the pages.").parse_args()
-    refresh()
+    try:
+        checkout.require("the map", "notebooks")
+        refresh()
+    except FileNotFoundError as error:
+        sys.exit(str(error))
     pages = read_pages()
     unmeasured = [page.path.stem[:2] for page in pages if page.seconds is None]
     print(f"{len(pages)} pages on the map" + (f"; their minutes not measured yet: {', '.join(unmeasured)}" if unmeasured else ""))

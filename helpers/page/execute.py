@@ -14,7 +14,9 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode, from_dict
 from PIL import Image, ImageChops, ImageStat
 
-OVERVIEW = Path(__file__).resolve().parents[2] / "data" / "overview.png"
+from helpers.checkout import ROOT
+
+OVERVIEW = ROOT / "data" / "overview.png"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PALETTE_ERROR = 4.0  # of 255
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}

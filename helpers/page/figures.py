@@ -1,5 +1,6 @@
 """The one plotting style. Small functions that take data and an `ax`, return the `ax`, and compute nothing."""
 
+import os
 import platform
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
+from threadpoolctl import threadpool_limits
 
 PALETTE = sns.color_palette("colorblind", 10).as_hex()
 GREY = "#666666"
@@ -67,13 +69,15 @@ METHOD_STYLE = {
 
 
 def use_style() -> None:
-    """Set the style for the page, keep torch to one thread, and print the versions on one line."""
+    """Set the style for the page, keep it to one thread (unless OMP_NUM_THREADS or MKL_NUM_THREADS is set), and print the versions on one line."""
     sns.set_theme(style="ticks", palette="colorblind", font_scale=0.9)
     plt.rcParams.update({
         "figure.dpi": 80, "savefig.dpi": 80, "figure.figsize": (7.0, 3.2), "figure.constrained_layout.use": True, "image.cmap": "viridis",
         "image.interpolation": "nearest", "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "legend.frameon": False,
     })  # fmt: skip
-    torch.set_num_threads(1)
+    if not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
+        torch.set_num_threads(1)
+        threadpool_limits(1)
     print(f"python {platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}, numpy {np.__version__}")
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import nbformat
 
+from helpers.checkout import ROOT, require
 from helpers.page.execute import tidy_outputs
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES, COPIES = "notebooks", "my_notebooks"
 NOT_WRITTEN = f"{COPIES}/ could not be brought up to date, and what you wrote there is kept: {{error}}\n"
 
@@ -123,6 +123,10 @@ def main() -> None:
     parser.add_argument("what", choices=["open", "author", "fresh"], help="open your copies, open the pages themselves, or start copies over")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="for open and author: options of JupyterLab; for fresh: pages")
     arguments = parser.parse_args()
+    try:
+        require("JupyterLab on the pages", PAGES)
+    except FileNotFoundError as error:
+        parser.exit(1, f"{error}\n")
     if arguments.what == "fresh":
         try:
             print("\n".join(fresh(ROOT, arguments.rest)) or "Your copies are as their pages.")

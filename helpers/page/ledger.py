@@ -22,7 +22,9 @@ from IPython import get_ipython
 from IPython.display import publish_display_data
 from scipy import stats
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers import checkout
+
+ROOT = checkout.ROOT
 CLAIMS = ROOT / "data" / "claims.toml"
 VERDICTS = ("holds", "partly", "does not hold", "undecided here", "out of reach here")
 FEW = 8  # values; below it a bootstrap interval is too narrow, and Student's t stands in
@@ -100,7 +102,8 @@ def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
     """Read claims.toml. Raises ValueError for a repeated id, a missing field, a rule that cannot be evaluated or a name without a meaning, FileNotFoundError
     without the file."""
     if not Path(path).exists():
-        raise FileNotFoundError(f"there is no {path}; where the package was installed apart from its checkout, run there: pip install -e .")
+        checkout.require("the list of claims")
+        raise FileNotFoundError(f"path must be a list of claims such as data/claims.toml, got {path}, which is not there")
     claims = {}
     for row in tomllib.loads(Path(path).read_text(encoding="utf-8"))["claim"]:
         row = dict(row)
@@ -525,8 +528,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail when LEDGER.md is not what the notebooks say")
     check = parser.parse_args().check
     try:
+        checkout.require("the ledger", "notebooks")
         page, text = ROOT / "LEDGER.md", collect()
-    except ValueError as error:  # a page without an entry, or with a verdict that its rule does not give
+    except (FileNotFoundError, ValueError) as error:  # a page without an entry, or with a verdict that its rule does not give
         parser.exit(1, f"{error}\n")
     if not check:
         page.write_text(text, encoding="utf-8")

@@ -13,9 +13,9 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from helpers.checkout import ROOT, require
 from helpers.page.execute import KERNELSPEC
 
-ROOT = Path(__file__).resolve().parents[2]
 STUBS = Path(__file__).parent / "stubs"
 CHECKS = re.compile(r"^# --- checks of arguments.*?^# --- end of the checks ---$", re.S | re.M)
 ROW = re.compile(r"^\| (\d\d) \| \[.*\n", re.M)
@@ -108,8 +108,9 @@ def main() -> None:
     parser.add_argument("name", help="a lower-case Python identifier, as in mixup")
     name = parser.parse_args().name
     try:
+        require("a new method", "tests")
         texts = plan(name)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     known = {path for path in texts if path.exists()}
     try:

@@ -5,7 +5,9 @@ import json
 import os
 from pathlib import Path
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+from ..checkout import ROOT
+
+DATA = ROOT / "data"
 NOT_KEPT: tuple[str, ...] = ()  # models that were only compared with: their numbers are kept as studies, their weights are not (.gitignore)
 
 

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
+from .. import checkout
 from .manifest import DATA, write_manifest
 
 CHECKPOINT_SECONDS = 240
@@ -41,6 +42,11 @@ def begin(name: str, description: str) -> tuple[Path, Path, int, torch.device]:
     parser.add_argument("--work", type=Path, default=Path(".recipes") / name, help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, default=DATA / "models" / name, help="folder of the finished model")
     arguments = parser.parse_args()
+    if arguments.out == parser.get_default("out"):
+        try:
+            checkout.require(f"{name} without --out FOLDER")
+        except FileNotFoundError as error:
+            parser.error(str(error))
     rank, _ = join_processes()
     torch.set_num_threads(1)
     return arguments.work, arguments.out, rank, torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")

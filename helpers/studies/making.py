@@ -25,6 +25,7 @@ from pathlib import Path
 import joblib
 from tqdm.auto import tqdm
 
+from .. import checkout
 from ..recipes.manifest import write_manifest
 from . import runner
 from .runner import DATA, ROOT, TABLES, key
@@ -282,6 +283,7 @@ def main() -> None:
         return
     options = {"processes": given.processes, "dask": given.dask}
     try:
+        checkout.require("make study")
         runner.find(given.name)
         if given.accept != 0 or given.recheck != 0:
             accept = given.accept != 0

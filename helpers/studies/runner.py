@@ -24,12 +24,13 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import checkout
 from . import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = checkout.ROOT
 DATA = ROOT / "data"
 TABLES = DATA / "studies"
 KINDS = {"bool": lambda text: text == "True", "int": int, "float": float, "str": str}
@@ -163,6 +164,7 @@ def read(name: str) -> tuple[list[dict], dict]:
     """(rows, what the toml says) of a published study. Raises FileNotFoundError, or ValueError where the table is not the one that was published."""
     table, about = TABLES / f"{name}.csv", TABLES / f"{name}.toml"
     if not (table.exists() and about.exists()):
+        checkout.require(f"study {name}")
         raise FileNotFoundError(f"study {name} has not been measured; run make study NAME={name}")
     try:
         about = tomllib.loads(about.read_text(encoding="utf-8"))

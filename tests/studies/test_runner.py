@@ -20,7 +20,7 @@ from helpers.studies import Study, making, runner
 
 PACKAGE = Path(runner.__file__).resolve().parents[1]
 STUDIES = ("__init__", "__main__", "runner", "making", "fingerprint")
-COPIED = ("__init__.py", "recipes/__init__.py", "recipes/manifest.py", *(f"studies/{name}.py" for name in STUDIES))
+COPIED = ("__init__.py", "checkout.py", "recipes/__init__.py", "recipes/manifest.py", *(f"studies/{name}.py" for name in STUDIES))
 WAVES = '''
     """Waves. Each case that is measured leaves a mark in `log`, outside of the data, for the tests to count."""
     import math
@@ -112,6 +112,7 @@ def tree(tmp_path):
     tree.study.write_text(textwrap.dedent(WAVES).lstrip())
     tree.weights.parent.mkdir(parents=True)
     tree.weights.write_bytes(b"abc")
+    (tmp_path / "data" / "claims.toml").touch()
     return tree
 
 

@@ -1,0 +1,14 @@
+"""What comes with a clone of the repository and not with an installed package: data/, notebooks/, the tests. Every room but methods may import this file."""
+
+from pathlib import Path
+
+__all__ = ["ROOT", "require"]
+
+ROOT = Path(__file__).resolve().parents[1]
+_MARKS = {"data": "claims.toml", "notebooks": "00_start_here.ipynb", "tests": "test_makefile.py"}  # other packages may bring a folder of the same name
+
+
+def require(what: str, folder: str = "data") -> None:
+    """Raise FileNotFoundError, one sentence, where the package was installed without its clone and `what` needs one of its folders."""
+    if not (ROOT / folder / _MARKS[folder]).is_file():
+        raise FileNotFoundError(f"{what} needs {folder}/, which comes with a clone of the repository: installed without its checkout")
