@@ -45,7 +45,7 @@ def test_button_works_on_the_typed_text_and_explains_an_error(open_page, screens
     box.fill("a blue disc")
     button.click()
     control.get_by_text("working…").wait_for(timeout=5000)
-    control.locator("img.stepwise-result").wait_for(state="visible", timeout=10_000)
+    control.locator(".stepwise-result img").wait_for(state="visible", timeout=10_000)
     control.screenshot(path=screenshots / "sample_button.png")
     box.fill("nothing")
     button.click()
