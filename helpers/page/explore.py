@@ -253,7 +253,8 @@ def _is_switches(spec):
 
 
 def _input(name, spec, states, start, precompute):
-    label = {"description": name.replace("_", " "), "style": {"description_width": "initial"}}
+    words = name.replace("_", " ")
+    label = {"description": words, "tooltip": words, "style": {"description_width": "initial"}}
     valued = isinstance(spec, (bool, str)) or (_is_switches(spec) and _is_switches(start) and len(start) == len(spec))  # the spec is a value too
     if valued and type(start) is type(spec) and start != spec:
         raise ValueError(f"slider {name!r} says {spec!r}, and the default is {start!r}; a control starts as the figure above it")

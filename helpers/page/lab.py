@@ -18,6 +18,7 @@ from helpers.page.execute import tidy_outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES, COPIES = "notebooks", "my_notebooks"
+EXTENSIONS = ROOT / ".jupyter" / "labextensions"
 TEMPLATES = Path(__file__).with_name("templates")  # of nbconvert: `--template=stepwise --TemplateExporter.extra_template_basedirs=helpers/page/templates`
 NOT_WRITTEN = f"{COPIES}/ could not be brought up to date, and what you wrote there is kept: {{error}}\n"
 
