@@ -40,7 +40,8 @@ def test_sliders_menus_and_boxes_change_the_picture(open_page, screenshots):
 def nameless(page):
     """What a screen reader cannot name: pictures without alt text, inputs, buttons and sliders without a name."""
     return page.evaluate("""
-        const named = e => document.getElementById(e.getAttribute('aria-labelledby'))?.textContent.trim() || e.getAttribute('aria-label') || e.title || e.labels?.length || e.textContent.trim();
+        const label = e => document.getElementById(e.getAttribute('aria-labelledby'))?.textContent.trim();
+        const named = e => label(e) || e.getAttribute('aria-label') || e.title || e.labels?.length || e.textContent.trim();
         const inputs = [...document.querySelectorAll('.stepwise-control :is(input, select, button, [role=slider])')].filter(e => !named(e));
         return [...document.querySelectorAll('.jp-Notebook img:not([alt]), .jp-Notebook img[alt=""]'), ...inputs].map(e => e.outerHTML.slice(0, 200));
     """)
