@@ -1,5 +1,8 @@
 """What `make lab` and `make author` add to the reader's own Jupyter settings; Jupyter defines `c`."""
 
-from helpers.page.lab import before_save
+from helpers.page.lab import EXTENSIONS, TEMPLATES, before_save
 
 c.ContentsManager.pre_save_hook = before_save  # noqa: F821
+c.HTMLExporter.template_name = "stepwise"  # noqa: F821
+c.HTMLExporter.extra_template_basedirs = [str(TEMPLATES)]  # noqa: F821
+c.LabApp.extra_labextensions_path = [str(EXTENSIONS)]  # noqa: F821

@@ -4,6 +4,7 @@ import argparse
 import base64
 import io
 import os
+import re
 import resource
 import sys
 from functools import lru_cache
@@ -19,6 +20,8 @@ from helpers.checkout import ROOT
 OVERVIEW = ROOT / "data" / "overview.png"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PALETTE_ERROR = 4.0  # of 255
+HEADING = re.compile(r"^#{1,4} (.+?)\s*$", re.M)
+DIGEST, BEFORE_DIGEST = re.compile(r"^digest:\s*(.+?)\s*$", re.M), " In numbers: "
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -79,8 +82,10 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
 def tidy_outputs(notebook: NotebookNode) -> None:
     """The part of `tidy` that an open page can bear when it is saved: outputs and widget state, in place; text and metadata of the cells stay."""
     notebook.metadata.pop("widgets", None)
+    heading = ""
     for cell in notebook.cells:
         if cell.cell_type != "code":
+            heading = (HEADING.findall(cell.source) or [heading])[-1]
             continue
         outputs = []
         for output in cell.outputs:
@@ -94,6 +99,22 @@ def tidy_outputs(notebook: NotebookNode) -> None:
             else:
                 outputs.append(output)
         cell.outputs = outputs
+        describe(cell, heading)
+
+
+def describe(cell: NotebookNode, heading: str) -> None:
+    """Give every PNG of a cell a text for those who do not see it, in place: `{"image/png": {"alt": ...}}` in its output's metadata.
+
+    It is what `figures.use_style` and the controls say of their picture, else the heading above it, and then the cell's digest.
+    """
+    printed = "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
+    digest = " ".join(DIGEST.findall(printed)[-1:])
+    for output in cell.outputs:
+        if "image/png" in output.get("data", {}):
+            own = output.metadata.setdefault("image/png", NotebookNode())
+            words = own.get("alt", "").partition(BEFORE_DIGEST)[0]
+            words = words if words not in ("", "Figure.") else f"Figure of the section {heading!r}." if heading else "Figure."
+            own["alt"] = words + (BEFORE_DIGEST + digest if digest else "")
 
 
 @lru_cache(maxsize=512)  # an open page is saved again and again with the same pictures

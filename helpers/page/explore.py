@@ -74,12 +74,12 @@ class Control:
         if precompute:
             self._precompute()
         if draw:
-            self.picture.show(self.state(**self.values))  # an error here is the page's error, so it is not caught
+            self.picture.show(self.state(**self.values), self._alt())  # an error here is the page's error, so it is not caught
         for box in self.inputs.values():
             for part in box.switches if isinstance(box, _Switches) else [box]:
                 part.observe(self._moved, names="value")
         parts = [widgets.HTML(f"<b>{title}</b>"), *self.inputs.values(), widgets.HBox(list(self.draw_buttons.values())), self.message]
-        self.widget = widgets.VBox([*parts, self.picture.box, self.result.box]).add_class("stepwise-control")
+        self.widget = widgets.VBox([*parts, self.picture.html, self.result.html]).add_class("stepwise-control")
 
     @property
     def values(self) -> dict:
@@ -106,14 +106,17 @@ class Control:
             figure.draw_without_rendering()
             self.places = [ax.get_position(original=True) for ax in figure.axes]
 
+    def captions(self) -> list[str]:
+        """What stands above each state on the film strip: its values, of many sliders only those that were moved."""
+        states = [self.values | state if len(self.states) <= 3 else state or {"start": "as in the figure above"} for state in self.strip]
+        return [_named(state) for state in states]
+
     def film_strip(self) -> bytes | str:
         """The strip's states in one PNG with a caption each (or in one HTML string where draw returns HTML)."""
         shown = []
-        for state in self.strip:
+        for caption, state in zip(self.captions(), self.strip, strict=True):
             values = self.values | state
-            content = self.state(**values) if self.draw else as_content(next(iter(self.buttons.values()))(**values))
-            named = values if len(values) <= 3 else state or {"start": "as in the figure above"}  # many sliders: only what was moved
-            shown.append((", ".join(f"{name} = {_text(value)}" for name, value in named.items()), content))
+            shown.append((caption, self.state(**values) if self.draw else as_content(next(iter(self.buttons.values()))(**values))))
         if all(isinstance(content, bytes) for _, content in shown):
             return _join(shown)
         return "".join(f"<p><b>{caption}</b></p>{content if isinstance(content, str) else ''}" for caption, content in shown)
@@ -122,9 +125,12 @@ class Control:
         static = self.film_strip()
         kind = "image/png" if isinstance(static, bytes) else "text/html"
         text = f"control: {self.title} ({', '.join(self.inputs)})"
-        return {"text/plain": text, kind: static} | {
-            key: value for key, value in self.widget._repr_mimebundle_().items() if key == "application/vnd.jupyter.widget-view+json"
-        }
+        live = {key: value for key, value in self.widget._repr_mimebundle_().items() if key == "application/vnd.jupyter.widget-view+json"}
+        alt = f"Control {self.title!r}, drawn in {len(self.strip)} of its states: {'; '.join(self.captions())}."
+        return {"text/plain": text, kind: static} | live, {"image/png": {"alt": alt}} if kind == "image/png" else {}
+
+    def _alt(self, label=None) -> str:
+        return f"{self.title}{f', {label}' if label else ''}: {_named(self.values)}"
 
     def _strip(self):
         name = next(iter(self.inputs))
@@ -149,19 +155,19 @@ class Control:
     def _button(self, label, callback):
         button = widgets.Button(description=label, layout={"width": "max-content"})
         button.add_class("stepwise-button").add_class(f"stepwise-button-{label.replace(' ', '-')}")
-        button.on_click(lambda _: self._pressed(callback))
+        button.on_click(lambda _: self._pressed(label, callback))
         return button
 
     def _moved(self, _):
         if self.draw:
-            self._guarded(lambda: self.picture.show(self.state(**self.values)))
+            self._guarded(lambda: self.picture.show(self.state(**self.values), self._alt()))
 
-    def _pressed(self, callback):
+    def _pressed(self, label, callback):
         buttons = self.draw_buttons.values()
         for button in buttons:
             button.disabled = True
         self.message.value = "working…"
-        self._guarded(lambda: self.result.show(as_content(callback(**self.values))))
+        self._guarded(lambda: self.result.show(as_content(callback(**self.values)), self._alt(label)))
         for button in buttons:
             button.disabled = False
 
@@ -177,16 +183,20 @@ class Control:
 
 
 class _Screen:
-    """Shows PNG bytes or HTML, whichever comes."""
+    """Shows PNG bytes with their description, or HTML, whichever comes; hidden until then."""
 
     def __init__(self, name):
-        self.image = widgets.Image(format="png", layout={"display": "none", "align_self": "flex-start", "max_width": "100%"}).add_class(name)
-        self.html = widgets.HTML(layout={"display": "none"}).add_class(name)
-        self.box = widgets.VBox([self.image, self.html])
+        self.html = widgets.HTML(layout={"display": "none", "align_self": "flex-start", "max_width": "100%"}).add_class(name)
 
-    def show(self, content):
-        shown, hidden = (self.image, self.html) if isinstance(content, bytes) else (self.html, self.image)
-        shown.value, shown.layout.display, hidden.layout.display = content, None, "none"
+    def show(self, content, alt):
+        self.html.value, self.html.layout.display = _image(content, alt) if isinstance(content, bytes) else content, None
+
+
+def _image(png: bytes, alt: str) -> str:
+    """A PNG as HTML in its own size: written down, so that the page does not jump while the browser decodes it."""
+    width, height = (int.from_bytes(png[place : place + 4], "big") for place in (16, 20))
+    size = f'width="{width}" height="{height}" style="max-width: 100%; height: auto"'
+    return f'<img alt="{_escape(alt)}" {size} src="data:image/png;base64,{_base64(png)}">'
 
 
 def as_content(drawn: Figure | bytes | str) -> bytes | str:
@@ -228,7 +238,9 @@ class _Switches(widgets.VBox):
     """Numbered buttons in a row, below their name; `value` is a tuple of bool."""
 
     def __init__(self, name, value):
-        self.switches = [widgets.ToggleButton(value=on, description=str(i + 1), layout={"width": "44px"}) for i, on in enumerate(value)]
+        self.switches = [
+            widgets.ToggleButton(value=on, description=str(i + 1), tooltip=f"{name} {i + 1}", layout={"width": "44px"}) for i, on in enumerate(value)
+        ]
         super().__init__([widgets.HTML(_escape(name)), widgets.HBox(self.switches)])
 
     @property
@@ -241,7 +253,8 @@ def _is_switches(spec):
 
 
 def _input(name, spec, states, start, precompute):
-    label = {"description": name.replace("_", " "), "style": {"description_width": "initial"}}
+    words = name.replace("_", " ")
+    label = {"description": words, "tooltip": words, "style": {"description_width": "initial"}}
     valued = isinstance(spec, (bool, str)) or (_is_switches(spec) and _is_switches(start) and len(start) == len(spec))  # the spec is a value too
     if valued and type(start) is type(spec) and start != spec:
         raise ValueError(f"slider {name!r} says {spec!r}, and the default is {start!r}; a control starts as the figure above it")
@@ -293,8 +306,12 @@ def _text(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _named(values):
+    return ", ".join(f"{name} = {_text(value)}" for name, value in values.items())
+
+
 def _escape(text):
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
 
 
 def _join(shown, columns=2, width=520):
@@ -558,7 +575,9 @@ class Pick:
     def _repr_mimebundle_(self, include=None, exclude=None):
         live = self.widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"]
         text = f"pick: {self.title} (source -> {', '.join(self.titles)})"
-        return {"text/plain": text, "image/png": self.film_strip(), "application/vnd.jupyter.widget-view+json": live}
+        lines = [self.text(x, y).replace("\n", ", ") for x, y in self.strip]
+        alt = f"Control {self.title!r}: pixels of a picture and their best matches in {', '.join(self.titles)}. {'; '.join(lines)}."
+        return {"text/plain": text, "image/png": self.film_strip(), "application/vnd.jupyter.widget-view+json": live}, {"image/png": {"alt": alt}}
 
 
 def _listed(argument, values, count=None):

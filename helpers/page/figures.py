@@ -9,7 +9,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
+from IPython import get_ipython
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 from threadpoolctl import threadpool_limits
 
 PALETTE = sns.color_palette("colorblind", 10).as_hex()
@@ -69,7 +73,10 @@ METHOD_STYLE = {
 
 
 def use_style() -> None:
-    """Set the style for the page, keep it to one thread (unless OMP_NUM_THREADS or MKL_NUM_THREADS is set), and print the versions on one line."""
+    """Set the style for the page, keep it to one thread (unless OMP_NUM_THREADS or MKL_NUM_THREADS is set), and print the versions on one line.
+
+    In a notebook every figure gets `alt_text` from then on.
+    """
     sns.set_theme(style="ticks", palette="colorblind", font_scale=0.9)
     plt.rcParams.update({
         "figure.dpi": 80, "savefig.dpi": 80, "figure.figsize": (7.0, 3.2), "figure.constrained_layout.use": True, "image.cmap": "viridis",
@@ -78,7 +85,42 @@ def use_style() -> None:
     if not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
         torch.set_num_threads(1)
         threadpool_limits(1)
+    if shell := get_ipython():
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, lambda figure: ({}, {"image/png": {"alt": alt_text(figure)}}))
     print(f"python {platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}, numpy {np.__version__}")
+
+
+def alt_text(figure: Figure) -> str:
+    """What a figure shows, in words, for those who do not see it: of each panel its title, axes, names, legend and number of pictures."""
+    panels = [words for ax in figure.axes if (words := _panel(ax))]
+    title = figure.get_suptitle()
+    several = len(panels) > 1
+    return ". ".join([f"Figure: {title}" if title else "Figure", *(f"Panel {i}: {words}" if several else words for i, words in enumerate(panels, 1))]) + "."
+
+
+def _panel(ax: Axes) -> str:
+    """One panel in words; nothing for one that shows nothing."""
+    across, up, legend = ax.get_xlabel(), ax.get_ylabel(), ax.get_legend()
+    if hasattr(ax, "_colorbar"):
+        return f"colour bar, {up or across}" if up or across else "colour bar"
+    texts = [text.get_text().strip() for text in [*(legend.get_texts() if legend else ()), *ax.texts]]
+    parts = [
+        ax.get_title() or ax.get_title("left"),
+        f"{up} against {across}" if up and across else up or across,
+        f"{len(ax.images)} pictures" if len(ax.images) > 1 else "a picture" if ax.images else "",
+        f"from top to bottom {rows}" if (rows := _names(ax.yaxis)) else "",
+        f"from left to right {columns}" if (columns := _names(ax.xaxis)) else "",
+        f"with {', '.join(dict.fromkeys(filter(None, texts)))}" if any(texts) else "",
+    ]
+    return "; ".join(" ".join(part.split()) for part in parts if part)
+
+
+def _names(axis: Axis) -> str:
+    """The texts at an axis's ticks where they were set by hand, as those of rows and bars are; the order in which they are read."""
+    if not isinstance(axis.get_major_locator(), FixedLocator):
+        return ""
+    names = [label.get_text() for label in axis.get_ticklabels() if label.get_text()]
+    return ", ".join(names if axis.axis_name == "x" or axis.get_inverted() else reversed(names))
 
 
 def method_style(name: str) -> dict:

@@ -18,6 +18,8 @@ from helpers.checkout import ROOT, require
 from helpers.page.execute import tidy_outputs
 
 PAGES, COPIES = "notebooks", "my_notebooks"
+EXTENSIONS = ROOT / ".jupyter" / "labextensions"
+TEMPLATES = Path(__file__).with_name("templates")  # of nbconvert: `--template=stepwise --TemplateExporter.extra_template_basedirs=helpers/page/templates`
 NOT_WRITTEN = f"{COPIES}/ could not be brought up to date, and what you wrote there is kept: {{error}}\n"
 
 

@@ -7,19 +7,23 @@ Confidences lie in [0, 1]: colour, the share of the coloured matter that has thi
 direction and speed, the probability that the true value lies in the class that was read, if positions err as the track's own scatter says.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arguments import got, integer, like, numbers, texts
 from .render import plain_background, render
-from .shapes import COLOUR_TABLE, DIRECTIONS, FAST_ABOVE, SHAPES, STILL_BELOW, parse_caption, shape_parts, symmetry
+from .shapes import COLOUR_TABLE, DIRECTIONS, FAST_ABOVE, SHAPES, STILL_BELOW, parse, shape_parts, symmetry
+
+__all__ = ["ClipReading", "Judgement", "PictureReading", "analyse_clips", "analyse_pictures", "analyse_two_objects", "camera_motion", "judge"]
 
 _CANON, _WINDOW = 20, 2.1  # outlines are compared on a 20x20 grid reaching 2.1 r.m.s. radii from the centre
 _TEMPERATURE = 0.02
 _LEAST_MASS = 4.0  # px of coloured matter under which a frame counts as empty
+_ITERATIONS = 8  # of the search for the camera's motion
 _POSITION_ERROR = 0.08  # px: what a centroid errs by even on a clean render
 
 
@@ -60,19 +64,24 @@ class ClipReading:
     speed_confidence: Tensor
 
 
-def _check(images: Tensor, name: str, ndim: int) -> Tensor:
-    layout = "(B, 3, H, W)" if ndim == 4 else "(B, T, 3, H, W)"
-    if not isinstance(images, Tensor):
-        raise TypeError(f"{name} must be a torch tensor {layout}, got {type(images).__name__}")
-    if not images.is_floating_point():
-        raise TypeError(f"{name} must be floating point in [0, 1], got {images.dtype}")
-    if images.ndim != ndim or images.shape[-3] != 3 or 0 in images.shape:
-        raise ValueError(f"{name} must be {layout} and not empty, got {tuple(images.shape)}")
-    if not torch.isfinite(images).all():
-        raise ValueError(f"{name} holds NaN or infinite values")
-    if images.min() < -1e-3 or images.max() > 1 + 1e-3:
-        raise ValueError(f"{name} must lie in [0, 1], got {images.min():.3g} to {images.max():.3g}")
-    return images.detach().float().cpu()
+def _check(name: str, images, shape: str) -> Tensor:
+    """Pictures or clips in [0, 1] as a float32 tensor on the CPU, which is where they are read."""
+    found = numbers(name, images, shape, low=-1e-3, high=1 + 1e-3)
+    if not found.is_floating_point():
+        raise TypeError(f"{name} must be floating point in [0, 1], got {got(images)}")
+    return found.float().cpu()
+
+
+def _check_video(video) -> Tensor:
+    found = _check("video", video, "B T 3 H W")
+    if found.shape[1] < 2:
+        raise ValueError(f"video must hold at least 2 frames, got {found.shape[1]}")
+    return found
+
+
+def _as_came(value, result):
+    """A result whose every field is of the kind that `value` is: tensors on its device, numpy arrays for all else."""
+    return type(result)(**{field.name: like(value, getattr(result, field.name)) for field in fields(result)})
 
 
 def _opponent(rgb: Tensor, dim: int) -> Tensor:
@@ -161,8 +170,12 @@ def _shape_scores(matter: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
 
 
 def analyse_pictures(images: Tensor) -> PictureReading:
-    """Read B pictures (B, 3, H, W) in [0, 1] of one object each. Raises TypeError or ValueError for anything else."""
-    images = _check(images, "images", 4)
+    """Read B pictures (B, 3, H, W) in [0, 1] of one object each, tensor or numpy array; the reading is of the same kind. Raises TypeError or ValueError
+    for anything else."""
+    return _as_came(images, _read_pictures(_check("images", images, "B 3 H W")))
+
+
+def _read_pictures(images: Tensor) -> PictureReading:
     hue = _hue_mass(images)
     colour = hue.argmax(1)
     matter = _matter(images, colour)
@@ -234,10 +247,12 @@ def _read_clip(video: Tensor, colour: Tensor, other: Tensor | None, share: Tenso
 
 
 def analyse_clips(video: Tensor) -> ClipReading:
-    """Read the most prominent object of B clips (B, T, 3, H, W) in [0, 1]; T >= 2. Raises TypeError or ValueError for anything else."""
-    video = _check(video, "video", 5)
-    if video.shape[1] < 2:
-        raise ValueError(f"video must hold at least 2 frames, got {video.shape[1]}")
+    """Read the most prominent object of B clips (B, T, 3, H, W) in [0, 1], tensor or numpy array; T >= 2. The reading is of the same kind.
+    Raises TypeError or ValueError for anything else."""
+    return _as_came(video, _read_one(_check_video(video)))
+
+
+def _read_one(video: Tensor) -> ClipReading:
     hue = _hue_mass(video.flatten(0, 1)).view(*video.shape[:2], -1).mean(1)
     colour = hue.argmax(1)
     return _read_clip(video, colour, None, hue.amax(1) / hue.sum(1).clamp_min(1e-6))
@@ -245,9 +260,11 @@ def analyse_clips(video: Tensor) -> ClipReading:
 
 def analyse_two_objects(video: Tensor) -> tuple[ClipReading, ClipReading]:
     """Read clips (B, T, 3, H, W) of two objects of different colours; the one whose colour stands first in COLOURS comes first."""
-    video = _check(video, "video", 5)
-    if video.shape[1] < 2:
-        raise ValueError(f"video must hold at least 2 frames, got {video.shape[1]}")
+    first, second = _read_two(_check_video(video))
+    return _as_came(video, first), _as_came(video, second)
+
+
+def _read_two(video: Tensor) -> tuple[ClipReading, ClipReading]:
     hue = _hue_mass(video.flatten(0, 1)).view(*video.shape[:2], -1).mean(1)
     pair = hue.topk(2, dim=1).indices.sort(1).values
     total = hue.sum(1).clamp_min(1e-6)
@@ -257,14 +274,16 @@ def analyse_two_objects(video: Tensor) -> tuple[ClipReading, ClipReading]:
     return first, second
 
 
-def camera_motion(video: Tensor, *, iterations: int = 8) -> Tensor:
+def camera_motion(video: Tensor, *, iterations: int = _ITERATIONS) -> Tensor:
     """Velocity (B, 2) in px a frame of the camera over a patterned ground, seen in clips (B, T, 3, H, W); zero where the ground is plain.
 
     Least-squares translation (Lucas & Kanade 1981) of the grey ground between neighbouring frames, objects left out.
     """
-    video = _check(video, "video", 5)
-    if video.shape[1] < 2:
-        raise ValueError(f"video must hold at least 2 frames, got {video.shape[1]}")
+    found = _check_video(video)
+    return like(video, _camera(found, integer("iterations", iterations, low=1)))
+
+
+def _camera(video: Tensor, iterations: int) -> Tensor:
     grey, coloured = video.mean(2), _opponent(video, 2).norm(dim=2) > 0.06
     coloured = F.max_pool2d(coloured.float(), 5, stride=1, padding=2) > 0
     first, second = grey[:, :-1].flatten(0, 1), grey[:, 1:].flatten(0, 1)
@@ -308,15 +327,16 @@ _GROWS = 0.03  # relative change of the radius a frame from which an object coun
 
 
 def judge(video: Tensor, captions) -> Judgement:
-    """Compare clips (B, T, 3, H, W) in [0, 1] with their captions. Raises ValueError where the numbers of both differ."""
-    captions = list(captions)
-    video = _check(video, "video", 5)
-    if len(captions) != len(video):
-        raise ValueError(f"captions: {len(captions)} for {len(video)} clips")
-    one, (first, second), camera = analyse_clips(video), analyse_two_objects(video), camera_motion(video)
+    """Compare clips (B, T, 3, H, W) in [0, 1] with their captions, one for each (one alone stands for all). Raises ValueError or TypeError."""
+    found = _check_video(video)
+    said = [parse(f"captions[{i}]", caption) for i, caption in enumerate(texts("captions", captions, count=len(found)))]
+    return _as_came(video, _judge(found, said))
+
+
+def _judge(video: Tensor, said_of: list[dict]) -> Judgement:
+    one, (first, second), camera = _read_one(video), _read_two(video), _camera(video, _ITERATIONS)
     rows = []
-    for i, caption in enumerate(captions):
-        said = parse_caption(caption)
+    for i, said in enumerate(said_of):
         objects = sorted(said["objects"])  # by colour, the order of analyse_two_objects
         readings = (first, second) if len(objects) == 2 else (one,)
         right = {"colour": [], "shape": [], "direction": [], "speed": [], "motion": []}

@@ -11,10 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import flag, instance, integer, texts
 from .draws import Draws
 from .render import PRIMITIVES, TEXTURES, Parts, plain_background, render, waved_background
-from .shapes import COLOUR_TABLE, COLOURS, MOTIONS, SPEED_RANGES, Captioned, check_names, check_size, mask_boxes, with_article
+from .shapes import COLOUR_TABLE, COLOURS, MOTIONS, SPEED_RANGES, Captioned, excluded, mask_boxes, motion_shares, positions, with_article
 from .skeletons import ANCHORS, CATEGORIES, KEYPOINTS, PART_INDEX, POINTS, SKELETONS, SLOTS, TRAITS, Piece, Pose
+
+__all__ = [
+    "BACKGROUNDS", "CATEGORIES", "COLOURS", "FACINGS", "KEYPOINTS", "STYLES", "TEXTURES", "CreatureClipRendering", "CreatureClips", "CreaturePictures",
+    "creature_clips", "creatures", "creatures_of", "parse_creature_caption",
+]  # fmt: skip
 
 STYLES = ("photo", "sketch")
 FACINGS = ("right", "left")
@@ -198,8 +204,8 @@ class CreaturePictures:
 
 def _allowed_pairs(categories, textures, exclude) -> Tensor:
     """(P, 2) the (category, texture) pairs to draw from; ValueError when none is left."""
-    kinds, patterns = check_names("categories", categories, CATEGORIES), check_names("textures", textures, TEXTURES)
-    banned = {(check_names("exclude", c, CATEGORIES)[0], check_names("exclude", t, TEXTURES)[0]) for c, t in exclude}
+    kinds, patterns = positions("categories", categories, CATEGORIES), positions("textures", textures, TEXTURES)
+    banned = excluded(exclude, CATEGORIES, TEXTURES)
     pairs = [(c, t) for c in kinds for t in patterns if (c, t) not in banned]
     if not pairs:
         raise ValueError(f"exclude leaves nothing of categories {categories!r} and textures {textures!r}")
@@ -278,9 +284,9 @@ def creatures(
     15 % sketches). exclude: (category, texture) pairs that never occur, e.g. [("rabbit", "striped")]. turned: the same pictures, their
     objects facing the other way. ValueError or TypeError for anything else.
     """
-    size = check_size("size", size, 32)
-    pairs, hues = _allowed_pairs(categories, textures, exclude), torch.tensor(check_names("colours", colours, COLOURS))
-    looks = None if styles is None else torch.tensor(check_names("styles", styles, STYLES))
+    size, turned = integer("size", size, low=32), flag("turned", turned)
+    pairs, hues = _allowed_pairs(categories, textures, exclude), torch.tensor(positions("colours", colours, COLOURS))
+    looks = None if styles is None else torch.tensor(positions("styles", styles, STYLES))
     d = Draws(seed, indices)
     pair = pairs[d.integer(len(pairs))]
     chance = d.uniform()
@@ -294,9 +300,8 @@ def creatures(
 
 def creatures_of(captions, seed: int = 0, *, size: int = 64) -> CreaturePictures:
     """Draw what the captions say (see `parse_creature_caption`); what a caption leaves open comes from item 0, 1, ... of the seed."""
-    size = check_size("size", size, 32)
-    captions = [captions] if isinstance(captions, str) else list(captions)
-    said = [parse_creature_caption(c) for c in captions]
+    size = integer("size", size, low=32)
+    said = [_parse(f"captions[{i}]", caption) for i, caption in enumerate(texts("captions", captions))]
     d = Draws(seed, range(len(said)))
     words = {"style": torch.zeros(len(said), dtype=torch.long)}
     words |= {name: d.integer(len(table) - (name == "background")) for name, table in _TABLES.items() if name != "style"}
@@ -358,23 +363,27 @@ def parse_creature_caption(caption: str) -> dict:
 
     Raises TypeError for anything but text, ValueError naming the word that the toy world does not know.
     """
-    if not isinstance(caption, str):
-        raise TypeError(f"caption must be text, got {type(caption).__name__}")
+    return _parse("caption", caption)
+
+
+def _parse(argument: str, caption: str) -> dict:
+    instance(argument, caption, str, "a text")
     match = _CAPTION.fullmatch(" ".join(caption.lower().split()).rstrip("."))
     if not match:
-        raise ValueError(f"caption {caption!r} is not one the toy world can draw; example: 'a photo of a striped red cat facing left on white'")
+        raise ValueError(f"{argument} {caption!r} is not one the toy world can draw; example: 'a photo of a striped red cat facing left on white'")
     found = {name: match[name] for name in ("style", "facing", "background")}
     *adjectives, found["category"] = match["thing"].split()
     for word in adjectives:
         name = next((n for n in ("texture", "colour") if word in _TABLES[n] and n not in found), None)
         if name is None:
-            raise ValueError(f"caption: {word!r} is neither a texture nor a colour still open; choose from {', '.join(TEXTURES)}; {', '.join(COLOURS)}")
+            open_ = f"{', '.join(TEXTURES)}; {', '.join(COLOURS)}"
+            raise ValueError(f"{argument}: {word!r} is neither a texture nor a colour still open; choose from {open_}")
         found[name] = word
     out = {}
     for name, table in _TABLES.items():
         word = found.get(name)
         if word is not None and word not in table:
-            raise ValueError(f"caption: {word!r} is not a {name} of the toy world; choose from {', '.join(table)}")
+            raise ValueError(f"{argument}: {word!r} is not a {name} of the toy world; choose from {', '.join(table)}")
         out[name] = None if word is None else table.index(word)
     return out
 
@@ -512,21 +521,14 @@ def creature_clips(
     size: side in px (>= 32). frames: T >= 2. categories, colours, textures, styles: names to choose among. motions: {motion: share} or names with
     equal shares. exclude: (category, texture) pairs that never occur. Raises ValueError or TypeError for anything else.
     """
-    size, frames = check_size("size", size, 32), check_size("frames", frames, 2)
-    pairs, hues = _allowed_pairs(categories, textures, exclude), torch.tensor(check_names("colours", colours, COLOURS))
-    looks = torch.tensor(check_names("styles", styles, STYLES))
-    shares = DEFAULT_SHARES if motions is None else motions
-    if not isinstance(shares, dict):
-        shares = dict.fromkeys([shares] if isinstance(shares, str) else shares, 1.0)
-    wanted = check_names("motions", shares, MOTIONS)
-    weights = torch.tensor([float(s) for s in shares.values()], dtype=torch.float64)
-    if not bool((weights >= 0).all()) or not float(weights.sum()) > 0:
-        raise ValueError(f"motions must have shares >= 0 that do not all vanish, got {shares!r}")
-    if len(hues) < 2 and "two" in shares:
+    size, frames = integer("size", size, low=32), integer("frames", frames, low=2)
+    pairs, hues = _allowed_pairs(categories, textures, exclude), torch.tensor(positions("colours", colours, COLOURS))
+    looks = torch.tensor(positions("styles", styles, STYLES))
+    wanted, edges = motion_shares(motions, DEFAULT_SHARES)
+    if len(hues) < 2 and MOTIONS.index("two") in wanted:
         raise ValueError("colours holds fewer than two colours; two-creature clips need two")
     d = Draws(seed, indices)
-    edges = weights.cumsum(0)
-    motion = torch.tensor(wanted)[torch.searchsorted(edges / edges[-1], d.uniform(), right=True).clamp(max=len(wanted) - 1)]
+    motion = wanted[torch.searchsorted(edges, d.uniform(), right=True).clamp(max=len(wanted) - 1)]
     pair = torch.stack([pairs[d.integer(len(pairs))] for _ in range(2)], 1)
     first, step = d.integer(len(hues)), 1 + d.integer(max(len(hues) - 1, 1))
     colour = torch.stack([hues[first], hues[(first + step) % len(hues)]], 1)

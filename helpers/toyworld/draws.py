@@ -8,6 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import got, integer, numbers
+
+__all__ = ["Draws"]
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -24,16 +28,9 @@ def _splitmix(x: np.ndarray) -> np.ndarray:
 
 def check_indices(indices) -> np.ndarray:
     """Item numbers as a one-dimensional int64 array; ValueError or TypeError for anything else."""
-    array = np.asarray(indices)
-    if array.ndim == 0:
-        raise TypeError(f"indices must be a sequence of item numbers, got the single value {indices!r}")
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"indices must be a non-empty one-dimensional sequence, got shape {array.shape}")
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"indices must be whole numbers, got {array.dtype}")
-    if array.min() < 0:
-        raise ValueError(f"indices must be >= 0, got {int(array.min())}")
-    return array.astype(np.int64)
+    if isinstance(indices, (list, tuple)) and not indices:  # to numpy an empty list is one of floats
+        raise ValueError(f"indices must be whole numbers (N,) and not empty, got {indices}")
+    return numbers("indices", indices, "N", low=0, whole=True).cpu().numpy().astype(np.int64)
 
 
 class Draws:
@@ -43,11 +40,9 @@ class Draws:
     """
 
     def __init__(self, seed: int, indices):
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise TypeError(f"seed must be a whole number, got {seed!r}")
-        if seed < 0:
-            raise ValueError(f"seed must be >= 0, got {seed}")
-        items = check_indices(indices).astype(np.uint64)
+        seed, items = integer("seed", seed, low=0), check_indices(indices).astype(np.uint64)
+        if seed >= 2**64:
+            raise ValueError(f"seed must be a whole number below 2**64, got {got(seed)}")
         stream = _splitmix(np.array([seed], dtype=np.uint64))
         self._key = _splitmix(items ^ stream)
         self._slot = 0

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import integer, like, numbers
 from .draws import Draws
 from .render import PRIMITIVES, Parts, plain_background, render
-from .shapes import COLOUR_TABLE, COLOURS, SHAPES, check_names, check_size, shape_parts
+from .shapes import COLOUR_TABLE, COLOURS, SHAPES, positions, shape_parts
+
+__all__ = ["RADIUS_RANGE", "SPEED_RANGE", "ReboundRendering", "Rebounds", "rebounds", "reflect"]
 
 SPEED_RANGE = (1.6, 2.8)  # px a frame at 32 px
 RADIUS_RANGE = (4.9, 6.0)  # px at 32 px
@@ -74,12 +77,26 @@ class ReboundRendering:
     mask: Tensor
 
 
-def reflect(place: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a point that would be at `place` in an endless hall of mirrors is between walls at `low` and `high`, and how many walls it has met."""
+def reflect(place, low, high) -> tuple[Tensor, Tensor]:
+    """Where a point that would be at `place` in an endless hall of mirrors is between walls at `low` and `high`, and how many walls it has met.
+
+    Numbers of any shape, one wall of each kind for each; tensors for tensors, numpy arrays for all else.
+    Raises ValueError where the walls are not low < high, or fit no shape of `place`.
+    """
+    came, place, low, high = place, numbers("place", place, "..."), numbers("low", low, "..."), numbers("high", high, "...")
+    for name, wall in (("low", low), ("high", high)):
+        try:
+            fits = torch.broadcast_shapes(place.shape, wall.shape) == place.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(f"{name} must be one wall for each place {tuple(place.shape)}, got shape {tuple(wall.shape)}")
+    if not bool((low < high).all()):
+        raise ValueError("low must lie below high")
     width = high - low
     turns = ((place - low) / width).floor()
     inside = place - low - turns * width
-    return low + torch.where(turns % 2 == 0, inside, width - inside), turns.abs()
+    return like(came, low + torch.where(turns % 2 == 0, inside, width - inside)), like(came, turns.abs())
 
 
 def rebounds(seed: int, indices, *, size: int = 32, frames: int = 9, shapes=SHAPES, colours=tuple(COLOURS)) -> Rebounds:
@@ -87,8 +104,8 @@ def rebounds(seed: int, indices, *, size: int = 32, frames: int = 9, shapes=SHAP
 
     size: side in px (>= 24). frames: T >= 2. shapes, colours: names to choose among. Raises ValueError or TypeError for anything else.
     """
-    size, frames = check_size("size", size, 24), check_size("frames", frames, 2)
-    kinds, hues = torch.tensor(check_names("shapes", shapes, SHAPES)), torch.tensor(check_names("colours", colours, COLOURS))
+    size, frames = integer("size", size, low=24), integer("frames", frames, low=2)
+    kinds, hues = torch.tensor(positions("shapes", shapes, SHAPES)), torch.tensor(positions("colours", colours, COLOURS))
     d, scale = Draws(seed, indices), size / 32
     shape, colour = kinds[d.integer(len(kinds))], hues[d.integer(len(hues))]
     radius, speed = d.uniform(*RADIUS_RANGE) * scale, d.uniform(*SPEED_RANGE) * scale

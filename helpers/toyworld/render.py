@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+__all__ = ["PRIMITIVES", "TEXTURES"]  # painting itself is the world's own
+
 PRIMITIVES = ("ellipse", "box", "trapezoid", "star", "ring", "cross", "bow", "strap")
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 CHUNK = 64  # pictures drawn at a time: small enough for temporaries to stay in the processor's cache

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import integer
 from .draws import Draws
 from .render import plain_background, render
-from .shapes import COLOUR_TABLE, COLOURS, SHAPES, check_names, check_size, shape_parts
+from .shapes import COLOUR_TABLE, COLOURS, SHAPES, positions, shape_parts
+
+__all__ = ["MOST", "Scenes", "crowds", "pairs"]
 
 MOST = 4
 
@@ -87,8 +90,8 @@ def pairs(seed: int, indices, *, size: int = 64, shapes=SHAPES, colours=tuple(CO
 
 
 def _chosen(size, shapes, colours) -> tuple[int, Tensor, Tensor]:
-    size = check_size("size", size, 24)
-    return size, torch.tensor(check_names("shapes", shapes, SHAPES)), torch.tensor(check_names("colours", colours, COLOURS))
+    size = integer("size", size, low=24)
+    return size, torch.tensor(positions("shapes", shapes, SHAPES)), torch.tensor(positions("colours", colours, COLOURS))
 
 
 def _paint(d: Draws, count: Tensor, touching: Tensor, columns: list[Tensor], size: int) -> Scenes:

@@ -5,14 +5,21 @@ frames of its own description, so position, flow and direction are known exactly
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import got, instance, integer, real, texts
 from .draws import Draws
 from .render import PRIMITIVES, TEXTURES, Parts, plain_background, render, waved_background
+
+__all__ = [
+    "COLOURS", "COLOUR_TABLE", "DIRECTIONS", "FAST_ABOVE", "MOTIONS", "SHAPES", "SPEEDS", "SPEED_RANGES", "STILL_BELOW", "ClipRendering", "Clips",
+    "ShapePictures", "clips", "clips_of", "parse_caption", "shapes", "with_article",
+]  # fmt: skip
 
 SHAPES = ("disc", "square", "triangle", "star", "ring", "cross")
 COLOURS = {
@@ -71,6 +78,36 @@ def check_size(argument: str, value, low: int) -> int:
     return int(value)
 
 
+def positions(argument: str, names, allowed) -> list[int]:
+    """Positions in `allowed` of one name or several; ValueError or TypeError for anything else."""
+    allowed = list(allowed)
+    return [allowed.index(n) for n in texts(argument, list(names) if isinstance(names, Mapping) else names, options=allowed)]
+
+
+def excluded(exclude, firsts, seconds) -> set[tuple[int, int]]:
+    """The pairs of names, e.g. (colour, shape), that never occur, as positions; ValueError or TypeError for anything else."""
+    expected = "exclude must hold pairs of names"
+    if not isinstance(exclude, (list, tuple, set, frozenset)):
+        raise TypeError(f"{expected}, got {got(exclude)}")
+    for pair in exclude:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise TypeError(f"{expected}, got {got(pair)} in it")
+    return {(positions("exclude", [first], firsts)[0], positions("exclude", [second], seconds)[0]) for first, second in exclude}
+
+
+def motion_shares(motions, default: dict[str, float]) -> tuple[Tensor, Tensor]:
+    """Which motions, as positions in MOTIONS, and the upper edges (M,) of their shares in [0, 1]; of a {motion: share} or of names with equal shares."""
+    shares = default if motions is None else motions
+    if not isinstance(shares, Mapping):
+        shares = dict.fromkeys(texts("motions", shares), 1.0)
+    wanted = positions("motions", shares, MOTIONS)
+    shares = [real(f"motions[{name!r}]", share, low=0) for name, share in shares.items()]
+    if not 0 < sum(shares) < float("inf"):
+        raise ValueError(f"motions must have shares that do not all vanish and have a sum, got {shares}")
+    edges = torch.tensor(shares, dtype=torch.float64).cumsum(0)
+    return torch.tensor(wanted), edges / edges[-1]
+
+
 def shape_parts(
     shape: Tensor, cx: Tensor, cy: Tensor, radius: Tensor, angle: Tensor, colour: Tensor, *,
     second=None, texture=None, period=None, label=None, owner=None,
@@ -117,6 +154,9 @@ class ShapePictures:
 
 
 def with_article(words: str) -> str:
+    """The words behind "a" or "an"."""
+    if not instance("words", words, str, "a text"):
+        raise ValueError("words must be a text, got an empty one")
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
@@ -134,10 +174,10 @@ def shapes(seed: int, indices, *, size: int = 32, shapes=SHAPES, colours=tuple(C
 
     size: side in px (>= 16). shapes, colours, textures: names to choose among. Raises ValueError or TypeError for anything else.
     """
-    size = check_size("size", size, 16)
-    kinds = torch.tensor(check_names("shapes", shapes, SHAPES))
-    hues = torch.tensor(check_names("colours", colours, COLOURS))
-    patterns = torch.tensor(check_names("textures", textures, TEXTURES))
+    size = integer("size", size, low=16)
+    kinds = torch.tensor(positions("shapes", shapes, SHAPES))
+    hues = torch.tensor(positions("colours", colours, COLOURS))
+    patterns = torch.tensor(positions("textures", textures, TEXTURES))
     d = Draws(seed, indices)
     shape, colour, texture = kinds[d.integer(len(kinds))], hues[d.integer(len(hues))], patterns[d.integer(len(patterns))]
     radius = d.uniform(0.16, 0.30) * size
@@ -273,17 +313,15 @@ def clips(
     size: side in px (>= 24). frames: T >= 2. shapes, colours: names to choose among. motions: {motion: share} or names with equal shares.
     exclude: (colour, shape) pairs that never occur, e.g. [("green", "star")]. Raises ValueError or TypeError for anything else.
     """
-    size, frames = check_size("size", size, 24), check_size("frames", frames, 2)
-    kinds, hues = check_names("shapes", shapes, SHAPES), check_names("colours", colours, COLOURS)
-    shares = DEFAULT_SHARES if motions is None else motions if isinstance(motions, dict) else dict.fromkeys(motions, 1.0)
-    wanted = check_names("motions", shares, MOTIONS)
-    banned = {(check_names("exclude", c, COLOURS)[0], check_names("exclude", s, SHAPES)[0]) for c, s in exclude}
+    size, frames = integer("size", size, low=24), integer("frames", frames, low=2)
+    kinds, hues = positions("shapes", shapes, SHAPES), positions("colours", colours, COLOURS)
+    wanted, edges = motion_shares(motions, DEFAULT_SHARES)
+    banned = excluded(exclude, COLOURS, SHAPES)
     pairs = torch.tensor([(c, s) for c in hues for s in kinds if (c, s) not in banned])
     if len({c for c, _ in pairs.tolist()}) < 2:
         raise ValueError("colours and exclude leave fewer than two colours; two-object clips need two")
     d = Draws(seed, indices)
-    edges = torch.tensor(list(shares.values()), dtype=torch.float64).cumsum(0)
-    motion = torch.tensor(wanted)[torch.searchsorted(edges / edges[-1], d.uniform(), right=True).clamp(max=len(wanted) - 1)]
+    motion = wanted[torch.searchsorted(edges, d.uniform(), right=True).clamp(max=len(wanted) - 1)]
     first = pairs[d.integer(len(pairs))]
     round_one = torch.tensor([symmetry(s) is None for s in SHAPES])[first[:, 1]]
     motion = torch.where(round_one & (motion == MOTIONS.index("turn")), MOTIONS.index("still"), motion)  # nobody sees a disc turn
@@ -355,40 +393,44 @@ _PATTERNS = {
 _SPEED_OF = {"slowly": 1, "fast": 2}
 
 
-def _object(groups) -> tuple[int, int, int, int]:
+def _object(argument: str, groups) -> tuple[int, int, int, int]:
     colour, shape, still, direction, adverb = groups
-    what = _index("colour", colour, COLOURS), _index("shape", shape, SHAPES)
+    what = _index(argument, "colour", colour, COLOURS), _index(argument, "shape", shape, SHAPES)
     if still:
         return *what, 0, 0
-    return *what, _index("direction", direction, DIRECTIONS), _SPEED_OF[_word("speed", adverb, _SPEED_OF)]
+    return *what, _index(argument, "direction", direction, DIRECTIONS), _SPEED_OF[_word(argument, "speed", adverb, _SPEED_OF)]
 
 
-def _word(what: str, word: str, allowed) -> str:
+def _word(argument: str, what: str, word: str, allowed) -> str:
     if word not in allowed:
-        raise ValueError(f"caption: {word!r} is not a {what} of the toy world; choose from {', '.join(allowed)}")
+        raise ValueError(f"{argument}: {word!r} is not a {what} of the toy world; choose from {', '.join(allowed)}")
     return word
 
 
-def _index(what: str, word: str, allowed) -> int:
-    return list(allowed).index(_word(what, word, allowed))
+def _index(argument: str, what: str, word: str, allowed) -> int:
+    return list(allowed).index(_word(argument, what, word, allowed))
 
 
 def parse_caption(caption: str) -> dict:
     """Read a caption back: {"motion", "objects": [(colour, shape, direction, speed), ...]} as indices; ValueError says which word is unknown."""
-    if not isinstance(caption, str):
-        raise TypeError(f"caption must be text, got {type(caption).__name__}")
+    return parse("caption", caption)
+
+
+def parse(argument: str, caption: str) -> dict:
+    """`parse_caption` of what the caller calls `argument`."""
+    instance(argument, caption, str, "a text")
     text = " ".join(caption.lower().split()).rstrip(".")
     for motion in ("turn", "grow", "shrink"):
         if m := _PATTERNS[motion].fullmatch(text):
-            return {"motion": motion, "objects": [(_index("colour", m[1], COLOURS), _index("shape", m[2], SHAPES), 0, 0)]}
+            return {"motion": motion, "objects": [(_index(argument, "colour", m[1], COLOURS), _index(argument, "shape", m[2], SHAPES), 0, 0)]}
     if m := _PATTERNS["pan"].fullmatch(text):
-        direction, speed = _index("direction", m[1], DIRECTIONS), _SPEED_OF[_word("speed", m[2], _SPEED_OF)]
-        return {"motion": "pan", "objects": [(_index("colour", m[3], COLOURS), _index("shape", m[4], SHAPES), direction, speed)]}
+        direction, speed = _index(argument, "direction", m[1], DIRECTIONS), _SPEED_OF[_word(argument, "speed", m[2], _SPEED_OF)]
+        return {"motion": "pan", "objects": [(_index(argument, "colour", m[3], COLOURS), _index(argument, "shape", m[4], SHAPES), direction, speed)]}
     found = [_PATTERNS["object"].fullmatch(piece) for piece in text.split(" and ")]
     if not all(found) or len(found) > 2:
-        raise ValueError(f"caption {caption!r} is not one the toy world can draw; examples: 'a red ring moves up fast', 'a blue star stays still', "
+        raise ValueError(f"{argument} {caption!r} is not one the toy world can draw; examples: 'a red ring moves up fast', 'a blue star stays still', "
                          "'the camera pans left slowly over a green disc', 'a red ring moves up fast and a blue disc stays still'")  # fmt: skip
-    objects = [_object(m.groups()) for m in found]
+    objects = [_object(argument, m.groups()) for m in found]
     if len(objects) == 2:
         return {"motion": "two", "objects": objects}
     return {"motion": "move" if objects[0][3] else "still", "objects": objects}
@@ -396,9 +438,8 @@ def parse_caption(caption: str) -> dict:
 
 def clips_of(captions, seed: int = 0, *, size: int = 32, frames: int = 8) -> Clips:
     """Draw what the captions say: everything that a caption leaves open comes from item 0, 1, ... of the seed."""
-    captions = [captions] if isinstance(captions, str) else list(captions)
-    size, frames = check_size("size", size, 24), check_size("frames", frames, 2)
-    parsed = [parse_caption(c) for c in captions]
+    size, frames = integer("size", size, low=24), integer("frames", frames, low=2)
+    parsed = [parse(f"captions[{i}]", caption) for i, caption in enumerate(texts("captions", captions))]
     d = Draws(seed, range(len(parsed)))
     objects = torch.tensor([(p["objects"] * 2)[:2] for p in parsed])  # (B, 2, 4)
     motion = torch.tensor([MOTIONS.index(p["motion"]) for p in parsed])

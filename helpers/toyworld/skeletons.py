@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+__all__ = ["ANCHORS", "CATEGORIES", "CATEGORY_PARTS", "KEYPOINTS", "PARTS", "TRAITS"]
+
 CATEGORIES = ("cat", "dog", "rabbit", "fox", "bird", "fish", "car", "teapot", "lamp")
 _QUADRUPED_POINTS = ("nose", "eye", "ear_tip", "ear_base", "neck", "back", "tail_base", "tail_tip", "belly", "front_foot", "hind_foot")
 _FINNED_POINTS = ("mouth", "eye", "top_tip", "back", "belly", "tail_top", "tail_bottom")

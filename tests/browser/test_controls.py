@@ -37,6 +37,29 @@ def test_sliders_menus_and_boxes_change_the_picture(open_page, screenshots):
     assert picture(control) == first
 
 
+def nameless(page):
+    """What a screen reader cannot name: pictures without alt text, inputs, buttons and sliders without a name."""
+    return page.evaluate("""
+        const label = e => document.getElementById(e.getAttribute('aria-labelledby'))?.textContent.trim();
+        const named = e => label(e) || e.getAttribute('aria-label') || e.title || e.labels?.length || e.textContent.trim();
+        const inputs = [...document.querySelectorAll('.stepwise-control :is(input, select, button, [role=slider])')].filter(e => !named(e));
+        return [...document.querySelectorAll('.jp-Notebook img:not([alt]), .jp-Notebook img[alt=""]'), ...inputs].map(e => e.outerHTML.slice(0, 200));
+    """)
+
+
+def test_pictures_and_inputs_have_a_text(open_page):
+    page = open_page("samples/live.ipynb")
+    assert page.run_all(120) == []
+    control = page.control(0)
+    assert control.locator(".stepwise-picture img").get_attribute("alt") == "powers: power = 2, colour = red, mirrored = False, marks = 2"
+    assert control.get_by_role("slider", name="power", exact=True).count() == 1
+    assert nameless(page) == []
+    page = open_page("samples/stored.ipynb")
+    page.assert_pictures_without_a_kernel()
+    page.page.locator("img[alt^=\"Control 'powers', drawn in 4 of its states: power = 2; \"]").wait_for(timeout=10_000)
+    assert nameless(page) == []
+
+
 def test_button_works_on_the_typed_text_and_explains_an_error(open_page, screenshots):
     page = open_page("samples/live.ipynb")
     assert page.run_all(120) == []
@@ -45,7 +68,7 @@ def test_button_works_on_the_typed_text_and_explains_an_error(open_page, screens
     box.fill("a blue disc")
     button.click()
     control.get_by_text("working…").wait_for(timeout=5000)
-    control.locator("img.stepwise-result").wait_for(state="visible", timeout=10_000)
+    control.locator(".stepwise-result img").wait_for(state="visible", timeout=10_000)
     control.screenshot(path=screenshots / "sample_button.png")
     box.fill("nothing")
     button.click()

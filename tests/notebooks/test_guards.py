@@ -186,6 +186,23 @@ def test_tidy_joins_streams_and_drops_live_widgets():
     assert page.metadata.kernelspec.name == "python3" and "widgets" not in page.metadata and page.metadata.stepwise == {"processor_seconds": 7}
 
 
+def test_tidy_gives_each_picture_a_text_from_what_is_known_of_it():
+    def told(alt):
+        return new_output("display_data", data={"image/png": PNG}, metadata={"image/png": {"alt": alt}})
+
+    cells = [
+        new_markdown_cell("# Title\n## Two curves\nwords"), code(outputs=[picture()]), code(outputs=[out("a = 1\ndigest: slope ≈ 2 \n"), picture()]),
+        code(outputs=[out("digest: 3"), told("Figure. y against x.")]), code(outputs=[told("Figure.")]),
+    ]  # fmt: skip
+    page = tidy(new_notebook(cells=cells))
+    said = [cell.outputs[-1].metadata["image/png"]["alt"] for cell in page.cells[1:]]
+    plain = "Figure of the section 'Two curves'."
+    assert said == [plain, f"{plain} In numbers: slope ≈ 2", "Figure. y against x. In numbers: 3", plain]
+    before = nbformat.writes(page)
+    assert nbformat.writes(tidy(page)) == before
+    assert tidy(new_notebook(cells=[code(outputs=[picture()])])).cells[0].outputs[0].metadata["image/png"]["alt"] == "Figure."
+
+
 def test_an_executed_page_with_figure_control_and_claim_passes_all_guards(tmp_path):
     source = [
         ('SCALE = "desk"\nprint(SCALE)', ["parameters"]),

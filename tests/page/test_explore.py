@@ -22,6 +22,13 @@ from helpers.page.explore import as_content, control, pick
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
+def shown(screen):
+    """The PNG and the alt text that a live control shows."""
+    alt, data = re.fullmatch(r'<img alt="([^"]*)" .* src="data:image/png;base64,([^"]*)">', screen.html.value).groups()
+    assert screen.html.layout.display is None
+    return base64.b64decode(data), alt
+
+
 def shade(level=0.2, name="left"):
     buffer = BytesIO()
     Image.new("RGB", (40, 20), (int(level * 255), 0, 255 if name == "left" else 0)).save(buffer, format="png")
@@ -30,9 +37,9 @@ def shade(level=0.2, name="left"):
 
 def test_default_state_is_drawn_and_a_move_changes_it():
     c = control(shade, title="shade", level=(0.0, 1.0, 0.1))
-    assert c.values == {"level": 0.2} and c.picture.image.value == shade(0.2)
+    assert c.values == {"level": 0.2} and shown(c.picture) == (shade(0.2), "shade: level = 0.2")
     c.inputs["level"].value = 0.7
-    assert c.picture.image.value == shade(0.7)
+    assert shown(c.picture)[0] == shade(0.7)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +62,7 @@ def test_switches_are_a_tuple_of_bools():
     c.inputs["on"].switches[1].value = True
     assert c.values["on"] == (True, True, True) and c.picture.html.value == "<i>(True, True, True)</i>"
     c.inputs["on"].switches[1].value = False
+    assert [switch.tooltip for switch in c.inputs["on"].switches] == ["on 1", "on 2", "on 3"]
     assert asked == [(True, False, True), (True, True, True)]  # a state that was seen is not drawn again
     assert "on = 1 and 3" in c.film_strip() and "on = none" in c.film_strip()
 
@@ -90,9 +98,9 @@ def test_draw_may_return_a_tuple_that_begins_with_the_figure():
 
     plain = control(lambda n=2: draw(n)[0], title="t", n=[1, 2, 3])
     c = control(draw, title="t", n=[1, 2, 3], buttons={"again": draw})
-    assert c.picture.image.value == plain.picture.image.value and c.film_strip() == plain.film_strip()
+    assert shown(c.picture) == shown(plain.picture) and c.film_strip() == plain.film_strip()
     c.draw_buttons["again"].click()
-    assert c.message.value == "" and bytes(c.result.image.value).startswith(b"\x89PNG") and not plt.get_fignums()
+    assert c.message.value == "" and shown(c.result)[0].startswith(b"\x89PNG") and shown(c.result)[1] == "t, again: n = 2" and not plt.get_fignums()
     with pytest.raises(TypeError, match="tuple that begins with one, got int"):
         control(lambda n=2: (n, n), title="t", n=[1, 2])
 
@@ -121,16 +129,19 @@ def test_bad_controls_are_refused():
 
 def test_bundle_holds_both_faces_and_the_strip_shows_the_states():
     c = control(shade, title="shade", level=(0.0, 1.0, 0.1), name=["left", "right"])
-    bundle = c._repr_mimebundle_()
+    bundle, metadata = c._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "image/png", VIEW}
     assert bundle["text/plain"] == "control: shade (level, name)"
     strip = np.asarray(Image.open(BytesIO(bundle["image/png"])))
+    alt = "Control 'shade', drawn in 4 of its states: level = 0.2, name = left; level = 0, name = left; level = 0.7, name = left; level = 1, name = left."
+    assert metadata == {"image/png": {"alt": alt}}
     reds = {int(r) for r in np.unique(strip[..., 0][strip[..., 2] == 255]) if r != 255}
     assert int(0.2 * 255) in reds and len(c.strip) == 4 and c.strip[0] == {"level": 0.2}
 
 
 def test_html_states_make_an_html_face():
-    bundle = control(lambda n: f"<i>{n}</i>", title="t", n=[1, 2])._repr_mimebundle_()
+    bundle, metadata = control(lambda n: f"<i>{n}</i>", title="t", n=[1, 2])._repr_mimebundle_()
+    assert metadata == {}
     assert "<i>1</i>" in bundle["text/html"] and "<i>2</i>" in bundle["text/html"] and "image/png" not in bundle
 
 
@@ -148,7 +159,7 @@ def test_every_state_is_drawn_once_and_a_cached_move_is_fast():
     for n in (1, 2, 3, 4):
         c.inputs["n"].value = n
     assert (time.perf_counter() - started) / 4 < 0.15
-    assert len(calls) == 5 and c.picture.image.value == shade(0.4)
+    assert len(calls) == 5 and shown(c.picture)[0] == shade(0.4)
 
 
 def test_figures_are_closed_and_become_png():
@@ -167,7 +178,7 @@ def test_button_shows_its_picture_and_says_that_it_works():
     c.inputs["text"].value = "a blue disc"
     c.draw_buttons["sample"].click()
     assert seen == [("working…", True)] and not c.draw_buttons["sample"].disabled
-    assert c.message.value == "" and c.result.image.value == shade(0.9)
+    assert c.message.value == "" and shown(c.result)[0] == shade(0.9)
 
 
 def test_errors_of_a_live_control_are_one_sentence():
@@ -181,7 +192,7 @@ def test_errors_of_a_live_control_are_one_sentence():
     c.inputs["n"].value = 2
     assert "n must be odd, got &lt;2&gt;" in c.message.value and "more" not in c.message.value and "Traceback" not in c.message.value
     c.inputs["n"].value = 3
-    assert c.message.value == "" and c.picture.image.value == shade(0.3)
+    assert c.message.value == "" and shown(c.picture)[0] == shade(0.3)
     with pytest.raises(ValueError, match="odd"):
         control(draw, title="t", n=[2, 3])
 
@@ -205,7 +216,9 @@ def values_of(html):
 
 def test_pick_bundle_holds_the_widget_and_the_strip():
     _, p = a_pick()
-    bundle = p._repr_mimebundle_()
+    bundle, metadata = p._repr_mimebundle_()
+    alt = metadata["image/png"]["alt"]
+    assert alt.startswith("Control 'points': pixels of a picture and their best matches in one, two. source (5, 1) -> one (") and alt.count("-> two") == 4
     assert set(bundle) == {"text/plain", "image/png", VIEW}
     assert bundle["text/plain"] == "pick: points (source -> one, two)" and p.strip[0] == (5, 1) and len(p.strip) == 4
     assert Image.open(BytesIO(bundle["image/png"])).height > 4 * 6 * 3

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from helpers.page import figures
 
@@ -27,6 +28,45 @@ def test_use_style_prints_versions_on_one_line(capsys):
     torch.set_num_threads(threads)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and np.__version__ in lines[0] and torch.__version__ in lines[0]
+
+
+def test_a_figure_is_told_in_words():
+    figure, (left, middle, right) = plt.subplots(1, 3)
+    figures.image_grid(np.zeros((2, 3, 4, 4)), ["cat", "dog"], ax=left)
+    figures.curves_with_band([1, 2], np.zeros((3, 2)), ax=middle, label="AdaCache")
+    middle.set(xlabel="calls (number)", ylabel="PSNR (dB)", title="quality")
+    middle.legend()
+    figures.bars(["first", "second"], [1, 2], ax=right)
+    figure.colorbar(middle.imshow(np.zeros((2, 2))), ax=middle, label="cosine (unitless)")
+    panels = [
+        "Panel 1: 2 pictures; with cat, dog", "Panel 2: quality; PSNR (dB) against calls (number); a picture; with AdaCache (n = 3)",
+        "Panel 3: from top to bottom first, second", "Panel 4: colour bar, cosine (unitless)",
+    ]  # fmt: skip
+    assert figures.alt_text(figure) == ". ".join(["Figure", *panels]) + "."
+    plt.close(figure)
+    figure, ax = plt.subplots()
+    assert figures.alt_text(figure) == "Figure."
+    figure.suptitle("All of it")
+    figures.clip_strip(np.zeros((2, 3, 3, 4, 4)), ["a", "b"], ax=ax)
+    assert figures.alt_text(figure) == "Figure: All of it. frame (number); 6 pictures; from top to bottom a, b; from left to right 1, 2, 3."
+    plt.close(figure)
+
+
+def test_from_use_style_on_a_notebook_stores_the_words_with_each_figure(monkeypatch, capsys):
+    from IPython.core.formatters import DisplayFormatter
+
+    class Shell:
+        display_formatter = DisplayFormatter()
+
+    monkeypatch.setattr(figures, "get_ipython", lambda: Shell)
+    Shell.display_formatter.formatters["image/png"].for_type(Figure, lambda figure: "png")
+    with matplotlib.rc_context():
+        figures.use_style()
+    figure, ax = plt.subplots()
+    ax.set_xlabel("time (s)")
+    data, metadata = Shell.display_formatter.format(figure)
+    assert data["image/png"] == "png" and metadata == {"image/png": {"alt": "Figure. time (s)."}}
+    plt.close(figure)
 
 
 def colliding(styles):

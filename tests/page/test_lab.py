@@ -6,8 +6,11 @@ import shutil
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
+from traitlets.config import Config
 
 from helpers.page import lab
 
@@ -236,3 +239,12 @@ def test_starting_over_says_what_it_did(root, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         lab.main()
     assert "pages must name pages of notebooks/, got '99'" in capsys.readouterr().err
+
+
+def test_exported_html_carries_the_text_of_each_picture(tmp_path):
+    config = Config()
+    exec((lab.ROOT / ".jupyter" / "jupyter_server_config.py").read_text(), {"c": config})  # what make lab gives to "Save and Export Notebook As: HTML"
+    said = 'y against x, "a" <b>. In numbers: 3'
+    outputs = [new_output("display_data", {"image/png": "iVBORw0KGgo="}, metadata=metadata) for metadata in ({"image/png": {"alt": said}}, {})]
+    body, _ = HTMLExporter(config=config).from_notebook_node(new_notebook(cells=[new_code_cell("", outputs=outputs)]))
+    assert [picture["alt"] for picture in BeautifulSoup(body, "html.parser").find_all("img")] == [said, "Figure"]

@@ -78,10 +78,20 @@ def test_analysers_read_them():
 
 
 @pytest.mark.parametrize(("options", "error", "message"), [
-    (dict(size=16), ValueError, "size must be at least 24"), (dict(frames=1), ValueError, "frames must be at least 2"),
-    (dict(frames=2.5), TypeError, "frames must be a whole number"), (dict(shapes=["cube"]), ValueError, "shapes: unknown"),
-    (dict(colours=()), ValueError, "colours is empty"),
+    (dict(size=16), ValueError, "size must be a whole number >= 24"), (dict(frames=1), ValueError, "frames must be a whole number >= 2"),
+    (dict(frames=2.5), TypeError, "frames must be a whole number"), (dict(shapes=["cube"]), ValueError, "shapes must be one of"),
+    (dict(colours=()), ValueError, "colours must be a text or a list of texts, got 0"),
 ])  # fmt: skip
 def test_bad_arguments(options, error, message):
     with pytest.raises(error, match=message):
         rebounds(0, [1], **options)
+
+
+@pytest.mark.parametrize("change, error, message", [
+    ({"place": torch.tensor([float("nan")])}, ValueError, "place must be finite"), ({"low": torch.tensor(1.0)}, ValueError, "low must lie below high"),
+    ({"low": torch.zeros(3)}, ValueError, r"low must be one wall for each place \(2,\), got shape \(3,\)"),
+    ({"high": torch.ones(4, 2)}, ValueError, r"high must be one wall for each place \(2,\)"), ({"high": "far"}, TypeError, "high must be numbers"),
+])  # fmt: skip
+def test_what_has_no_reflection_is_refused(change, error, message):
+    with pytest.raises(error, match=message):
+        reflect(**{"place": torch.tensor([0.5, 2.0]), "low": torch.tensor(0.0), "high": torch.tensor(1.0)} | change)

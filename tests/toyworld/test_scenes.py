@@ -52,8 +52,8 @@ def test_half_of_the_pairs_share_shape_and_half_their_colour():
 
 
 @pytest.mark.parametrize("options, error, message", [
-    ({"size": 10}, ValueError, "size must be at least 24"), ({"size": "64"}, TypeError, "size must be a whole number"),
-    ({"shapes": ["blob"]}, ValueError, "shapes: unknown"), ({"colours": []}, ValueError, "colours is empty"),
+    ({"size": 10}, ValueError, "size must be a whole number >= 24"), ({"size": "64"}, TypeError, "size must be a whole number"),
+    ({"shapes": ["blob"]}, ValueError, "shapes must be one of"), ({"colours": []}, ValueError, "colours must be a text or a list of texts, got 0"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(options, error, message):
     for make in (scenes.crowds, scenes.pairs):

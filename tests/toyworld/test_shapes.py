@@ -108,15 +108,15 @@ def test_empty_masks_have_an_empty_box():
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        (dict(size=15), ValueError, "size must be at least 16, got 15"),
-        (dict(size="32"), TypeError, "size must be a whole number, got '32'"),
+        (dict(size=15), ValueError, "size must be a whole number >= 16, got 15"),
+        (dict(size="32"), TypeError, r"size must be a whole number >= \d+, got '32'"),
         (dict(size=32.0), TypeError, "size must be a whole number"),
-        (dict(shapes=("hexagon",)), ValueError, "shapes: unknown .*hexagon"),
-        (dict(colours=()), ValueError, "colours is empty"),
-        (dict(textures="furry"), ValueError, "textures: unknown"),
+        (dict(shapes=("hexagon",)), ValueError, "shapes must be one of .*hexagon"),
+        (dict(colours=()), ValueError, "colours must be a text or a list of texts, got 0"),
+        (dict(textures="furry"), ValueError, "textures must be one of"),
         (dict(indices=[]), ValueError, "indices"),
-        (dict(indices=[-3]), ValueError, "indices must be >= 0"),
-        (dict(seed=-1), ValueError, "seed must be >= 0"),
+        (dict(indices=[-3]), ValueError, "indices must be whole numbers .* >= 0"),
+        (dict(seed=-1), ValueError, "seed must be a whole number >= 0"),
         (dict(seed="one"), TypeError, "seed must be a whole number"),
     ],
 )
@@ -182,7 +182,7 @@ def test_unknown_words_are_refused(caption, message):
 
 @pytest.mark.parametrize("caption", [3, None, ["a red ring turns"]])
 def test_captions_must_be_text(caption):
-    with pytest.raises(TypeError, match="caption must be text"):
+    with pytest.raises(TypeError, match="caption must be a text"):
         parse_caption(caption)
 
 
@@ -277,17 +277,45 @@ def test_objects_have_masks_of_their_own():
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        (dict(size=23), ValueError, "size must be at least 24"),
-        (dict(frames=1), ValueError, "frames must be at least 2, got 1"),
-        (dict(frames="8"), TypeError, "frames must be a whole number, got '8'"),
+        (dict(size=23), ValueError, "size must be a whole number >= 24"),
+        (dict(frames=1), ValueError, "frames must be a whole number >= 2, got 1"),
+        (dict(frames="8"), TypeError, r"frames must be a whole number >= \d+, got '8'"),
         (dict(frames=float("nan")), TypeError, "frames must be a whole number"),
-        (dict(motions=("fly",)), ValueError, "motions: unknown"),
-        (dict(exclude=[("green", "hexagon")]), ValueError, "exclude: unknown"),
+        (dict(motions={"still": 1, "move": -1}), ValueError, r"motions\['move'\] must be a number >= 0, got -1"),
+        (dict(motions={"move": float("nan")}), ValueError, r"motions\['move'\] must be a number >= 0, got nan"),
+        (dict(motions={"move": float("inf")}), ValueError, r"motions\['move'\] must be a number >= 0, got inf"),
+        (dict(motions={"move": 0, "pan": 0}), ValueError, "motions must have shares that do not all vanish"),
+        (dict(motions={"move": 1e308, "pan": 1e308}), ValueError, "motions must have shares that do not all vanish and have a sum"),
+        (dict(motions={"move": "much"}), TypeError, r"motions\['move'\] must be a number >= 0, got 'much'"),
+        (dict(motions={}), ValueError, "motions must be a text or a list of texts, got 0"),
+        (dict(motions=("fly",)), ValueError, "motions must be one of"),
+        (dict(exclude="green star"), TypeError, "exclude must hold pairs of names, got 'green star'"),
+        (dict(exclude=["green star"]), TypeError, "exclude must hold pairs of names, got 'green star' in it"),
+        (dict(exclude=[("green", "star", "red")]), TypeError, "exclude must hold pairs of names"),
+        (dict(exclude=[("green", "hexagon")]), ValueError, "exclude must be one of"),
         (dict(colours=("red",)), ValueError, "fewer than two colours"),
         (dict(indices=[0.5]), TypeError, "indices must be whole numbers"),
-        (dict(seed=-4), ValueError, "seed must be >= 0"),
+        (dict(seed=-4), ValueError, "seed must be a whole number >= 0"),
     ],
 )
 def test_bad_arguments_of_clips(options, error, message):
     with pytest.raises(error, match=message):
         clips(**{"seed": 0, "indices": [0], **options})
+
+
+def test_motions_of_one_name_and_shares_in_proportion():
+    assert set(clips(0, range(20), motions="pan").motion.tolist()) == {MOTIONS.index("pan")}
+    only = clips(0, range(300), motions={"still": 0, "move": 3, "grow": 1})
+    counts = torch.bincount(only.motion, minlength=len(MOTIONS)).tolist()
+    assert sum(counts) == counts[MOTIONS.index("move")] + counts[MOTIONS.index("grow")] and 190 < counts[MOTIONS.index("move")] < 260
+    thrice = clips(0, range(300), motions={"still": 0, "move": 300, "grow": 100})
+    assert torch.equal(only.motion, thrice.motion)
+
+
+def test_every_caption_is_named_by_its_place():
+    with pytest.raises(ValueError, match=r"captions\[1\]: 'mauve' is not a colour"):
+        clips_of(["a red ring turns", "a mauve disc turns"])
+    with pytest.raises(TypeError, match="captions must be a text or a list of texts, got 3 in it"):
+        clips_of(["a red ring turns", 3])
+    with pytest.raises(ValueError, match="captions must be a text or a list of texts, got 0"):
+        clips_of([])
