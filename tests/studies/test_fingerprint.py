@@ -228,6 +228,18 @@ def test_a_module_that_is_handed_on_counts_whole(tree):
     assert f"{HEIGHTS}: other" in of(tree) and f"{HEIGHTS}: UNUSED" in of(tree)
 
 
+def test_the_doors_of_arguments_are_not_followed(tree):
+    (tree / "helpers/arguments.py").write_text("def integer(name, value):\n    return value\n")
+    edit(tree, HEIGHTS, ("import math\n", "import math\nfrom .. import arguments\nfrom ..arguments import integer\n"))
+    edit(tree, HEIGHTS, ("found * scale if", "integer('x', found) * arguments.integer('scale', scale) if"))
+    before = of(tree)
+    assert not any("arguments" in place for place in before)
+    (tree / "helpers/arguments.py").write_text("def integer(name, value):\n    return int(value)\n")
+    assert of(tree) == before
+    edit(tree, HEIGHTS, ("integer('x', found)", "integer('y', found)"))
+    assert fingerprint.differences(before, of(tree)) == [f"{HEIGHTS}: height"]
+
+
 def test_refusals(tree):
     with pytest.raises(ValueError, match=r"helpers/studies/ripples.py must hold STUDY"):
         fingerprint.definitions("ripples", root=tree)
