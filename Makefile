@@ -34,7 +34,7 @@ ASKED := $(if $(filter file,$(origin PYTHON)),,&& [ "$$("$(PYTHON)" -c '$(VERSIO
 USABLE := [ -e $(STAMP) ] && { [ ! -s $(STAMP) ] || [ "$$(cat $(STAMP))" = "$$(pwd -P)" ]; } && $(BIN)/python -c "import pip" >/dev/null 2>&1 $(ASKED)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab author fresh test env bench ledger notebooks map method browser model study lint anew
+.PHONY: help lab author fresh test env bench html handout ledger notebooks map method browser model study lint anew
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -66,6 +66,12 @@ else
 endif
 
 env: $(STAMP)  ## make the environment only
+
+html: $(STAMP)  ## write the pages as a folder of HTML that needs no network, html/
+	$(BIN)/python -m helpers.page.html $(PAGES)
+
+handout: $(STAMP)  ## write an exercise sheet without solutions, in handouts/ (NB=04_)
+	$(BIN)/python -m helpers.page.handout "$(NB)"
 
 bench: $(STAMP)  ## run every benchmark and print one table
 	$(BIN)/python -m tests.benchmarks
@@ -105,7 +111,7 @@ $(STAMP): pyproject.toml constraints.txt $(shell $(USABLE) || echo anew)
 	@$(USABLE) || { command -v "$(PYTHON)" >/dev/null || { echo '$(MISSING)' >&2; exit 1; }; }
 	@$(USABLE) || { "$(PYTHON)" -c '$(CHECK)' .venv "$(PYTHON)" && rm -rf .venv && "$(PYTHON)" -m venv .venv; }
 	@[ ! -e $(STAMP) ] || mv $(STAMP) .venv/before
-	@echo "pip installs into .venv what constraints.txt pins (some minutes the first time)"
-	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[lab,test]" || \
+	@echo "pip installs into .venv what constraints.txt pins: some minutes the first time, and 2 to 6 GB (README says how to take the small build of torch)"
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[lab,test]" || \
 		{ [ ! -e .venv/before ] || mv .venv/before $(STAMP); exit 1; }
 	@rm -f .venv/before && pwd -P > $(STAMP)

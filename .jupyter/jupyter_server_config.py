@@ -6,3 +6,5 @@ c.ContentsManager.pre_save_hook = before_save  # noqa: F821
 c.HTMLExporter.template_name = "stepwise"  # noqa: F821
 c.HTMLExporter.extra_template_basedirs = [str(TEMPLATES)]  # noqa: F821
 c.LabApp.extra_labextensions_path = [str(EXTENSIONS)]  # noqa: F821
+c.LabApp.news_url = None  # noqa: F821  no question about news, and no call for them
+c.LabApp.check_for_updates_class = "jupyterlab.handlers.announcements.NeverCheckForUpdate"  # noqa: F821

@@ -90,6 +90,21 @@ def test_the_name_of_the_machine_is_not_taken_for_an_argument(place, tmp_path, t
     assert f"-m {ran} " in without and "DESKTOP-1" not in without and "mixup" in given
 
 
+def test_a_sheet_and_pages_are_named_on_the_command_line(place, tmp_path):
+    script(place / ".venv" / "bin" / "python", TOOL, log=tmp_path / "log")
+    (place / ".venv" / "stamp").write_text(f"{place}\n")
+    assert make(place, "handout", "NB=04_").returncode == make(place, "html", "PAGES=notebooks/00_start_here.ipynb").returncode == 0
+    sheet, pages = (tmp_path / "log").read_text().splitlines()
+    assert sheet.startswith("python -m helpers.page.handout 04_ |") and pages.startswith("python -m helpers.page.html notebooks/00_start_here.ipynb |")
+
+
+def test_an_install_shows_its_progress(place, interpreter):
+    said = make(place, "env", f"PYTHON={interpreter}")
+    assert "2 to 6 GB (README says how to take the small build of torch)" in said.stdout
+    line = next(line for line in (place / "Makefile").read_text().splitlines() if "-m pip install" in line)
+    assert not {"-q", "--quiet", "--progress-bar=off"} & set(line.split())
+
+
 @pytest.fixture
 def interpreter(tmp_path):
     """Path of a stand-in for Python that really answers `-c`, and makes environments whose pip only writes down that it was asked."""

@@ -21,7 +21,7 @@ def test_make_lab_answers_on_its_port(tmp_path):
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         try:
             answer = wait_for(f"http://127.0.0.1:{port}/lab/tree/my_notebooks/00_start_here.ipynb?token=open", process, seconds=300)
-            assert "JupyterLab" in answer
+            assert "JupyterLab" in answer and '"news": {"disabled": true}' in answer
             for folder in ("my_notebooks", "notebooks"):
                 assert "00_start_here.ipynb" in wait_for(f"http://127.0.0.1:{port}/api/contents/{folder}?token=open", process)
         finally:
