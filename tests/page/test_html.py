@@ -10,10 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
 
+import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from helpers.page import html as pages
+from helpers.page.execute import tidy
 
 ROOT = Path(__file__).resolve().parents[2]
 PNG = base64.b64encode(b"\x89PNG picture").decode()
@@ -139,6 +141,15 @@ def test_an_export_from_jupyterlab_folds_solutions_too(monkeypatch):
         exec(compile(path.read_text(), path, "exec"), {"c": config, "__file__": str(path)})
         body, _ = HTMLExporter(config=config).from_notebook_node(new_notebook(cells=[cell]))
         assert '<details class="solution"><summary>Solution</summary>' in body and "mathjax/2.7" in body
+
+
+def test_a_page_exported_as_a_script_is_a_python_file():
+    from nbconvert import ScriptExporter
+
+    notebook = tidy(nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4))
+    body, resources = ScriptExporter().from_notebook_node(notebook)
+    assert resources["output_extension"] == ".py"
+    compile(body, "page", "exec")
 
 
 def test_lab_asks_no_question_about_news():
