@@ -68,7 +68,7 @@ endif
 env: $(STAMP)  ## make the environment only
 
 html: $(STAMP)  ## write the pages as a folder of HTML that needs no network, html/
-	$(BIN)/python -m helpers.page.html $(PAGES)
+	$(BIN)/python -m helpers.page.export $(PAGES)
 
 handout: $(STAMP)  ## write an exercise sheet without solutions, in handouts/ (NB=04_)
 	$(BIN)/python -m helpers.page.handout "$(NB)"

@@ -1,6 +1,10 @@
 """What `make lab` and `make author` add to the reader's own Jupyter settings; Jupyter defines `c`."""
 
+import warnings
+
 from helpers.page.lab import EXTENSIONS, TEMPLATES, before_save
+
+warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")  # Jupyter reads its settings twice
 
 c.ContentsManager.pre_save_hook = before_save  # noqa: F821
 c.HTMLExporter.template_name = "stepwise"  # noqa: F821

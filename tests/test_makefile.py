@@ -95,7 +95,7 @@ def test_a_sheet_and_pages_are_named_on_the_command_line(place, tmp_path):
     (place / ".venv" / "stamp").write_text(f"{place}\n")
     assert make(place, "handout", "NB=04_").returncode == make(place, "html", "PAGES=notebooks/00_start_here.ipynb").returncode == 0
     sheet, pages = (tmp_path / "log").read_text().splitlines()
-    assert sheet.startswith("python -m helpers.page.handout 04_ |") and pages.startswith("python -m helpers.page.html notebooks/00_start_here.ipynb |")
+    assert sheet.startswith("python -m helpers.page.handout 04_ |") and pages.startswith("python -m helpers.page.export notebooks/00_start_here.ipynb |")
 
 
 def test_an_install_shows_its_progress(place, interpreter):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.page import html
-from tests.page.test_html import Reader, broken
+from helpers.page import export
+from tests.page.test_export import Reader, broken
 
 pytestmark = pytest.mark.notebooks
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_collection(tmp_path):
     pages = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    written = html.write_folder(pages, tmp_path, ledger=ROOT / "LEDGER.md")
+    written = export.write_folder(pages, tmp_path, ledger=ROOT / "LEDGER.md")
     assert [path.stem for path in written] == [*(path.stem for path in pages), "LEDGER"]
     assert list(broken(tmp_path)) == []
     assert {name for path in written for name in Reader(path).fetched} == {"mathjax/tex-svg-full.js"}

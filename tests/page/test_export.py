@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers.page import html as pages
+from helpers.page import export as pages
 from helpers.page.execute import tidy
 
 ROOT = Path(__file__).resolve().parents[2]
