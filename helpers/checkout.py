@@ -9,6 +9,13 @@ _MARKS = {"data": "claims.toml", "notebooks": "00_start_here.ipynb", "tests": "t
 
 
 def require(what: str, folder: str = "data") -> None:
-    """Raise FileNotFoundError, one sentence, where the package was installed without its clone and `what` needs one of its folders."""
+    """Raise FileNotFoundError, one sentence, where the package was installed without its clone and `what` needs one of its folders.
+
+    TypeError for a `what` that is no text, ValueError for another folder than data, notebooks and tests.
+    """
+    if not isinstance(what, str):
+        raise TypeError(f"what must be a text, got {type(what).__name__}")
+    if folder not in tuple(_MARKS):
+        raise ValueError(f"folder must be one of {', '.join(_MARKS)}, got {folder!r}")
     if not (ROOT / folder / _MARKS[folder]).is_file():
         raise FileNotFoundError(f"{what} needs {folder}/, which comes with a clone of the repository: installed without its checkout")

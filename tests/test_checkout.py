@@ -116,6 +116,14 @@ def test_a_clone_has_all_of_it():
         checkout.require("this test", folder)
 
 
+def test_other_folders_are_refused():
+    for folder in ("models", "", None, 3, ["data"]):
+        with pytest.raises(ValueError, match="^folder must be one of data, notebooks, tests, got "):
+            checkout.require("this test", folder)
+    with pytest.raises(TypeError, match="^what must be a text, got NoneType$"):
+        checkout.require(None)
+
+
 def test_the_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(checkout, "ROOT", tmp_path)
     with pytest.raises(

@@ -20,7 +20,7 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 from helpers import checkout
 from helpers.page.lab import TEMPLATES
 
-__all__ = ["main", "page_html", "write_folder"]
+__all__ = ["main"]
 
 LINK = re.compile(r'(<a\b[^>]*?\bhref=")([^"]*)(")')
 INDEX = """<!DOCTYPE html>

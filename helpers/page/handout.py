@@ -17,7 +17,7 @@ from nbformat.v4 import new_markdown_cell
 from helpers import checkout
 from helpers.page.execute import tidy
 
-__all__ = ["main", "sheet"]
+__all__ = ["main"]
 
 PAGE_LINK = re.compile(r"\]\((?=\d\d_\w+\.ipynb)")
 PREPARATION = "## Preparation\n\nRun these cells first; the page itself explains them."
