@@ -125,10 +125,10 @@ def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
         try:
             if not isinstance(rule, dict) or not isinstance(rule.get("names", {}), dict):
                 raise TypeError(f"rule and its names must be tables like {{ holds = ... }}, got {rule!r}")
-            if texts := [name for name, value in (row | rule | rule.get("names", {})).items() if name != "names" and not isinstance(value, str)]:
-                raise TypeError(f"{', '.join(texts)} must be texts")
             if unknown := set(rule) - {"holds", "partly", "names"}:
                 raise ValueError(f"rule may have holds, partly and names, got {sorted(unknown)}")
+            if texts := [name for name, value in (row | rule | rule.get("names", {})).items() if name != "names" and not isinstance(value, str)]:
+                raise TypeError(f"{', '.join(texts)} must be texts")
             item = Claim(**row, holds=rule.get("holds", ""), partly=rule.get("partly", ""), meanings=rule.get("names", {}))
             names = item.names
         except (TypeError, ValueError) as error:
