@@ -120,3 +120,14 @@ def test_long_values_are_shortened(capsys):
     assert "..." in out and len(out) < 450
     check(lambda x: x, [((0.123456789,), 2.0, "Digits.")])
     assert "<lambda>(0.1235) gave 0.1235, expected 2. Digits." in capsys.readouterr().out
+
+
+def test_what_answers_equal_with_no_yes_or_no_is_not_the_same(capsys):
+    class Odd:
+        def __eq__(self, other):
+            raise ValueError("neither")
+
+    assert same(Odd(), Odd()) is False
+    for off, words in ((3e-7, "solved"), (3e-6, "gave")):
+        check(lambda x, off=off: x + off, [((1.0,), 1.0, "Close.")])
+        assert words in capsys.readouterr().out
