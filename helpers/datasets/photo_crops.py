@@ -13,7 +13,11 @@ from skimage.transform import resize
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
+from ..arguments import flag, integer, texts
+from ..toyworld.draws import check_indices
 from . import real
+
+__all__ = ["KEPT_OUT", "MOVES", "SPEEDS", "TRAINED", "Crops", "crops"]
 
 TRAINED = ("astronaut", "camera", "rocket", "coins", "brick", "grass", "gravel", "tissue", "china", "motorcycle")
 KEPT_OUT = ("cat", "coffee", "flower")  # no training sees any part of them
@@ -59,16 +63,9 @@ def crops(seed: int, indices, *, size: int = 32, frames: int = 9, names=KEPT_OUT
     of SPEEDS. vary: windows of other shares, mirrored and turned clips, and colours shifted and exchanged as well, to learn from. Clip i of a seed is the
     same alone and in any batch. Raises ValueError or TypeError for anything else.
     """
-    seed, size, frames = real._whole("seed", seed, 0), real._whole("size", size, 16), real._whole("frames", frames, 2)
-    names, moves = real._choose("names", names, TRAINED + KEPT_OUT), real._choose("moves", moves, MOVES)
-    speeds = real._choose("speeds", speeds, SPEEDS)
-    if not isinstance(vary, bool):
-        raise TypeError(f"vary must be True or False, got {vary!r}")
-    if isinstance(indices, (str, bytes)) or not hasattr(indices, "__iter__"):
-        raise TypeError(f"indices must be a sequence of item numbers, got {indices!r}")
-    items = [real._whole("indices", i, 0) for i in (indices.tolist() if isinstance(indices, (Tensor, np.ndarray)) else indices)]
-    if not items:
-        raise ValueError("indices must hold at least one item number, got none")
+    seed, size, frames, vary = integer("seed", seed, low=0), integer("size", size, low=16), integer("frames", frames, low=2), flag("vary", vary)
+    names, moves = texts("names", names, options=TRAINED + KEPT_OUT), texts("moves", moves, options=MOVES)
+    speeds, items = texts("speeds", speeds, options=SPEEDS), check_indices(indices).tolist()
     line = torch.arange(size, dtype=torch.float64) + 0.5 - size / 2
     px, py = line.repeat(size, 1), line[:, None].repeat(1, size)
     rows = []

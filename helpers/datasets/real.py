@@ -3,17 +3,30 @@
 Everything here is read from the installed packages, and `read_clip` from the reader's own files; nothing is downloaded.
 """
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import skimage.data
 import torch
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, ImageSequence
 from skimage.transform import resize
 from sklearn.datasets import load_digits
 from torch import Tensor
+
+from ..arguments import instance, integer, texts
+from ..toyworld.draws import check_indices
+
+__all__ = [
+    "CAMERA_MOVES", "CLIP_PHOTOGRAPHS", "DIRECTIONS", "MARKED_HEADS", "PHOTOGRAPHS", "PICTURE_ENDINGS", "SPEEDS", "SPEED_RANGES", "VIDEO_ENDINGS", "Digits",
+    "LabelledPictures", "MarkedPictures", "PhotoClips", "StereoPair", "digits", "marked_heads", "photo_clips", "photographs", "read_clip", "stereo_pair",
+]  # fmt: skip
 
 PHOTOGRAPHS = {  # name -> loader in skimage.data; all are inside scikit-image's own package
     "astronaut": "astronaut",
@@ -36,22 +49,6 @@ CAMERA_MOVES = ("still", "pan", "zoom in", "zoom out", "shake")
 DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")  # every 45 degrees, clockwise on the screen
 SPEEDS = ("still", "slow", "fast")
 SPEED_RANGES = {"slow": (0.6, 1.0), "fast": (1.9, 2.3)}  # px per frame at 32 px, as in the toy world
-
-
-def _whole(argument: str, value, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{argument} must be a whole number, got {value!r}")
-    if value < low:
-        raise ValueError(f"{argument} must be at least {low}, got {value}")
-    return int(value)
-
-
-def _choose(argument: str, names, allowed) -> list[str]:
-    names = [names] if isinstance(names, str) else list(names)
-    unknown = [n for n in names if n not in allowed]
-    if unknown or not names:
-        raise ValueError(f"{argument}: {'unknown ' + repr(unknown) if unknown else 'empty'}; choose from {', '.join(allowed)}")
-    return names
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ digits
@@ -79,7 +76,7 @@ class Digits:
 
 def digits(seed: int = 0) -> Digits:
     """scikit-learn's 8x8 handwritten digits (Alpaydin & Kaynak 1998), shuffled and split by `seed`."""
-    seed = _whole("seed", seed, 0)
+    seed = integer("seed", seed, low=0)
     raw = load_digits()
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(raw.target)))
     images = torch.from_numpy(raw.images).float().div(16)[:, None][order]
@@ -108,8 +105,8 @@ def photographs(names=None, size: int | None = None) -> dict[str, Tensor]:
     names: one name or several of PHOTOGRAPHS, None for all. size: side in px of a square (the middle of the photograph, anti-aliased), None for
     the original. Raises ValueError for an unknown name, TypeError or ValueError for another size.
     """
-    names = list(PHOTOGRAPHS) if names is None else _choose("names", names, PHOTOGRAPHS)
-    size = None if size is None else _whole("size", size, 8)
+    names = list(PHOTOGRAPHS) if names is None else texts("names", names, options=PHOTOGRAPHS)
+    size = None if size is None else integer("size", size, low=8)
     out = {}
     for name in names:
         picture = _photograph(name)
@@ -174,7 +171,7 @@ class MarkedPictures:
 
 def marked_heads(size: int = 64) -> MarkedPictures:
     """The heads of MARKED_HEADS at size x size px (>= 16), with the points that were marked on them by hand."""
-    size, images, points = _whole("size", size, 16), [], []
+    size, images, points = integer("size", size, low=16), [], []
     for photograph, (left, top, side), marked in MARKED_HEADS.values():
         cut = _photograph(photograph)[top : top + side, left : left + side]
         images.append(_as_tensor(resize(cut, (size, size), anti_aliasing=True)))
@@ -260,13 +257,8 @@ def photo_clips(seed: int, indices, *, size: int = 64, frames: int = 8, names=CL
     size: side in px (>= 16); the photograph's shorter side is brought to 2.5 times that. frames: T >= 2. names, moves: what to choose among.
     Clip i of a seed is the same alone and in any batch. Raises ValueError or TypeError for anything else.
     """
-    seed, size, frames = _whole("seed", seed, 0), _whole("size", size, 16), _whole("frames", frames, 2)
-    names, moves = _choose("names", names, PHOTOGRAPHS), _choose("moves", moves, CAMERA_MOVES)
-    if isinstance(indices, (str, bytes)) or not hasattr(indices, "__iter__"):
-        raise TypeError(f"indices must be a sequence of item numbers, got {indices!r}")
-    items = [_whole("indices", i, 0) for i in (indices.tolist() if isinstance(indices, (Tensor, np.ndarray)) else indices)]
-    if not items:
-        raise ValueError("indices must hold at least one item number, got none")
+    seed, size, frames = integer("seed", seed, low=0), integer("size", size, low=16), integer("frames", frames, low=2)
+    names, moves, items = texts("names", names, options=PHOTOGRAPHS), texts("moves", moves, options=CAMERA_MOVES), check_indices(indices).tolist()
     line = torch.arange(size, dtype=torch.float64) + 0.5
     px, py = line.repeat(size, 1), line[:, None].repeat(1, size)
     rows = []
@@ -289,35 +281,121 @@ def photo_clips(seed: int, indices, *, size: int = 64, frames: int = 8, names=CL
 
 # ----------------------------------------------------------------------------------------------------------------- the reader's own clip
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+PICTURE_ENDINGS = (  # of the files that count as frames in a folder; .heic and .heif so that one that cannot be read is named
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tga", ".mpo",
+    ".heic", ".heif",
+)  # fmt: skip
+VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
 
 
-def read_clip(path: str | Path, *, size: int = 64, frames: int | None = None) -> Tensor:
-    """A GIF (or another file of several pictures), or a folder of pictures in the order of their names, as a clip (T, 3, size, size) in [0, 1].
+def read_clip(path: str | os.PathLike, *, size: int = 64, frames: int | None = None) -> Tensor:
+    """A folder of pictures in the order of their names (frame2 before frame10), or a file of several, as a clip (T, 3, size, size) in [0, 1].
 
-    Every frame is cut to its middle square and brought to size x size (>= 8), anti-aliased; frames: how many to keep, evenly from first to last, None
-    for all. Raises FileNotFoundError where nothing is there, ValueError for fewer than two (or than `frames`) frames, frames of different sizes, a file
-    that is no picture.
+    A file is a GIF, WebP, APNG, TIFF or another in which Pillow finds several pictures, or a video, if imageio has a reader for it. Pictures stand upright
+    as their EXIF says; of 16 bits, the whole range counts; floats must lie in [0, 1]; what is transparent shows white; colour profiles are not applied.
+    In a folder hidden files and other files than pictures are left out. Every frame is cut to its middle square and brought to size x size (>= 8),
+    anti-aliased; frames: how many to keep, evenly from first to last, None for all.
+    Raises FileNotFoundError where nothing is there, ValueError for fewer than two (or than `frames`) frames, frames of different sizes, and for a file that
+    cannot be read, which is named.
     """
-    if not isinstance(path, str | Path):
-        raise TypeError(f"path must name a file or a folder, got {path!r}")
-    size, frames = _whole("size", size, 8), None if frames is None else _whole("frames", frames, 2)
-    if not str(path).strip() or not Path(path).exists():
-        raise FileNotFoundError(f"path: no file or folder {str(path)!r}")
-    path = Path(path)
+    size, frames = integer("size", size, low=8), None if frames is None else integer("frames", frames, low=2)
+    name = instance("path", os.fspath(path) if isinstance(path, os.PathLike) else path, str, "the name of a file or folder")
+    found = Path(os.path.expanduser(name))
+    if not name.strip() or not found.exists():
+        raise FileNotFoundError(f"path: no file or folder {name!r}")
+    count, pictures = _folder(found) if found.is_dir() else _video(found) if found.suffix.lower() in VIDEO_ENDINGS else _file(found)
+    if count < (frames or 2):
+        kinds = f"; pictures end with {', '.join(PICTURE_ENDINGS)}" if found.is_dir() and not count else ""
+        raise ValueError(f"path must hold at least {frames or 2} frames, got {count} in {name!r}{kinds}")
+    wanted = set(range(count) if frames is None else np.linspace(0, count - 1, frames).round().astype(int).tolist())
+    squares, sides = [], set()
+    for i, picture in enumerate(pictures):
+        sides.add(picture.shape[:2])
+        if len(sides) > 1:
+            raise ValueError(f"path must hold frames of one size, got {sorted(sides)} (height, width)")
+        if i in wanted:
+            squares.append(_square(picture, size))
+    return torch.stack(squares)
+
+
+def _folder(folder: Path) -> tuple[int, Iterator[np.ndarray]]:
+    """How many frames a folder holds, and one after the other."""
+    files = [f for f in folder.iterdir() if f.suffix.lower() in PICTURE_ENDINGS and not f.name.startswith(".") and not f.is_dir()]
+    return len(files), (_only(file) for file in sorted(files, key=_natural))
+
+
+def _natural(file: Path) -> tuple:
+    """Names in the order in which people count: every run of digits is a number."""
+    parts = re.split("([0-9]+)", file.name)
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], file.name
+
+
+def _only(file: Path) -> np.ndarray:
+    with _named(file), Image.open(file) as opened:
+        if opened.format != "MPO" and (count := getattr(opened, "n_frames", 1)) > 1:  # the first of an MPO is the picture, others are views and maps of it
+            raise ValueError(f"it holds {count} pictures, expected one for each frame of a folder")
+        return _decoded(opened)
+
+
+def _file(file: Path) -> tuple[int, Iterator[np.ndarray]]:
+    """The same of one file with several pictures."""
+    with _named(file), Image.open(file) as opened:
+        return getattr(opened, "n_frames", 1), _pages(file)
+
+
+def _pages(file: Path) -> Iterator[np.ndarray]:
+    with _named(file), Image.open(file) as opened:
+        for frame in ImageSequence.Iterator(opened):
+            yield _decoded(frame)
+
+
+def _video(file: Path) -> tuple[int, Iterator[np.ndarray]]:
+    """The same of a video."""
     try:
-        if path.is_dir():
-            files = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURE_ENDINGS)
-            pictures = [np.asarray(Image.open(f).convert("RGB")) for f in files]
-        else:
-            with Image.open(path) as opened:
-                pictures = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(opened)]
-    except UnidentifiedImageError as error:
-        raise ValueError(f"path must hold pictures that Pillow can read: {error}") from error
-    if len(pictures) < (frames or 2):
-        raise ValueError(f"path must hold at least {frames or 2} frames, got {len(pictures)} in {str(path)!r}")
-    if len({picture.shape for picture in pictures}) > 1:
-        raise ValueError(f"path must hold frames of one size, got {sorted({picture.shape[:2] for picture in pictures})}")
-    if frames is not None:
-        pictures = [pictures[i] for i in np.linspace(0, len(pictures) - 1, frames).round().astype(int)]
-    return torch.stack([_square(picture, size) for picture in pictures])
+        pictures = [np.asarray(frame) for frame in iio.imiter(file)]
+    except Exception as error:  # every reader has its own
+        cure = "imageio needs a reader for it (pip install imageio-ffmpeg); or give its frames as a folder of pictures"
+        raise ValueError(f"path must hold a video that imageio can read, got {file.name!r}: {_first_line(error)}; {cure}") from error
+    return len(pictures), iter(pictures)
+
+
+@contextmanager
+def _named(file: Path):
+    """Whatever Pillow or the disk makes of a file, it is named."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"path must hold pictures that Pillow can read, got {file.name!r}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _decoded(picture: Image.Image) -> np.ndarray:
+    """An open picture of any mode, upright, as (H, W, 3) uint8, or float64 in [0, 1] where it holds more than 8 bits."""
+    picture.load()
+    kind, bits = picture.format, 16
+    if kind == "TIFF" and picture.mode.startswith("I;16"):
+        bits, inverted = picture.tag_v2.get(258, (16,))[0], picture.tag_v2.get(262) == 0  # 12 bits stand in 16 as well; 0: white is zero
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and kind == "PPM"):
+        grey = np.asarray(upright).astype(np.float64) / (2**bits - 1)
+        return _grey(1 - grey if kind == "TIFF" and inverted else grey)
+    if upright.mode == "I":
+        raise ValueError("it holds whole numbers of 32 bits, of which nothing says what white is; save it with 8 or 16 bits")
+    if upright.mode == "F":
+        grey = np.asarray(upright).astype(np.float64)
+        if not (np.isfinite(grey).all() and grey.min() >= 0 and grey.max() <= 1):
+            raise ValueError(f"its floats must lie in [0, 1], got values from {grey.min():.3g} to {grey.max():.3g}")
+        return _grey(grey)
+    if upright.mode == "LAB":
+        upright = ImageCms.profileToProfile(upright, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB")
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    return np.asarray(upright.convert("RGB"))
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=2)

@@ -6,6 +6,7 @@ table of its page's paper says so in its metadata, `"stepwise": {"rebuilds": ["f
 """
 
 import argparse
+import os
 import re
 import sys
 from collections import Counter
@@ -18,7 +19,10 @@ from IPython.display import publish_display_data
 from nbformat.v4 import new_output
 
 from helpers import checkout
+from helpers.arguments import instance
 from helpers.page import ledger
+
+__all__ = ["Page", "read_pages", "refresh", "show_claims", "show_index", "show_map", "stale"]
 
 NOTEBOOKS, README = checkout.ROOT / "notebooks", checkout.ROOT / "README.md"
 CLAIM = re.compile(r"\*\*The claim\b[^*]*\*\*\s*(.+?)\s*(?:\n\n|\Z)", re.S)
@@ -83,8 +87,10 @@ def _rebuilt(notebook: nbformat.NotebookNode, path: Path) -> Iterator[tuple[str,
 
 def read_pages(folder: Path = NOTEBOOKS) -> list[Page]:
     """All pages by number. Raises ValueError when two notebooks have one number."""
-    if Path(folder) == NOTEBOOKS:
+    if folder == NOTEBOOKS:
         checkout.require("the map", "notebooks")
+    if not Path(instance("folder", folder, (str, os.PathLike), "the name of a folder")).is_dir():
+        raise ValueError(f"folder must be a folder of pages, got {str(folder)!r}, which is none")
     paths = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
     for first, second in zip(paths, paths[1:]):
         if first.name[:2] == second.name[:2]:
@@ -173,7 +179,8 @@ def readme_with_minutes(text: str, pages: Sequence[Page]) -> str:
 
 def stale(folder: Path = NOTEBOOKS, readme: Path = README) -> list[str]:
     """One sentence for the map and one for README where they are older than the pages."""
-    start, pages = Path(folder) / "00_start_here.ipynb", read_pages(folder)
+    pages, readme = read_pages(folder), _readme(readme)
+    start = Path(folder) / "00_start_here.ipynb"
     faults = []
     if start.exists() and nbformat.read(start, as_version=4) != refreshed(start):
         faults.append(f"the map of {start.name} is older than the pages or data/claims.toml; run make map")
@@ -185,12 +192,20 @@ def stale(folder: Path = NOTEBOOKS, readme: Path = README) -> list[str]:
 
 def refresh(folder: Path = NOTEBOOKS, readme: Path = README) -> None:
     """Write the map of page 00 and README's minutes from the pages as they are stored."""
-    start, text = Path(folder) / "00_start_here.ipynb", Path(readme).read_text(encoding="utf-8")
-    new, notebook = readme_with_minutes(text, read_pages(folder)), refreshed(start)
+    pages, readme = read_pages(folder), _readme(readme)
+    start, text = Path(folder) / "00_start_here.ipynb", readme.read_text(encoding="utf-8")
+    new, notebook = readme_with_minutes(text, pages), refreshed(start)
     if nbformat.read(start, as_version=4) != notebook:
         nbformat.write(notebook, start)
     if new != text:
         Path(readme).write_text(new, encoding="utf-8")
+
+
+def _readme(readme) -> Path:
+    found = Path(instance("readme", readme, (str, os.PathLike), "the name of a file"))
+    if not found.is_file():
+        raise ValueError(f"readme must be a file, got {str(readme)!r}, which is none")
+    return found
 
 
 def main() -> None:

@@ -15,7 +15,10 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode, from_dict
 from PIL import Image, ImageChops, ImageStat
 
+from helpers.arguments import instance, integer
 from helpers.checkout import ROOT
+
+__all__ = ["KERNELSPEC", "OVERVIEW", "execute", "overview", "tidy", "tidy_outputs"]
 
 OVERVIEW = ROOT / "data" / "overview.png"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -32,7 +35,8 @@ def execute(path: Path, *, timeout: int = 1800) -> float:
     as `stepwise.processor_seconds`, whole. Raises nbclient's CellExecutionError for an error in a cell without the tag
     `raises-exception`; nothing is written then.
     """
-    notebook = nbformat.read(path, as_version=4)
+    timeout = integer("timeout", timeout, low=1)
+    notebook = _read(path)
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ.update(threads)
     client = NotebookClient(
@@ -51,6 +55,15 @@ def execute(path: Path, *, timeout: int = 1800) -> float:
     notebook.metadata["stepwise"] = {"processor_seconds": max(1, round(seconds))}
     nbformat.write(tidy(notebook), path)
     return seconds
+
+
+def _read(path) -> NotebookNode:
+    """A notebook from its file. ValueError for a file that is none, TypeError for what names no file."""
+    instance("path", path, (str, os.PathLike), "the name of a notebook")
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"path must be a notebook, got {str(path)!r}: {error}") from error
 
 
 def processor_seconds() -> float:
@@ -81,6 +94,7 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
 
 def tidy_outputs(notebook: NotebookNode) -> None:
     """The part of `tidy` that an open page can bear when it is saved: outputs and widget state, in place; text and metadata of the cells stay."""
+    instance("notebook", notebook, NotebookNode, "an open notebook")
     notebook.metadata.pop("widgets", None)
     heading = ""
     for cell in notebook.cells:
@@ -137,7 +151,7 @@ def compact(png: bytes) -> bytes:
 
 def overview(path: Path) -> bytes:
     """The PNG of the one cell tagged `overview`: the README's picture. Raises ValueError when there is not exactly one."""
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if "overview" in cell.metadata.get("tags", [])]
+    cells = [cell for cell in _read(path).cells if "overview" in cell.metadata.get("tags", [])]
     found = [output.data["image/png"] for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
     if len(found) != 1:
         raise ValueError(f"{path} must hold one picture in a cell tagged overview, found {len(found)}")

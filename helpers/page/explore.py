@@ -21,6 +21,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from helpers.arguments import flag, got, instance
+
+__all__ = ["control", "pick"]
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -40,13 +44,19 @@ def control(
     precompute: draw all states at once (at most 500; a text box and a row of buttons keep their default).
     Raises ValueError or TypeError for a specification that cannot be shown, or that would start in another state than draw's own defaults.
     """
-    return Control(draw, title, buttons or {}, defaults or {}, strip, precompute, sliders)
+    return Control(draw, title, {} if buttons is None else buttons, {} if defaults is None else defaults, strip, precompute, sliders)
 
 
 class Control:
     """What `control` returns: `widget` (the live face), `film_strip()` (the stored one), `values`, `inputs` and `draw_buttons`."""
 
     def __init__(self, draw, title, buttons, defaults, strip, precompute, sliders):
+        instance("title", title, str, "a text")
+        instance("buttons", buttons, dict, "{label: function}")
+        instance("defaults", defaults, dict, "{slider: value}")
+        precompute = flag("precompute", precompute)
+        if strip is not None and (not isinstance(strip, (list, tuple)) or not strip or not all(isinstance(state, dict) for state in strip)):
+            raise TypeError(f"strip must be a list of states {{slider: value}}, got {got(strip)}")
         if draw is None and not buttons:
             raise ValueError("draw must be a function unless there are buttons, got None")
         for name, function in {"draw": draw, **buttons}.items():

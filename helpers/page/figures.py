@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Sequence
+from numbers import Real
 
 import diffusers
 import matplotlib.pyplot as plt
@@ -12,9 +13,18 @@ import torch
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 from threadpoolctl import threadpool_limits
+
+from helpers.arguments import choice, got, instance, integer, numbers, texts
+
+__all__ = [
+    "GREY", "METHOD_STYLE", "PALETTE", "alt_text", "as_pictures", "bars", "clip_strip", "curves_with_band", "image_grid", "method_style", "picture_table",
+    "raster", "use_style",
+]  # fmt: skip
 
 PALETTE = sns.color_palette("colorblind", 10).as_hex()
 GREY = "#666666"
@@ -92,6 +102,7 @@ def use_style() -> None:
 
 def alt_text(figure: Figure) -> str:
     """What a figure shows, in words, for those who do not see it: of each panel its title, axes, names, legend and number of pictures."""
+    instance("figure", figure, Figure, "a matplotlib Figure")
     panels = [words for ax in figure.axes if (words := _panel(ax))]
     title = figure.get_suptitle()
     several = len(panels) > 1
@@ -125,8 +136,7 @@ def _names(axis: Axis) -> str:
 
 def method_style(name: str) -> dict:
     """Colour, marker and linestyle of a method, as keywords for `plot`. Raises ValueError for an unknown name."""
-    if name not in METHOD_STYLE:
-        raise ValueError(f"method {name!r} has no style in METHOD_STYLE; known: {', '.join(METHOD_STYLE)}")
+    choice("name", name, METHOD_STYLE)
     color, marker, linestyle = METHOD_STYLE[name]
     return {"color": color, "marker": marker, "linestyle": linestyle, "label": name}
 
@@ -136,25 +146,33 @@ def as_pictures(pictures) -> np.ndarray:
 
     The last axis is the channels when it has 1 or 3 entries, otherwise the third from the end must. Raises ValueError for other shapes and ranges.
     """
-    x = pictures.detach().cpu().float().numpy() if isinstance(pictures, torch.Tensor) and pictures.is_floating_point() else np.asarray(pictures)
+    return _pictures("pictures", pictures)
+
+
+def _pictures(name: str, pictures) -> np.ndarray:
+    """`as_pictures` of what the caller calls `name`."""
+    x = numbers(name, pictures, "...", masks=True).cpu()
+    x = (x.float() if isinstance(pictures, torch.Tensor) and x.is_floating_point() else x).numpy()
     if x.dtype == np.uint8:
         x = x / 255
     if x.ndim >= 3 and x.shape[-1] not in (1, 3):
         x = np.moveaxis(x, -3, -1)
     if x.ndim < 3 or x.shape[-1] not in (1, 3):
-        raise ValueError(f"pictures must be (..., C, H, W) or (..., H, W, C) with 1 or 3 channels, got shape {tuple(np.shape(pictures))}")
-    if not np.isfinite(x).all() or x.min() < -1e-3 or x.max() > 1 + 1e-3:
-        raise ValueError(f"pictures must be uint8 or lie in [0, 1], got values from {x.min():.3g} to {x.max():.3g}")
+        raise ValueError(f"{name} must be (..., C, H, W) or (..., H, W, C) with 1 or 3 channels, got shape {x.shape}")
+    if x.min() < -1e-3 or x.max() > 1 + 1e-3:
+        raise ValueError(f"{name} must be uint8 or lie in [0, 1], got values from {x.min():.3g} to {x.max():.3g}")
     return np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
 
 
 def image_grid(pictures, titles=None, *, ax: Axes, columns: int | None = None) -> Axes:
     """Draw pictures (N, C, H, W) or (N, H, W, C) side by side in one `ax`, each below its title; `columns` breaks the row."""
+    _axes(ax)
+    columns = None if columns is None else integer("columns", columns, low=1)
     x = as_pictures(pictures)
     if x.ndim != 4:
-        raise ValueError(f"pictures must have one batch axis, got shape {tuple(np.shape(pictures))}")
+        raise ValueError(f"pictures must have one batch axis, (N, C, H, W) or (N, H, W, C), got {got(pictures)}")
     count, height, width = x.shape[:3]
-    _check_titles(titles, count)
+    titles = None if titles is None else _words("titles", titles, count)
     columns = columns or count
     gap = max(1, width // 16)
     step_x, step_y = width + gap, height + (max(gap, height // 4) if titles is not None else gap)
@@ -163,7 +181,7 @@ def image_grid(pictures, titles=None, *, ax: Axes, columns: int | None = None) -
         left, top = (i % columns) * step_x, (i // columns) * step_y
         ax.imshow(picture.clip(0, 1), extent=(left, left + width, top + height, top))
         if titles is not None:
-            ax.text(left + width / 2, top - 0.03 * height, str(titles[i]), ha="center", va="bottom", fontsize="small")
+            ax.text(left + width / 2, top - 0.03 * height, titles[i], ha="center", va="bottom", fontsize="small")
     ax.set(xlim=(0, columns * step_x - gap), ylim=(rows * step_y, -height // 5 if titles is not None else 0), xticks=[], yticks=[])
     ax.set_aspect("equal")
     sns.despine(ax=ax, left=True, bottom=True)
@@ -172,11 +190,12 @@ def image_grid(pictures, titles=None, *, ax: Axes, columns: int | None = None) -
 
 def clip_strip(clips, titles=None, *, ax: Axes) -> Axes:
     """Draw clips (N, T, C, H, W) or (N, T, H, W, C) as rows of frames; titles name the rows."""
-    x = as_pictures(clips)
+    _axes(ax)
+    x = _pictures("clips", clips)
     if x.ndim != 5:
-        raise ValueError(f"clips must be (N, T, C, H, W) or (N, T, H, W, C), got shape {tuple(np.shape(clips))}")
+        raise ValueError(f"clips must be (N, T, C, H, W) or (N, T, H, W, C), got {got(clips)}")
     count, frames, height, width = x.shape[:4]
-    _check_titles(titles, count)
+    titles = [str(row + 1) for row in range(count)] if titles is None else _words("titles", titles, count)
     gap = max(1, width // 16)
     for row, clip in enumerate(x):
         for t, frame in enumerate(clip):
@@ -184,7 +203,7 @@ def clip_strip(clips, titles=None, *, ax: Axes) -> Axes:
             ax.imshow(frame.clip(0, 1), extent=(left, left + width, top + height, top))
     ax.set(xlim=(0, frames * (width + gap) - gap), ylim=(count * (height + gap) - gap, 0), xlabel="frame (number)")
     ax.set_xticks([t * (width + gap) + width / 2 for t in range(frames)], [str(t + 1) for t in range(frames)])
-    ax.set_yticks([row * (height + gap) + height / 2 for row in range(count)], titles if titles is not None else [str(row + 1) for row in range(count)])
+    ax.set_yticks([row * (height + gap) + height / 2 for row in range(count)], titles)
     ax.tick_params(length=0)
     ax.set_aspect("equal")
     sns.despine(ax=ax, left=True, bottom=True)
@@ -197,23 +216,26 @@ def picture_table(
     """Draw pictures (R, C, 3, H, W) in [0, 1] as a table with a name for every row and column; a picture of NaN stays empty.
 
     levels: of each colour channel; generated pictures carry a faint noise that the eye does not see and a PNG must store (256: draw it all).
-    Raises ValueError when the names do not fit, and for less than two levels.
+    Raises ValueError when the names do not fit, for less than two levels, and for a picture with NaN here and there.
     """
-    if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels}")
-    pictures = torch.as_tensor(pictures)
-    if pictures.ndim != 5 or tuple(pictures.shape[:2]) != (len(rows), len(columns)):
-        raise ValueError(f"pictures must be ({len(rows)}, {len(columns)}, 3, H, W) for these rows and columns, got {tuple(pictures.shape)}")
+    _axes(ax)
+    gap, levels = integer("gap", gap, low=0), integer("levels", levels, low=2)
+    xlabel, ylabel = (instance(name, value, str, "a text") for name, value in (("xlabel", xlabel), ("ylabel", ylabel)))
+    pictures = numbers("pictures", pictures, "R C 3 H W", finite=False).cpu()
+    rows, columns = _words("rows", rows, len(pictures)), _words("columns", columns, pictures.shape[1])
+    drawn = ~torch.isnan(pictures).flatten(2).all(2)
+    if drawn.any():
+        _pictures("pictures", pictures[drawn])
     height, width = pictures.shape[-2:]
     for r, line in enumerate(pictures):
         for c, picture in enumerate(line):
-            if torch.isfinite(picture).all():
+            if drawn[r, c]:
                 left, top = c * (width + gap), r * (height + gap)
-                drawn = np.round(as_pictures(picture).clip(0, 1) * (levels - 1)) / (levels - 1)
-                ax.imshow(drawn, extent=(left, left + width, top + height, top))
+                shown = np.round(as_pictures(picture).clip(0, 1) * (levels - 1)) / (levels - 1)
+                ax.imshow(shown, extent=(left, left + width, top + height, top))
     ax.set(xlim=(0, len(columns) * (width + gap) - gap), ylim=(len(rows) * (height + gap) - gap, 0), xlabel=xlabel, ylabel=ylabel)
-    ax.set_xticks([c * (width + gap) + width / 2 for c in range(len(columns))], [str(c) for c in columns])
-    ax.set_yticks([r * (height + gap) + height / 2 for r in range(len(rows))], [str(r) for r in rows])
+    ax.set_xticks([c * (width + gap) + width / 2 for c in range(len(columns))], columns)
+    ax.set_yticks([r * (height + gap) + height / 2 for r in range(len(rows))], rows)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.set_aspect("equal")
@@ -224,16 +246,17 @@ def picture_table(
 
 def raster(schedules, labels=None, *, ax: Axes) -> Axes:
     """Draw schedules (runs, calls), boolean: one row a run, one column a call, dark where the call is computed."""
-    x = np.asarray(schedules)
-    if x.ndim != 2 or not np.isin(x, (0, 1)).all():
-        raise ValueError(f"schedules must be a (runs, calls) array of booleans, got shape {x.shape}, dtype {x.dtype}")
-    _check_titles(labels, len(x))
+    _axes(ax)
+    x = numbers("schedules", schedules, "runs calls", masks=True).double().cpu().numpy()
+    if not np.isin(x, (0, 1)).all():
+        raise ValueError(f"schedules must be booleans (runs, calls), got {got(schedules)} with values from {x.min():.4g} to {x.max():.4g}")
+    labels = [str(i + 1) for i in range(len(x))] if labels is None else _words("labels", labels, len(x))
     ax.imshow(x, cmap="Greys", vmin=-0.15, vmax=1.25, aspect="auto", extent=(0.5, x.shape[1] + 0.5, len(x) - 0.5, -0.5))
     ax.set_xticks(np.arange(0.5, x.shape[1] + 1), minor=True)
     ax.set_yticks(np.arange(-0.5, len(x)), minor=True)
     ax.grid(which="minor", color="white", linewidth=1)
     ax.tick_params(which="minor", length=0)
-    ax.set_yticks(range(len(x)), labels if labels is not None else [str(i + 1) for i in range(len(x))])
+    ax.set_yticks(range(len(x)), labels)
     ax.set(xlabel="denoiser call (number), dark = computed")
     return ax
 
@@ -243,9 +266,15 @@ def curves_with_band(x, ys, *, ax: Axes, label: str, **style) -> Axes:
 
     Colour and marker are those of the method `label` when it has a style; keywords override them.
     """
-    x, ys = np.asarray(x), np.asarray(ys, dtype=float)
-    if ys.ndim != 2 or ys.shape[1] != x.size:
-        raise ValueError(f"ys must be (runs, points) with {x.size} points, got shape {ys.shape}")
+    _axes(ax)
+    sizes = {}
+    x = numbers("x", x, "points", sizes, dtype=torch.float64).cpu().numpy()
+    ys = numbers("ys", ys, "runs points", sizes, dtype=torch.float64).cpu().numpy()
+    instance("label", label, str, "a text")
+    try:
+        Line2D([], [], **style)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(f"style must hold keywords of matplotlib's plot: {error}") from None
     style = (method_style(label) if label in METHOD_STYLE else {}) | style | {"label": f"{label} (n = {len(ys)})"}
     mean, spread = ys.mean(0), ys.std(0)
     (line,) = ax.plot(x, mean, **style)
@@ -255,9 +284,15 @@ def curves_with_band(x, ys, *, ax: Axes, label: str, **style) -> Axes:
 
 def bars(names, values, *, ax: Axes, spread=None, colors=None) -> Axes:
     """Draw horizontal bars, the first name on top, with an error bar where `spread` is given. Methods keep their colour."""
-    values = np.asarray(values, dtype=float)
-    if len(names) != len(values) or (spread is not None and len(spread) != len(values)):
-        raise ValueError(f"names, values and spread must have one length, got {len(names)}, {len(values)}, {None if spread is None else len(spread)}")
+    _axes(ax)
+    sizes = {}
+    values = numbers("values", values, "bars", sizes, dtype=torch.float64).cpu().numpy()
+    spread = None if spread is None else numbers("spread", spread, "bars", sizes, low=0, dtype=torch.float64).cpu().numpy()
+    names = _words("names", names, len(values))
+    if colors is not None:
+        colors = texts("colors", colors, count=len(values))
+        if wrong := [color for color in colors if not is_color_like(color)]:
+            raise ValueError(f"colors must be colours that matplotlib knows, got {wrong[0]!r}")
     colors = colors or [METHOD_STYLE.get(name, (PALETTE[0],))[0] for name in names]
     ax.barh(range(len(values)), values, xerr=spread, color=colors, height=0.7, error_kw={"ecolor": GREY, "elinewidth": 1.5, "capsize": 3})
     ax.set_yticks(range(len(values)), names)
@@ -265,6 +300,18 @@ def bars(names, values, *, ax: Axes, spread=None, colors=None) -> Axes:
     return ax
 
 
-def _check_titles(titles, count):
-    if titles is not None and len(titles) != count:
-        raise ValueError(f"there must be one title for each of {count} rows or pictures, got {len(titles)}")
+def _axes(ax) -> None:
+    instance("ax", ax, Axes, "a matplotlib Axes, as plt.subplots() gives one")
+
+
+def _words(argument: str, words, count: int) -> list[str]:
+    """One text (or number) for each of `count` things, as texts."""
+    expected = f"a list of {count} texts, one for each row or picture"
+    if not isinstance(words, (list, tuple)) and not (hasattr(words, "tolist") and not isinstance(words, torch.Tensor)):
+        raise TypeError(f"{argument} must be {expected}, got {got(words)}")
+    found = list(words.tolist() if hasattr(words, "tolist") else words)
+    if wrong := [word for word in found if isinstance(word, bool) or not isinstance(word, (str, Real))]:
+        raise TypeError(f"{argument} must be {expected}, got {got(wrong[0])} in it")
+    if len(found) != count:
+        raise ValueError(f"{argument} must be {expected}, got {len(found)}")
+    return [str(word) for word in found]

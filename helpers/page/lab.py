@@ -14,8 +14,11 @@ from pathlib import Path
 
 import nbformat
 
+from helpers.arguments import got, instance
 from helpers.checkout import ROOT, require
 from helpers.page.execute import tidy_outputs
+
+__all__ = ["COPIES", "EXTENSIONS", "TEMPLATES", "before_save", "command", "fresh", "refresh"]
 
 PAGES, COPIES = "notebooks", "my_notebooks"
 EXTENSIONS = ROOT / ".jupyter" / "labextensions"
@@ -29,6 +32,7 @@ def refresh(root: Path) -> list[str]:
     A missing copy is made. A copy whose cells are as they were copied becomes the new original when that has changed; run and saved, it is kept in
     old/ first. A copy that was written in stays.
     """
+    _clone(root)
     said = []
     for page in sorted((root / PAGES).glob("*.ipynb")):
         copy, origin = root / COPIES / page.name, root / COPIES / ".originals" / page.name
@@ -53,6 +57,9 @@ def fresh(root: Path, pages: Iterable[str] = ()) -> list[str]:
 
     What differs from the page is moved to old/, never overwritten. Raises ValueError for a page that does not exist, before anything is moved.
     """
+    _clone(root)
+    if not isinstance(pages, (list, tuple)) or not all(isinstance(name, (str, os.PathLike)) for name in pages):
+        raise TypeError(f"pages must be a list of names of pages, got {got(pages)}")
     known = sorted((root / PAGES).glob("*.ipynb"))
     chosen = []
     for name in pages:
@@ -69,6 +76,11 @@ def fresh(root: Path, pages: Iterable[str] = ()) -> list[str]:
             said.append(f"{COPIES}/{page.name} starts over; what it was is {put_aside(copy).relative_to(root)}.")
         take(new, copy, root / COPIES / ".originals" / page.name)
     return said
+
+
+def _clone(root) -> None:
+    if not (instance("root", root, Path, "a Path") / PAGES).is_dir():
+        raise ValueError(f"root must be a folder with {PAGES}/ in it, got {str(root)!r}")
 
 
 def take(data: bytes, copy: Path, origin: Path) -> None:
@@ -103,7 +115,7 @@ def cells(path: Path) -> list | None:
 def before_save(*, model: dict, **_) -> None:
     """Jupyter's pre_save_hook: a notebook is stored with the pictures of its controls and without the widgets, which show "model not found" once the kernel
     is gone, and its pictures are packed."""
-    if model["type"] == "notebook":
+    if instance("model", model, dict, "what Jupyter is about to store").get("type") == "notebook":
         notebook = nbformat.from_dict(model["content"])
         tidy_outputs(notebook)
         model["content"] = notebook
@@ -111,6 +123,8 @@ def before_save(*, model: dict, **_) -> None:
 
 def command(root: Path, folder: str) -> tuple[list[str], dict[str, str]]:
     """Command line and environment of a JupyterLab that opens the start page in a folder of the repository."""
+    instance("root", root, Path, "a Path")
+    instance("folder", folder, str, "the name of a folder")
     where = [str(root / ".jupyter"), os.environ.get("JUPYTER_CONFIG_PATH", "")]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"TOKENIZERS_PARALLELISM": "false"}
     environment = {**os.environ, **threads, "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, where))}

@@ -9,6 +9,7 @@ import argparse
 import ast
 import math
 import operator
+import os
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
@@ -23,6 +24,11 @@ from IPython.display import publish_display_data
 from scipy import stats
 
 from helpers import checkout
+from helpers.arguments import flag, got, instance
+
+__all__ = [
+    "CLAIMS", "VERDICTS", "Claim", "Entry", "Measured", "as_text", "claim", "collect", "entries_of", "judge", "load_claims", "out_of_reach", "over",
+]  # fmt: skip
 
 ROOT = checkout.ROOT
 CLAIMS = ROOT / "data" / "claims.toml"
@@ -99,18 +105,30 @@ class Entry:
 
 
 def load_claims(path: Path = CLAIMS) -> dict[str, Claim]:
-    """Read claims.toml. Raises ValueError for a repeated id, a missing field, a rule that cannot be evaluated or a name without a meaning, FileNotFoundError
-    without the file."""
+    """Read claims.toml. Raises ValueError for a repeated id, a missing or misspelt field, a rule that cannot be evaluated or a name without a meaning,
+    FileNotFoundError without the file."""
+    instance("path", path, (str, os.PathLike), "the name of a file")
     if not Path(path).exists():
         checkout.require("the list of claims")
         raise FileNotFoundError(f"path must be a list of claims such as data/claims.toml, got {path}, which is not there")
+    try:
+        listed = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"path must be a list of claims in TOML, got {path}: {error}") from None
+    rows = listed.get("claim")
+    if set(listed) != {"claim"} or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"path must be a list of claims, each under [[claim]], got {path} with {', '.join(listed) or 'nothing'}")
     claims = {}
-    for row in tomllib.loads(Path(path).read_text(encoding="utf-8"))["claim"]:
+    for row in rows:
         row = dict(row)
         rule = row.pop("rule", {})
         try:
+            if not isinstance(rule, dict) or not isinstance(rule.get("names", {}), dict):
+                raise TypeError(f"rule and its names must be tables like {{ holds = ... }}, got {rule!r}")
             if unknown := set(rule) - {"holds", "partly", "names"}:
                 raise ValueError(f"rule may have holds, partly and names, got {sorted(unknown)}")
+            if texts := [name for name, value in (row | rule | rule.get("names", {})).items() if name != "names" and not isinstance(value, str)]:
+                raise TypeError(f"{', '.join(texts)} must be texts")
             item = Claim(**row, holds=rule.get("holds", ""), partly=rule.get("partly", ""), meanings=rule.get("names", {}))
             names = item.names
         except (TypeError, ValueError) as error:
@@ -136,7 +154,7 @@ def parse_rule(text: str) -> ast.expr:
     """Parse a rule and refuse everything but numbers, names, `name.spread` (.n, .low, .high), + - * /, comparisons, and, or, not."""
     try:
         tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, TypeError) as error:
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"rule {text!r} is not an expression") from error
     for node in ast.walk(tree):
         allowed = isinstance(node, (ast.BoolOp, ast.And, ast.Or, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Name, ast.Load)) or type(node) in ARITHMETIC
@@ -298,6 +316,8 @@ def over(values, unit: str = "", note: str = "", *, of: str = "units") -> Measur
     doi:10.1080/00031305.2015.1089789), and Student's t below 8 units, as `statistics.interval` does it. Raises TypeError for what is no
     list of numbers, ValueError for other shapes, fewer than two values and values that are not finite.
     """
+    for name, text in (("unit", unit), ("note", note), ("of", of)):
+        instance(name, text, str, "a text")
     if all(hasattr(values, name) for name in ("value", "low", "high", "spread", "n", "method")):
         return Measured(values.value, values.spread, values.n, unit, note, values.low, values.high, values.method)
     try:
@@ -341,6 +361,8 @@ def judge(id: str, *, claims: dict[str, Claim] | None = None, **measurements: Re
         given = bool(given) if isinstance(given, np.bool_) else given  # `True` counts as 1, and so does numpy's
         exact = isinstance(given, Integral)
         m = given if isinstance(given, Measured) else Measured(given)
+        for part in ("unit", "note", "interval"):
+            instance(f"{name} of claim {id!r}: {part}", getattr(m, part), str, "a text")
         for part in ("value", *PARTS):
             x = getattr(m, part)
             if x is None and part != "value":
@@ -369,13 +391,15 @@ def claim(id: str, **measurements: Real | Measured) -> None:
 def out_of_reach(id: str, reason: str) -> None:
     """Close a claim that cannot be measured here, with the reason."""
     _find(id)
-    if not isinstance(reason, str) or len(reason.split()) < 3:
+    if len(instance("reason", reason, str, "a sentence").split()) < 3:
         raise ValueError(f"reason must be a sentence, got {reason!r}")
     _show(Entry(id, "out of reach here", {}, reason))
 
 
 def as_text(entry: Entry, *, markdown: bool = False, claims: dict[str, Claim] | None = None) -> str:
     """One entry as plain text or markdown. Measured values follow `≈`, exact counts `=`; [low, high] is a 95 % interval."""
+    instance("entry", entry, Entry, "an Entry of the ledger")
+    markdown = flag("markdown", markdown)
     item = _find(entry.id, claims)
     verdict = f"**{entry.verdict}**" if markdown else entry.verdict
     lines = [
@@ -392,10 +416,17 @@ def as_text(entry: Entry, *, markdown: bool = False, claims: dict[str, Claim] | 
 
 
 def _find(id, claims=None):
-    claims = load_claims() if claims is None else claims
+    instance("id", id, str, "a text")
+    claims = load_claims() if claims is None else _checked(claims)
     if id not in claims:
         raise ValueError(f"id {id!r} is no claim of claims.toml; known: {', '.join(sorted(claims))}")
     return claims[id]
+
+
+def _checked(claims) -> Mapping[str, Claim]:
+    if not isinstance(claims, Mapping) or not all(isinstance(item, Claim) for item in claims.values()):
+        raise TypeError(f"claims must be {{id: Claim}}, as load_claims() gives them, got {got(claims)}")
+    return claims
 
 
 def _verdict(item, rows):
@@ -476,18 +507,27 @@ def _show(entry):
 
 
 def entries_of(path: Path) -> list[Entry]:
-    """The ledger entries in a notebook's stored outputs."""
-    cells = nbformat.read(path, as_version=4).cells
-    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
-    return [Entry(**output.metadata["stepwise"]) for output in outputs if "stepwise" in output.get("metadata", {})]
+    """The ledger entries in a notebook's stored outputs. Raises ValueError for a file that is no notebook, or that holds other things as entries."""
+    instance("path", path, (str, os.PathLike), "the name of a notebook")
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+        outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+        return [Entry(**output.metadata["stepwise"]) for output in outputs if "stepwise" in output.get("metadata", {})]
+    except (OSError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"path must be an executed notebook, got {path}: {error}") from error
 
 
 def collect(notebooks: Path = ROOT / "notebooks", *, claims: dict[str, Claim] | None = None) -> str:
     """The text of LEDGER.md. Every verdict is computed again from the stored measurements.
 
-    Raises ValueError when an existing notebook misses an entry, has one twice, or shows a verdict that its rule does not give.
+    Raises ValueError when there is no notebook, or one misses an entry, has one twice, or shows a verdict that its rule does not give.
     """
-    claims = load_claims() if claims is None else claims
+    instance("notebooks", notebooks, (str, os.PathLike), "the name of a folder")
+    claims = load_claims() if claims is None else _checked(claims)
+    if not any(Path(notebooks).glob("*.ipynb")):
+        raise ValueError(
+            f"notebooks must be a folder of executed notebooks, got {str(notebooks)!r}, which {'has none' if Path(notebooks).is_dir() else 'is not there'}"
+        )
     counts, sections = Counter(), []
     for path in sorted(Path(notebooks).glob("*.ipynb")):
         wanted = [item.id for item in claims.values() if item.notebook == path.stem]

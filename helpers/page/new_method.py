@@ -13,8 +13,11 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from helpers.arguments import instance
 from helpers.checkout import ROOT, require
 from helpers.page.execute import KERNELSPEC
+
+__all__ = ["plan", "write"]
 
 STUBS = Path(__file__).parent / "stubs"
 CHECKS = re.compile(r"^# --- checks of arguments.*?^# --- end of the checks ---$", re.S | re.M)
@@ -35,6 +38,8 @@ def plan(name: str, root: Path = ROOT) -> dict[Path, str]:
     The page gets the number under which data/claims.toml lists it, otherwise the first free one. Raises ValueError for a name that is no lower-case
     identifier or that some file has already.
     """
+    instance("name", name, str, "a text")
+    instance("root", root, Path, "a Path")
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name) or keyword.iskeyword(name):
         raise ValueError(f"NAME must be a lower-case Python identifier of at most 60 letters, as in NAME=mixup, got {name!r}")
     claims, readme = root / "data" / "claims.toml", root / "README.md"
@@ -90,6 +95,8 @@ def as_notebook(text: str) -> nbformat.NotebookNode:
 
 def write(texts: dict[Path, str]) -> None:
     """Write all files or, when one cannot be written, none: what was there comes back, what was not goes."""
+    if not isinstance(texts, dict) or not all(isinstance(path, Path) and isinstance(text, str) for path, text in texts.items()):
+        raise TypeError("texts must be {path: text}, as plan() gives them")
     before = {path: path.read_bytes() if path.exists() else None for path in texts}
     begun = []
     try:

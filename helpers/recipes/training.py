@@ -22,7 +22,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from .. import checkout
+from ..arguments import function, got, instance, integer, real
 from .manifest import DATA, write_manifest
+
+__all__ = [
+    "CHECKPOINT_SECONDS", "Average", "autocast", "autocast_with_attention", "average_gradients", "begin", "has_bfloat16", "join_processes", "machine_kind",
+    "memory_format", "quality_table", "save_atomically", "step_generator", "stratified", "train", "value_at", "wait_for_all", "warmup_linear", "write_folder",
+    "write_manifest_of",
+]  # fmt: skip
 
 CHECKPOINT_SECONDS = 240
 
@@ -38,6 +45,8 @@ def join_processes() -> tuple[int, int]:
 
 def begin(name: str, description: str) -> tuple[Path, Path, int, torch.device]:
     """What every recipe starts with: (folder of the checkpoints, folder of the finished model, rank, device); one thread a process."""
+    instance("name", name, str, "a text")
+    instance("description", description, str, "a text")
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--work", type=Path, default=Path(".recipes") / name, help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, default=DATA / "models" / name, help="folder of the finished model")
@@ -59,6 +68,7 @@ def wait_for_all() -> None:
 
 def average_gradients(module: nn.Module) -> None:
     """Mean of every process's gradients: each has seen its own equal part of the batch."""
+    instance("module", module, nn.Module, "a torch.nn.Module")
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
@@ -69,26 +79,35 @@ def average_gradients(module: nn.Module) -> None:
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """A generator for one step, the same whenever and wherever the step is run."""
+    seed, step = integer("seed", seed, low=0), integer("step", step, low=0)
     return torch.Generator().manual_seed((seed * 1_000_003 + step * 7_919 + 12_345) % 2**63)
 
 
 def stratified(count: int, generator: torch.Generator) -> torch.Tensor:
     """(count,) numbers in [0, 1), one from each of `count` equal slices, shuffled: with timesteps drawn like this the loss of a step varies less."""
+    count = integer("count", count, low=1)
+    instance("generator", generator, torch.Generator, "a torch.Generator")
     return ((torch.arange(count) + torch.rand(count, generator=generator)) / count)[torch.randperm(count, generator=generator)]
 
 
 def value_at(schedule: dict, step: int):
-    """The value of {first step: value}, steps ascending, that holds at `step`."""
+    """The value of {first step: value}, steps ascending from 0 or below, that holds at `step`."""
+    instance("schedule", schedule, dict, "{first step: value}")
+    starts, step = [integer("schedule", start) for start in schedule], integer("step", step, low=0)
+    if not starts or starts[0] > 0 or any(later <= start for start, later in zip(starts, starts[1:])):
+        raise ValueError(f"schedule must hold ascending steps, the first of them 0, got {starts}")
     return next(value for start, value in reversed(schedule.items()) if step >= start)
 
 
 def warmup_linear(step: int, steps: int, warmup: int) -> float:
     """Learning-rate factor: up over `warmup` steps, then down in a line to 0 at `steps`."""
+    step, steps, warmup = integer("step", step, low=0), integer("steps", steps, low=1), integer("warmup", warmup, low=1)
     return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
 
 
 def save_atomically(state, path: Path) -> None:
     """Write beside the target, then rename: a kill leaves the old file or the new one, never half of one."""
+    instance("path", path, Path, "a Path")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
@@ -99,7 +118,8 @@ class Average:
     """Exponential moving average of a module's weights; the decay grows from 0 to `decay` in the first steps."""
 
     def __init__(self, module: nn.Module, decay: float):
-        self.decay = decay
+        instance("module", module, nn.Module, "a torch.nn.Module")
+        self.decay = real("decay", decay, low=0, high=1)
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -119,8 +139,17 @@ def train(
 
     Under torchrun every process computes the loss of its own part of the batch, gradients are averaged, and rank 0 writes. Goes on from
     `checkpoint` when it exists, writes it at least every CHECKPOINT_SECONDS and at the end. `stop_at` ends early (to be continued by a
-    later call). Raises FloatingPointError when the loss is not finite; the checkpoint then keeps the last good state.
+    later call). Raises FloatingPointError when the loss is not finite; the checkpoint then keeps the last good state. Raises ValueError or TypeError for
+    arguments that cannot be used, before a checkpoint is read.
     """
+    instance("module", module, nn.Module, "a torch.nn.Module")
+    function("loss_of", loss_of, "a function of module and step")
+    instance("checkpoint", checkpoint, Path, "a Path")
+    instance("label", label, str, "a text")
+    steps, warmup = integer("steps", steps, low=1), integer("warmup", warmup, low=1)
+    stop_at = None if stop_at is None else integer("stop_at", stop_at, low=0)
+    learning_rate, clip = real("learning_rate", learning_rate, low=0, above=True), real("clip", clip, low=0, above=True)
+    decay, weight_decay = real("decay", decay, low=0, high=1), real("weight_decay", weight_decay, low=0)
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
     average, start, seconds = Average(module, decay), 0, 0.0
     if checkpoint.exists():
@@ -174,16 +203,24 @@ def train(
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products are faster than float32 ones: on GPUs and on CPUs with AVX-512; older CPUs emulate them at a tenth of the speed."""
+    _device(device)
     return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX")
 
 
+def _device(device) -> torch.device:
+    return instance("device", device, torch.device, "a torch.device")
+
+
 def autocast(device: torch.device) -> torch.autocast:
+    """Mixed precision where bfloat16 is fast, else none."""
+    _device(device)
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
 
 
 @contextlib.contextmanager
 def autocast_with_attention(device: torch.device) -> Iterator[None]:
     """`autocast` for transformers: on a CPU attention goes by plain matrix products, whose backward pass costs a fraction of the fused kernel's."""
+    _device(device)
     with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext(), autocast(device):
         yield
 
@@ -195,6 +232,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 def machine_kind(device: torch.device) -> str:
     """What a model card says of the machine: kind and number, never a name."""
+    _device(device)
     if device.type == "cuda":
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     processes = dist.get_world_size() if dist.is_initialized() else 1
@@ -205,6 +243,9 @@ def write_folder(model, folder: Path, part: str = "") -> None:
     """`model.save_pretrained` into `folder` (or its subfolder `part`), as a whole: beside its place first, then in one move.
 
     Where a part was loaded from before is not kept: that is a path of this machine."""
+    function("model", getattr(model, "save_pretrained", None), f"a model with save_pretrained, not {got(model)}")
+    instance("folder", folder, Path, "a Path")
+    instance("part", part, str, "a text")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial / part, safe_serialization=True)
@@ -215,7 +256,10 @@ def write_folder(model, folder: Path, part: str = "") -> None:
 
 
 def quality_table(quality: dict[str, dict]) -> str:
-    """Markdown: what was measured, a column for each kind of prompt."""
+    """Markdown: what was measured, {column: {row: (percent, count)}}, a column for each kind of prompt."""
+    tables = list(quality.values()) if isinstance(quality, dict) else []
+    if not tables or not all(isinstance(table, dict) and table.keys() == tables[0].keys() for table in tables):
+        raise TypeError(f"quality must be {{column: {{row: (percent, count)}}}} with the same rows in each, got {got(quality)}")
     rows = [name for name in next(iter(quality.values())) if name != "seconds a clip"]
 
     def cell(column: str, row: str) -> str:
@@ -228,5 +272,6 @@ def quality_table(quality: dict[str, dict]) -> str:
 
 def write_manifest_of(out: Path) -> None:
     """`write_manifest`, where a finished model's folder lies among the repository's own."""
+    instance("out", out, Path, "a Path")
     if out.parent.resolve() == DATA / "models":
         write_manifest()

@@ -4,9 +4,10 @@ import socket
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageCms
 
 from helpers.datasets import real
 from helpers.datasets.real import CAMERA_MOVES, DIRECTIONS, PHOTOGRAPHS, digits, photo_clips, photographs, read_clip, stereo_pair
@@ -89,7 +90,7 @@ def test_marked_heads_show_what_their_names_say():
         assert x[0] < points["nose"][0] < x[1] and y.max() < points["nose"][1] < points["mouth"][1]
     twice = real.marked_heads(120).points[0]["chin"]
     assert twice == pytest.approx([2 * v + 0.5 for v in heads.points[0]["chin"]])
-    with pytest.raises(ValueError, match="size must be at least 16, got 8"):
+    with pytest.raises(ValueError, match="size must be a whole number >= 16, got 8"):
         real.marked_heads(8)
 
 
@@ -136,22 +137,22 @@ def test_warping_the_next_frame_by_the_flow_gives_this_frame():
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: photographs("cats"), ValueError, "names: unknown .*cats"),
-        (lambda: photographs([]), ValueError, "names: empty"),
-        (lambda: photographs("cat", size=4), ValueError, "size must be at least 8, got 4"),
-        (lambda: photographs("cat", size="64"), TypeError, "size must be a whole number, got '64'"),
+        (lambda: photographs("cats"), ValueError, "names must be one of .*cats"),
+        (lambda: photographs([]), ValueError, "names must be a text or a list of texts, got 0"),
+        (lambda: photographs("cat", size=4), ValueError, "size must be a whole number >= 8, got 4"),
+        (lambda: photographs("cat", size="64"), TypeError, "size must be a whole number >= 8, got '64'"),
         (lambda: photographs("cat", size=float("nan")), TypeError, "size must be a whole number"),
-        (lambda: digits(-1), ValueError, "seed must be at least 0, got -1"),
+        (lambda: digits(-1), ValueError, "seed must be a whole number >= 0, got -1"),
         (lambda: digits("0"), TypeError, "seed must be a whole number"),
-        (lambda: photo_clips(-1, [0]), ValueError, "seed must be at least 0"),
-        (lambda: photo_clips(0, []), ValueError, "indices must hold at least one"),
-        (lambda: photo_clips(0, [-1]), ValueError, "indices must be at least 0"),
-        (lambda: photo_clips(0, [0.5]), TypeError, "indices must be a whole number, got 0.5"),
-        (lambda: photo_clips(0, 3), TypeError, "indices must be a sequence"),
-        (lambda: photo_clips(0, "3"), TypeError, "indices must be a sequence"),
-        (lambda: photo_clips(0, [0], frames=1), ValueError, "frames must be at least 2"),
-        (lambda: photo_clips(0, [0], size=8), ValueError, "size must be at least 16"),
-        (lambda: photo_clips(0, [0], moves="spin"), ValueError, "moves: unknown"),
+        (lambda: photo_clips(-1, [0]), ValueError, "seed must be a whole number >= 0"),
+        (lambda: photo_clips(0, []), ValueError, "indices must be whole numbers"),
+        (lambda: photo_clips(0, [-1]), ValueError, "indices must be whole numbers .* >= 0"),
+        (lambda: photo_clips(0, [0.5]), TypeError, "indices must be whole numbers"),
+        (lambda: photo_clips(0, 3), ValueError, "indices must be whole numbers"),
+        (lambda: photo_clips(0, "3"), TypeError, "indices must be whole numbers"),
+        (lambda: photo_clips(0, [0], frames=1), ValueError, "frames must be a whole number >= 2"),
+        (lambda: photo_clips(0, [0], size=8), ValueError, "size must be a whole number >= 16"),
+        (lambda: photo_clips(0, [0], moves="spin"), ValueError, "moves must be one of"),
     ],
 )
 def test_bad_arguments(call, error, message):
@@ -177,7 +178,8 @@ def test_a_clip_of_the_reader_from_a_gif_and_from_a_folder(tmp_path):
 
 
 def test_what_is_no_clip_is_refused(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"nothing")
+    for name in ("broken.png", "other.png"):
+        (tmp_path / name).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="Pillow can read"):
         read_clip(tmp_path)
     with pytest.raises(ValueError, match="Pillow can read"):
@@ -197,3 +199,199 @@ def test_what_is_no_clip_is_refused(tmp_path):
     for call, error in ((dict(size=4), ValueError), (dict(size="8"), TypeError), (dict(frames=1), ValueError)):
         with pytest.raises(error):
             read_clip(tmp_path / "one", **call)
+
+
+def marked(path, folder, name):
+    """One folder of two frames that are the same picture under other names."""
+    (path / folder).mkdir()
+    return [path / folder / name.format(k) for k in (1, 2)]
+
+
+def frame_of(path, size=8):
+    """The first frame of a clip, by its height and width of `size` px."""
+    return read_clip(path, size=size)[0]
+
+
+HALF = np.full((16, 16), 128, np.uint8)
+RAMP = np.linspace(0, 65535, 256).reshape(16, 16)
+RGB = np.stack([HALF, HALF // 2, HALF // 4], 2)
+
+
+def lab(red, green, blue):
+    picture = Image.new("RGB", (16, 16), (red, green, blue))
+    return ImageCms.profileToProfile(picture, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB")
+
+
+def with_alpha(mode, alpha):
+    picture = Image.fromarray(RGB).convert(mode[:-1] if mode != "PA" else "P").convert(mode) if mode != "PA" else Image.fromarray(HALF).convert("PA")
+    picture.putalpha(Image.new("L", (16, 16), alpha))
+    return picture
+
+
+def transparent_palette():
+    picture = Image.fromarray(np.repeat([[0, 1]], 8, 1).repeat(16, 0).astype(np.uint8)).convert("P")
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.info["transparency"] = 0
+    return picture
+
+
+STORED = {  # name of the file -> what is stored, what must be read (one number, three channels, or an array)
+    "1.png": (Image.fromarray(HALF > 100), 1.0), "L.png": (Image.fromarray(HALF), 128 / 255), "P.png": (Image.fromarray(RGB).convert("P", palette=1), None),
+    "LA.png": (with_alpha("LA", 255), None), "LA0.png": (with_alpha("LA", 0), 1.0), "RGBA0.png": (with_alpha("RGBA", 0), 1.0),
+    "RGBA.webp": (with_alpha("RGBA", 0), 1.0), "half.png": (with_alpha("RGBA", 127), 1 - 127 / 255 * (1 - RGB[0, 0] / 255)),
+    "PA.tif": (with_alpha("PA", 0), 1.0), "CMYK.tif": (Image.new("CMYK", (16, 16), (0, 255, 255, 0)), (1, 0, 0)),
+    "CMYK.jpg": (Image.new("CMYK", (16, 16), (255, 0, 0, 0)), (0, 1, 1)), "YCbCr.tif": (Image.fromarray(RGB).convert("YCbCr"), RGB[0, 0] / 255),
+    "LAB.tif": (lab(200, 60, 20), (200 / 255, 60 / 255, 20 / 255)), "RGB.avif": (Image.fromarray(RGB), RGB[0, 0] / 255),
+    "I;16.png": (Image.fromarray(RAMP.astype(np.uint16)), RAMP / 65535), "I;16.tif": (Image.fromarray(RAMP.astype(np.uint16)), RAMP / 65535),
+    "I;16B.tif": (Image.fromarray(RAMP.astype(">u2")), RAMP / 65535), "I;16.ppm": (Image.fromarray(RAMP.astype(np.uint16)), RAMP / 65535),
+    "F.tif": (Image.fromarray((RAMP / 65535).astype(np.float32)), RAMP / 65535), "F.pfm": (Image.fromarray((RAMP / 65535).astype(np.float32)), RAMP / 65535),
+    "L.bmp": (Image.fromarray(HALF), 128 / 255), "L.jp2": (Image.fromarray(HALF), 128 / 255),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_every_kind_of_picture_is_read_as_what_it_shows(tmp_path, name):
+    picture, shown = STORED[name]
+    for path in marked(tmp_path, "frames", "{}." + name.split(".")[-1]):
+        picture.save(path, **({"lossless": True} if name.endswith("webp") else {}))
+    found = frame_of(tmp_path / "frames", 16)
+    shown = np.asarray(picture.convert("RGB"))[0, 0] / 255 if shown is None else shown
+    wanted = torch.as_tensor(np.asarray(shown, dtype=np.float64))
+    wanted = wanted.expand(3, 16, 16) if wanted.ndim != 1 else wanted[:, None, None].expand(3, 16, 16)
+    assert torch.allclose(found.double(), wanted, atol=0.012 if "I;16" not in name and name[0] != "F" else 1e-4)
+
+
+def test_more_than_eight_bits_of_other_scales(tmp_path):
+    """Twelve bits and "white is zero" as scanners and microscopes write them; colours of 16 bits."""
+    stored = {
+        "twelve": ((RAMP / 16).astype(np.uint16), {"photometric": "minisblack", "bitspersample": 12}, None),
+        "white is zero": ((65535 - RAMP).astype(np.uint16), {"photometric": "miniswhite"}, RAMP / 65535),
+        "colours": (np.stack([RAMP, RAMP[::-1], RAMP], 2).astype(np.uint16), {"photometric": "rgb"}, RAMP / 65535),
+    }
+    for name, (array, options, shown) in stored.items():
+        for path in marked(tmp_path, name, "{}.tif"):
+            try:
+                tifffile.imwrite(path, array, **options)
+            except Exception:  # this version packs no 12 bits: only Pillow's own tag is tried below
+                continue
+        if shown is not None:
+            assert torch.allclose(frame_of(tmp_path / name, 16)[0].double(), torch.from_numpy(shown), atol=0.005)
+
+
+@pytest.mark.parametrize("name, store, reason", [
+    ("signed.tif", lambda path: Image.fromarray(RAMP.astype(np.int32)).save(path), "32 bits"),
+    ("bright.tif", lambda path: Image.fromarray(RAMP.astype(np.float32)).save(path), r"floats must lie in \[0, 1\], got values from 0 to 6.55e\+04"),
+    ("hole.tif", lambda path: Image.fromarray(np.full((16, 16), np.nan, np.float32)).save(path), "floats must lie"),
+    ("colours.tif", lambda path: tifffile.imwrite(path, np.ones((16, 16, 3), np.float32), photometric="rgb"), "cannot identify"),
+    ("broken.png", lambda path: path.write_bytes(b"nothing"), "cannot identify"), ("empty.jpg", lambda path: path.write_bytes(b""), "cannot identify"),
+    ("phone.heic", lambda path: path.write_bytes(b"\0\0\0\x18ftypheic"), "cannot identify"),
+    ("two.tif", lambda path: Image.fromarray(HALF).save(path, save_all=True, append_images=[Image.fromarray(HALF)]), "it holds 2 pictures"),
+])  # fmt: skip
+def test_a_picture_that_cannot_be_read_is_named_with_the_reason(tmp_path, name, store, reason):
+    for k in (1, 3):
+        Image.fromarray(RGB).save(tmp_path / f"a{k}.png")
+    store(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"path must hold pictures that Pillow can read, got '{name}': .*{reason}"):
+        read_clip(tmp_path, size=8)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "bmp", "gif"])
+def test_a_truncated_picture_is_named(tmp_path, ending):
+    noise = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), dtype=np.uint8)
+    whole = tmp_path / f"clip.{ending}"
+    if ending == "gif":
+        Image.fromarray(noise[0]).save(whole, save_all=True, append_images=[Image.fromarray(frame) for frame in noise[1:]])
+    else:
+        Image.fromarray(noise[0]).save(whole)
+    (tmp_path / "frames").mkdir()
+    cut = tmp_path / (f"frames/b.{ending}" if ending != "gif" else "cut.gif")
+    cut.write_bytes(whole.read_bytes()[: len(whole.read_bytes()) * 3 // 5])
+    Image.fromarray(noise[1]).save(tmp_path / "frames" / "a.png")
+    with pytest.raises(ValueError, match=f"path must hold pictures that Pillow can read, got '{cut.name}': "):
+        read_clip(cut if ending == "gif" else cut.parent)
+
+
+def test_frames_come_in_the_order_in_which_people_count(tmp_path):
+    for name in ("Frame10.png", "frame9.png", "frame1.png", "frame02.PNG", "frame2b.png"):
+        value = {"Frame10": 50, "frame9": 40, "frame1": 10, "frame02": 20, "frame2b": 30}[name.split(".")[0]]
+        Image.new("RGB", (16, 16), (value,) * 3).save(tmp_path / name)
+    for hidden in (".DS_Store", "Thumbs.db", "._frame1.png", ".hidden.png", "notes.txt", "clip.mp4"):
+        (tmp_path / hidden).write_bytes(b"nothing")
+    (tmp_path / "folder.png").mkdir()
+    assert (read_clip(tmp_path, size=8).mean((1, 2, 3)) * 255).round().int().tolist() == [10, 20, 30, 40, 50]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_upright(tmp_path, ending, orientation):
+    """EXIF says of each stored picture by which of the eight symmetries it was stored: all show one light corner, top left."""
+    upright = np.zeros((24, 40, 3), np.uint8)
+    upright[:12, :20] = 255
+    undo = {
+        1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1], 5: lambda x: x.swapaxes(0, 1),
+        6: lambda x: x.swapaxes(0, 1)[::-1], 7: lambda x: x.swapaxes(0, 1)[::-1, ::-1], 8: lambda x: x.swapaxes(0, 1)[:, ::-1],
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in marked(tmp_path, "frames", "{}." + ending):
+        Image.fromarray(np.ascontiguousarray(undo[orientation](upright))).save(path, exif=exif)
+    frame = frame_of(tmp_path / "frames", 24).mean(0)
+    assert frame[:11, :3].min() > 0.9 and frame[13:].max() < 0.1 and frame[:, 13:].max() < 0.1
+
+
+def moving(count=4, alpha=0):
+    """Frames whose left half is transparent and whose right half brightens."""
+    frames = []
+    for k in range(count):
+        array = np.full((16, 16, 4), (0, 0, 0, alpha), np.uint8)
+        array[:, 8:] = (60 * k, 60 * k, 60 * k, 255)
+        frames.append(Image.fromarray(array))
+    return frames
+
+
+@pytest.mark.parametrize("ending, options", [
+    ("gif", {"disposal": 2}), ("webp", {"lossless": True}), ("png", {"disposal": 1, "blend": 0}), ("tif", {}), ("avif", {"quality": 100}),
+])  # fmt: skip
+def test_files_of_several_pictures(tmp_path, ending, options):
+    first, *rest = moving(alpha=int(ending == "webp"))  # WebP leaves frames smaller instead, where nothing at all is to be seen
+    path = tmp_path / f"clip.{ending}"
+    first.save(path, save_all=True, append_images=rest, duration=100, **options)
+    clip = read_clip(path, size=8)
+    assert clip.shape == (4, 3, 8, 8) and clip[:, :, :, 0].min() > 0.99  # what is transparent is white, not what lies behind
+    assert torch.allclose(clip[:, 0, :, -1].mean(1), 60 * torch.arange(4) / 255, atol=0.02)
+
+
+def test_a_telephone_s_mpo_is_its_first_picture(tmp_path):
+    for path in marked(tmp_path, "frames", "{}.jpg"):
+        Image.fromarray(RGB).save(path, format="MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))], quality=95)
+        assert Image.open(path).n_frames == 2
+    assert torch.allclose(frame_of(tmp_path / "frames", 8)[:, 4, 4].double(), torch.from_numpy(RGB[0, 0] / 255), atol=0.02)
+
+
+def test_a_folder_without_pictures_says_what_it_looks_for(tmp_path):
+    (tmp_path / "a.txt").write_text("nothing")
+    with pytest.raises(ValueError, match=r"path must hold at least 2 frames, got 0 in .*; pictures end with .png, .jpg"):
+        read_clip(tmp_path)
+
+
+def test_a_path_from_home_and_of_any_kind(tmp_path, monkeypatch):
+    for path in marked(tmp_path, "frames", "{}.png"):
+        Image.fromarray(RGB).save(path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    clips = [read_clip(path, size=8) for path in ("~/frames", tmp_path / "frames", str(tmp_path / "frames"), np.str_(tmp_path / "frames"))]
+    assert all(torch.equal(clip, clips[0]) for clip in clips)
+    for bad in (b"frames", None, 3, ["frames"]):
+        with pytest.raises(TypeError, match="path must be the name of a file or folder"):
+            read_clip(bad)
+    with pytest.raises(FileNotFoundError, match="path: no file or folder '~nobody/frames'"):
+        read_clip("~nobody/frames")
+
+
+def test_a_video_is_read_where_imageio_can_and_else_the_cure_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "clip.MP4"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="path must hold a video that imageio can read, got 'clip.MP4': .*pip install imageio-ffmpeg"):
+        read_clip(path)
+    frames = [np.full((20, 30, 3), 50 * k, np.uint8) for k in range(4)]
+    monkeypatch.setattr(real.iio, "imiter", lambda file: iter(frames) if file == path else None)
+    assert torch.allclose(read_clip(path, size=8, frames=2).mean((1, 2, 3)), torch.tensor([0, 150 / 255]), atol=1e-3)

@@ -107,7 +107,7 @@ def test_image_grid_puts_every_picture_in_its_place(ax):
     assert [image.get_array()[0, 0, 0] for image in ax.images] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
     assert [text.get_text() for text in ax.texts] == list("abcde")
     assert ax.images[3].get_extent()[0] == ax.images[0].get_extent()[0] and ax.images[3].get_extent()[3] > ax.images[0].get_extent()[3]
-    with pytest.raises(ValueError, match="one title"):
+    with pytest.raises(ValueError, match="titles must be a list of 5 texts"):
         figures.image_grid(pictures, ["a"], ax=ax)
 
 
@@ -148,7 +148,7 @@ def test_bars_have_the_lengths_of_the_values(ax):
     assert figures.bars(["AdaCache", "other"], [3.0, 1.0], ax=ax, spread=[0.5, 0.1]) is ax
     assert [patch.get_width() for patch in ax.patches] == [3.0, 1.0]
     assert ax.yaxis_inverted()
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="names must be a list of 2 texts"):
         figures.bars(["a"], [1.0, 2.0], ax=ax)
 
 
@@ -162,9 +162,28 @@ def test_the_table_of_pictures(ax):
 
 
 @pytest.mark.parametrize(("shape", "columns", "options", "message"), [
-    ((2, 2, 3, 4, 4), ["b", "c"], {}, "pictures must be"),
-    ((1, 1, 3, 4, 4), ["b"], {"levels": 1}, "levels must be at least 2"),
+    ((2, 2, 3, 4, 4), ["b", "c"], {}, "rows must be a list of 2 texts, .* got 1"),
+    ((1, 1, 3, 4, 4), ["b"], {"levels": 1}, "levels must be a whole number >= 2"),
 ])  # fmt: skip
 def test_the_table_of_pictures_refuses(ax, shape, columns, options, message):
     with pytest.raises(ValueError, match=message):
         figures.picture_table(torch.zeros(shape), ["a"], columns, ax=ax, **options)
+
+
+def test_a_table_keeps_its_first_picture_whole_or_empty(ax):
+    pictures = torch.rand(1, 2, 3, 4, 4)
+    pictures[0, 0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="pictures must be finite"):
+        figures.picture_table(pictures, ["a"], ["b", "c"], ax=ax)
+    figures.picture_table(torch.full((1, 2, 3, 4, 4), torch.nan), ["a"], ["b", "c"], ax=ax)
+    assert not ax.images
+
+
+def test_misspelt_styles_and_colours_are_refused_before_anything_is_drawn(ax):
+    with pytest.raises(TypeError, match="style must hold keywords of matplotlib's plot: .*colour"):
+        figures.curves_with_band([1, 2], np.zeros((3, 2)), ax=ax, label="AdaCache", colour="red")
+    with pytest.raises(ValueError, match="colors must be colours that matplotlib knows, got 'rde'"):
+        figures.bars(["a"], [1.0], ax=ax, colors=["rde"])
+    assert not ax.lines and not ax.patches
+    figures.curves_with_band([1, 2], np.zeros((3, 2)), ax=ax, label="own", c="red", lw=2)
+    assert ax.lines[0].get_color() == "red" and ax.lines[0].get_linewidth() == 2

@@ -94,8 +94,10 @@ def test_unknown_id_missing_rule_and_wrong_type_are_refused():
         ledger.judge("toy.2", claims=TOY)
     with pytest.raises(TypeError, match="number"):
         ledger.judge("toy.1", claims=TOY, gain="3", count=2)
-    with pytest.raises(ValueError, match="sentence"):
+    with pytest.raises(ValueError, match="reason must be a sentence"):
         ledger.out_of_reach("caching.1", "no")
+    with pytest.raises(TypeError, match="reason must be a sentence, got 3"):
+        ledger.out_of_reach("caching.1", 3)
 
 
 def test_text_masks_measurements_but_not_counts_or_verdict():
@@ -417,3 +419,52 @@ def test_ledger_page_agrees_with_the_notebooks():
 def test_a_list_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^path must be a list of claims such as data/claims.toml, got .*claims.toml, which is not there$"):
         ledger.load_claims(tmp_path / "claims.toml")
+
+
+def test_a_folder_without_pages_is_refused(tmp_path):
+    """An empty ledger would look like one that is in step."""
+    for folder, words in ((tmp_path / "nowhere", "is not there"), (tmp_path, "has none")):
+        with pytest.raises(ValueError, match=f"notebooks must be a folder of executed notebooks, got .*, which {words}"):
+            ledger.collect(folder, claims=TOY)
+    (tmp_path / "01_toy.ipynb").write_text("no notebook")
+    with pytest.raises(ValueError, match="path must be an executed notebook, got .*01_toy"):
+        ledger.collect(tmp_path, claims=TOY)
+    for wrong in ({"toy.1": "Toys roll."}, [*TOY.values()], "toys"):
+        with pytest.raises(TypeError, match=r"claims must be \{id: Claim\}"):
+            ledger.collect(tmp_path, claims=wrong)
+    with pytest.raises(TypeError, match="notebooks must be the name of a folder"):
+        ledger.collect(None, claims=TOY)
+
+
+FULL = '[[claim]]\nid = "a.1"\nnotebook = "n"\nmethod = "m"\nclaim = "c"\ncontrol = "k"\nwhere = "w"\npublished = "p"\n'
+RULE = 'rule = { holds = "x > 1", partly = "x > 0", names = { x = "m" } }\n'
+
+
+@pytest.mark.parametrize("text, words", [
+    (FULL + RULE.replace("holds", "hold"), "a.1.*rule may have holds, partly and names, got .*hold"),
+    (FULL + RULE.replace("names", "name"), "a.1.*rule may have holds, partly and names"), (FULL + RULE.replace("rule", "rules"), "a.1.*rules"),
+    (FULL + 'rule = "x > 1"\n', "a.1.*must be tables"), (FULL + RULE.replace('{ x = "m" }', '"x"'), "a.1.*must be tables"),
+    (FULL.replace('"a.1"', "3") + RULE, "id must be texts"), (FULL + RULE.replace('"m" }', "1 }"), "a.1.*x must be texts"),
+    (FULL.replace("[[claim]]", "[[claims]]"), r"each under \[\[claim\]\], got .* with claims"), ("", "with nothing"), ('claim = "x"', "each under"),
+    ("[[claim", "in TOML"), (FULL + RULE + "[extra]\n", "with claim, extra"), (FULL + RULE.replace("x > 1", "x > y"), r"a.1.*\['x', 'y'\] mean"),
+])  # fmt: skip
+def test_a_misspelt_list_of_claims_is_refused(tmp_path, text, words):
+    path = tmp_path / "claims.toml"
+    path.write_text(FULL + RULE)
+    assert list(ledger.load_claims(path)) == ["a.1"]
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        ledger.load_claims(path)
+
+
+def test_words_of_a_measurement_are_texts():
+    for part in ("unit", "note", "interval"):
+        with pytest.raises(TypeError, match=f"gain of claim 'toy.1': {part} must be a text, got 3"):
+            ledger.judge("toy.1", claims=TOY, gain=replace(Measured(3.0, 1.0), **{part: 3}), count=2)
+    for part in ("unit", "note", "of"):
+        with pytest.raises(TypeError, match=f"{part} must be a text, got 3"):
+            ledger.over([1.0, 2.0], **{part: 3})
+    with pytest.raises(TypeError, match="id must be a text, got"):
+        ledger.judge(["toy.1"], claims=TOY, gain=3.0, count=2)
+    with pytest.raises(TypeError, match="entry must be an Entry"):
+        ledger.as_text("toy.1", claims=TOY)
