@@ -573,7 +573,7 @@ class Generator(ModelMixin, ConfigMixin):
     @apply_forward_hook
     def without_plan(self, clips: int, frames: int) -> Tensor:
         """The learned stand-in for a plan, (clips, frames, plan_tokens, plan_dim) (section 3.3: "a learnable token"; ours: one for each plan token)."""
-        return self.no_plan.expand(_integer("clips", clips, 1), _integer("frames", frames, 1), -1, -1)
+        return self.no_plan.expand(_integer("clips", clips, 1), _integer("frames", frames, 1), -1, -1).clone()
 
     def replace_plans(self, plan: Tensor, dropped: Tensor) -> Tensor:
         """The stand-in where `dropped` (B,) bool says so, the plan elsewhere."""
@@ -602,11 +602,12 @@ class Generator(ModelMixin, ConfigMixin):
         is_ref, timestep = _known(is_ref, clips, frames).to(clip.device), _timestep(timestep, clips).to(clip.device)
         if not isinstance(plan, PlanCache):
             plan = PlanCache(None if plan is None else self._checked_plan(plan, clip))
-        elif plan.plan is not None and plan.plan.shape[:2] != clip.shape[:2]:
-            raise ValueError(f"plan must be for {clips} clips of {frames} frames, got {plan.plan.shape[0]} of {plan.plan.shape[1]}")
+        read = plan.plan if plan.vector is None else plan.vector
+        if read is not None and read.shape[:2] != clip.shape[:2]:
+            raise ValueError(f"plan must be for {clips} clips of {frames} frames, got {read.shape[0]} of {read.shape[1]}")
         if plan.vector is None:
-            plan.plan = self.no_plan.expand(clips, frames, -1, -1) if plan.plan is None else plan.plan.to(clip)
-            plan.vector, plan.keys_values = self.plan_vector(plan.plan.mean(2)), [None] * len(self.blocks)
+            read = self.no_plan.expand(clips, frames, -1, -1) if read is None else read.to(clip)
+            plan.vector, plan.keys_values = self.plan_vector(read.mean(2)), [None] * len(self.blocks)
         time = self.time(self.sinusoids(timestep.expand(clips)).to(clip.dtype))
         tokens = self.layout.embed(self.layout.patches(clip))
         if self.role is not None:
@@ -615,7 +616,7 @@ class Generator(ModelMixin, ConfigMixin):
         mask = _attended(is_ref, self.layout.tokens if self.mixer == "space-time" else 1, c.identity)
         rotary = self.layout.rotary(frames, clip.device)
         for i, block in enumerate(self.blocks):
-            x, plan.keys_values[i] = block(x, time, plan.vector, plan.plan, plan.keys_values[i], self.mixer, mask, rotary)
+            x, plan.keys_values[i] = block(x, time, plan.vector, read, plan.keys_values[i], self.mixer, mask, rotary)
         return self.layout.picture(self.out(self.norm(self.layout.pick(x))))
 
 

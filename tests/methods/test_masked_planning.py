@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
 from helpers.methods import masked_planning as mp
+from tests.accelerator import DEVICE, Accelerator, near, offloads
 
 torch.set_num_threads(1)
 FRAMES = 5
@@ -321,11 +324,14 @@ def test_trace_holds_a_guess_for_every_step():
     assert len(trace) == 3 and torch.allclose(trace[-1], out, atol=1e-5)
 
 
-def test_with_an_autoencoder():
+def autoencoder():
     torch.manual_seed(0)
-    vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                        latent_channels=3, norm_num_groups=4, layers_per_block=1).eval()  # fmt: skip
-    pipe, clip, is_ref = small(vae=vae), video(side=16), mp.references("interpolation", FRAMES)
+    return AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+                         latent_channels=3, norm_num_groups=4, layers_per_block=1).eval()  # fmt: skip
+
+
+def test_with_an_autoencoder():
+    pipe, clip, is_ref = small(vae=autoencoder()), video(side=16), mp.references("interpolation", FRAMES)
     out = pipe(clip, is_ref, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).frames
     assert pipe.scale == 2 and out.shape == clip.shape and torch.equal(out[:, is_ref], clip[:, is_ref]) and out.abs().max() <= 1
     assert pipe.encode(clip).shape == (2, FRAMES, 3, 8, 8)
@@ -379,7 +385,126 @@ def test_slow_motion_arithmetic():
     assert mp.spread(3, 9) == [0, 4, 8] and mp.spread(4, 32) == [0, 10, 21, 31] and mp.spread(1, 9) == [0]
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- MAR
+# --------------------------------------------------------------------------------------------------------- devices, precisions, kinds
+
+
+CALL = dict(is_ref=mp.references("interpolation", FRAMES), num_inference_steps=2, guidance_scale=2.0)
+
+
+def called(pipe, clip, **options):
+    return pipe(clip, generator=torch.Generator().manual_seed(0), **CALL | options)
+
+
+@pytest.mark.parametrize("position", mp.POSITIONS)
+@pytest.mark.parametrize("there", ["everything", "clip", "nothing"])
+def test_on_an_accelerator(there, position):
+    clip, right = video(side=16), called(small(position, vae=autoencoder()), video(side=16))
+    with Accelerator():
+        pipe = small(position, vae=autoencoder()).to(DEVICE)
+        given = clip if there == "nothing" else clip.to(DEVICE)
+        found = called(pipe, given, is_ref=CALL["is_ref"].to(DEVICE if there == "everything" else "cpu"))
+        again = called(pipe, given, plan=right.plan, noise=noise(2, FRAMES, 3, 8, 8).to(DEVICE if there == "clip" else "cpu"), trace=(trace := []))
+    assert found.frames.device == found.plan.device == again.frames.device == trace[-1].device == given.device
+    torch.testing.assert_close(near(found.frames), right.frames, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(near(found.plan), right.plan, atol=1e-4, rtol=1e-4)
+    assert torch.equal(near(found.frames)[:, [0, -1]], clip[:, [0, -1]])
+
+
+@pytest.mark.parametrize("offload", offloads)
+def test_offloaded(offload):
+    clip, right = video(side=16), called(small(vae=autoencoder()), video(side=16))
+    with Accelerator():
+        pipe = offloads[offload](small(vae=autoencoder()))
+        for given in (clip.to(DEVICE), clip):  # the second time after the hooks were put back
+            found = called(pipe, given)
+            assert found.frames.device == found.plan.device == given.device
+            torch.testing.assert_close(near(found.frames), right.frames, atol=1e-4, rtol=1e-4)
+        plan = pipe.make_plan(clip, CALL["is_ref"])
+        none = called(pipe, clip, plan=pipe.generator.without_plan(2, FRAMES)).frames
+        through = pipe.decode(pipe.encode(clip))
+    assert plan.device == through.device == clip.device
+    torch.testing.assert_close(plan, right.plan, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(none, called(small(vae=autoencoder()), clip, guidance_scale=0.0).frames, atol=1e-4, rtol=1e-4)
+
+
+def test_losses_on_an_accelerator():
+    pipe, clean, is_ref, eps = small(), video(), mp.references("image-to-video", FRAMES), noise(2, FRAMES, 3, 8, 8)
+
+    def losses(pipe, clean, eps):
+        readout = mp.Readout(pipe.planner).to(clean.device)
+        low = mp.low_resolution(clean, 2)
+        plan = mp.drop_plans(pipe.generator, pipe.planner(low, is_ref), 0.5, torch.Generator().manual_seed(0))
+        torch.nn.init.constant_(readout.out.weight, 0.1), torch.nn.init.zeros_(readout.out.bias)
+        return [mp.planner_loss(pipe.planner, readout, low, is_ref),
+                mp.generator_loss(pipe.generator, pipe.scheduler, clean, is_ref, torch.tensor([300, 700]), eps, plan)]  # fmt: skip
+
+    right = losses(pipe, clean, eps)
+    with Accelerator():
+        found = losses(pipe.to(DEVICE), clean.to(DEVICE), eps)
+    torch.testing.assert_close([near(x) for x in found], [x.detach() for x in right], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("position", mp.POSITIONS)
+def test_half_precision(dtype, position):
+    clip, pipe = video(side=16), small(position, vae=autoencoder()).to(dtype)
+    for given in (clip, clip.to(dtype)):
+        found = pipe(given, noise=noise(2, FRAMES, 3, 8, 8), **CALL).frames
+        assert found.dtype == given.dtype and torch.equal(found[:, 0], given[:, 0])
+    other = small(position, vae=autoencoder())
+    mixed = mp.MarDiniPipeline(other.planner, other.generator.to(dtype), other.scheduler, other.vae)  # the planner in single precision
+    torch.testing.assert_close(called(mixed, clip).frames, called(pipe, clip).frames, atol=0.2, rtol=0)
+
+
+def test_arrays_in_arrays_out():
+    pipe, clip, is_ref = small(), video(), mp.references("image-to-video", FRAMES)
+    options = dict(num_inference_steps=2, noise=noise(2, FRAMES, 3, 8, 8))
+    right, trace = pipe(clip, is_ref, **options), []
+    backwards = np.ascontiguousarray(clip.numpy()[:, ::-1])[:, ::-1]
+    for given, known in ((backwards, is_ref.numpy()), (clip.numpy().astype(">f4"), is_ref.tolist()), (clip.tolist(), pd.Series(is_ref.numpy()))):
+        found = pipe(given, known, num_inference_steps=2, noise=options["noise"].numpy(), trace=trace)
+        assert isinstance(found.frames, np.ndarray) and isinstance(found.plan, np.ndarray) and isinstance(trace[0], np.ndarray)
+        np.testing.assert_allclose(found.frames, right.frames, atol=1e-5)
+    assert isinstance(mp.low_resolution(clip.numpy(), 2), np.ndarray) and isinstance(pipe.make_plan(clip.numpy(), is_ref), np.ndarray)
+    assert isinstance(mp.roll_forward(pipe, clip[:, :2].numpy(), 2, 1, num_inference_steps=1), np.ndarray)
+    assert torch.equal(pipe(clip.requires_grad_(), is_ref, **options).frames, right.frames)
+
+
+def test_a_list_of_generators_is_one_a_clip():
+    pipe, clip, is_ref = small(), video(), CALL["is_ref"]
+    seeds = lambda *which: [torch.Generator().manual_seed(k) for k in which]  # noqa: E731
+    both = pipe(clip, is_ref, num_inference_steps=2, generator=seeds(3, 4)).frames
+    alone = pipe(clip[1:], is_ref, num_inference_steps=2, generator=tuple(seeds(4))).frames
+    assert torch.allclose(both[1:], alone, atol=1e-5) and not torch.allclose(both[0], pipe(clip[:1], is_ref, num_inference_steps=2, generator=seeds(4)).frames)
+
+
+@pytest.mark.parametrize("steps", [61, 1000])
+def test_every_number_of_steps_ends_at_the_clean_clip(steps):
+    """61 is one of the numbers to which the scheduler's rounding adds a step at timestep -1, and with it the noise that this stands for."""
+    pipe, calls, trace = small(), [], []
+    counted(pipe.generator, calls)
+    out = pipe(video(1), CALL["is_ref"], num_inference_steps=steps, trace=trace).frames
+    assert len(calls) == len(trace) == steps and torch.allclose(out, trace[-1], atol=1e-3)
+
+
+def test_compiled_networks():
+    pipe, clip = small(), video()
+    right = called(pipe, clip).frames
+    pipe.planner, pipe.generator = (torch.compile(part, backend="eager") for part in (pipe.planner, pipe.generator))
+    again = mp.MarDiniPipeline(pipe.planner, pipe.generator, pipe.scheduler)
+    with torch.compiler.set_stance("force_eager"):  # compiling takes half a minute
+        assert torch.equal(called(pipe, clip).frames, right) and torch.equal(called(again, clip).frames, right)
+
+
+@pytest.mark.parametrize("mixer", mp.MIXERS)
+def test_the_generator_mixes_frames(mixer):
+    """Another masked frame, other than the one that is looked at, and the same references: what is predicted changes through the mixing of frames alone."""
+    pipe, clip, is_ref = small(mixer=mixer), video(), mp.references("image-to-video", FRAMES)
+    other = clip.clone()
+    other[:, 3] += 1
+    out, moved = (pipe.generator(x, torch.tensor(500), is_ref) for x in (clip, other))
+    assert (moved - out)[:, 2].abs().max() > 1e-3 and (moved - out)[:, 4].abs().max() > 1e-3
+    assert torch.equal(moved[:, 0], out[:, 0])
 
 
 # --------------------------------------------------------------------------------------------------------------------- bad arguments
