@@ -122,14 +122,14 @@ def _hollow(value: Tensor) -> bool:
     return value.is_meta and type(value) in (Tensor, nn.Parameter)
 
 
-def _tensor(name: str, value: Any, expected: str, kind: str = "f") -> Tensor:
-    """Any array-like of floating-point numbers (kind "b": of booleans, "i": of whole numbers) as a tensor, on the device it came on, with its gradient."""
+def _tensor(name: str, value: Any, expected: str, kinds: str = "f") -> Tensor:
+    """Any array-like of floating-point numbers ("b": of booleans, "i": of whole numbers) as a tensor, on the device it came on, with its gradient."""
     if isinstance(value, Tensor):
         found = "f" if value.is_floating_point() else "b" if value.dtype == torch.bool else "c" if value.is_complex() else "i"
-        if found != kind or value.layout != torch.strided or _hollow(value):
+        if found not in kinds or value.layout != torch.strided or _hollow(value):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
         return value
-    if value is None or isinstance(value, (str, bytes, Mapping, Set)) or not (isinstance(value, (list, tuple, Integral)) or hasattr(value, "__array__")):
+    if value is None or isinstance(value, (str, bytes, Mapping, Set)) or not (isinstance(value, (list, tuple, int, float)) or hasattr(value, "__array__")):
         raise TypeError(f"{name} must be {expected}, got {_got(value)}")
     try:
         if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
@@ -137,9 +137,10 @@ def _tensor(name: str, value: Any, expected: str, kind: str = "f") -> Tensor:
         array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
     except Exception as error:  # ragged lists, what only looks like an array: whatever numpy makes of it, the argument is named
         raise ValueError(f"{name} must be {expected}, got {_got(value)}, which makes no array") from error
-    if array.dtype.kind.replace("u", "i") != kind:
+    if array.dtype.kind.replace("u", "i") not in kinds:
         raise TypeError(f"{name} must be {expected}, got {_got(array)}")
-    array = array.astype({"f": np.float64, "i": np.int64}[kind] if array.dtype.itemsize > 8 or kind == "i" else array.dtype.newbyteorder("="), copy=False)
+    wanted = np.int64 if array.dtype.kind in "iu" else np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    array = array.astype(wanted, copy=False)
     return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
 
 
@@ -154,25 +155,28 @@ def _finite(name: str, values: Tensor, where: str = "") -> Tensor:
     return values
 
 
-def _clip(name: str, value: Any, *shape: int | None, frames: int | None = None, like: Tensor | None = None) -> Tensor:
-    """Floating-point numbers (B, K, *shape), K at most `frames`; sizes that are None may be anything. like: a clip of as many clips and frames."""
+def _clip(name: str, value: Any, *shape: int | None, frames: int | None = None, like: Tensor | None = None, of: str = "clip") -> Tensor:
+    """Floating-point numbers (B, K, *shape), K at most `frames`; sizes that are None may be anything. like: a clip, named `of`, of as many clips and frames."""
     wanted = f"(clips, frames, {' x '.join('any' if s is None else str(s) for s in shape)})"
+    wanted += "" if like is None else f" as {of} has them"
     value = _tensor(name, value, f"floating-point numbers {wanted}")
     if value.ndim != 2 + len(shape) or any(s not in (None, found) for s, found in zip(shape, value.shape[2:], strict=False)) or 0 in value.shape:
         raise ValueError(f"{name} must be {wanted}, got {tuple(value.shape)}")
     if frames is not None and value.shape[1] > frames:
         raise ValueError(f"{name} must have at most {frames} frames, got {value.shape[1]}")
     if like is not None and value.shape[:2] != like.shape[:2]:
-        raise ValueError(f"{name} must be for {like.shape[0]} clips of {like.shape[1]} frames, got {value.shape[0]} of {value.shape[1]}")
+        raise ValueError(
+            f"{name} must be for {like.shape[0]} clips of {like.shape[1]} frames, got {value.shape[0]} of {value.shape[1]} ({of} has more or fewer)"
+        )
     return value
 
 
-def _known(is_ref: Any, clips: int, frames: int) -> Tensor:
-    """`is_ref` as (clips, frames) bool, with a reference and a masked frame in every row."""
-    wanted = f"({frames},) or ({clips}, {frames})"
+def _known(is_ref: Any, clips: int, frames: int, of: str = "clip") -> Tensor:
+    """`is_ref` as (clips, frames) bool, with a reference and a masked frame in every row. of: whose clips and frames they are."""
+    wanted = f"({frames},) or ({clips}, {frames}), as {of} has frames and clips"
     is_ref = _tensor("is_ref", is_ref, f"booleans {wanted}", "b")
     if is_ref.shape not in ((frames,), (clips, frames)):
-        raise ValueError(f"is_ref must be {wanted}, got {tuple(is_ref.shape)}")
+        raise ValueError(f"is_ref must be {wanted}; got {tuple(is_ref.shape)}")
     is_ref = is_ref.expand(clips, frames)
     if not is_ref.any(1).all():
         raise ValueError("is_ref must have a reference frame in every clip, got a clip with none")
@@ -184,10 +188,7 @@ def _known(is_ref: Any, clips: int, frames: int) -> Tensor:
 def _timestep(timestep: Any, clips: int, count: int | None = None) -> Tensor:
     """One number >= 0 or one for each clip; count: whole numbers below it."""
     expected = f"{'a number' if count is None else 'a whole number'} {'>= 0' if count is None else f'in 0..{count - 1}'}, or one for each of {clips} clips"
-    if isinstance(timestep, Real) and not isinstance(timestep, (bool, np.generic)):
-        timestep = np.asarray(timestep)
-    kinds = (timestep.is_floating_point() if isinstance(timestep, Tensor) else np.asarray(timestep).dtype.kind == "f") if count is None else False
-    timestep = _tensor("timestep", timestep, expected, "f" if kinds else "i")
+    timestep = _tensor("timestep", timestep, expected, "if" if count is None else "i")
     if timestep.shape not in ((), (clips,)):
         raise ValueError(f"timestep must be {expected}, got shape {tuple(timestep.shape)}")
     if not (torch.isfinite(timestep) & (timestep >= 0) & (timestep < (math.inf if count is None else count))).all():
@@ -229,7 +230,10 @@ def references(task: str, frames: int, count: int = 1) -> Tensor:
 def chosen(known, frames: int) -> Tensor:
     """(frames,) bool, True at the frames of `known`. Raises ValueError for a frame outside 0 .. frames - 1, one named twice, none, or all of them."""
     frames = _integer("frames", frames, 2)
-    places = [_integer("known", k, 0, frames - 1) for k in _items("known", known, f"a list of frames in 0..{frames - 1}")]
+    places = [_integer("known", k) for k in _items("known", known, f"a list of frames in 0..{frames - 1}")]
+    for place in places:
+        if not 0 <= place < frames:
+            raise ValueError(f"known must be an integer in 0..{frames - 1}, got {place} where frames is {frames}")
     if len(set(places)) != len(places) or not 0 < len(places) < frames:
         raise ValueError(f"known must hold 1 to {frames - 1} different frames, got {places}")
     is_ref = torch.zeros(frames, dtype=torch.bool)
@@ -578,9 +582,10 @@ class Generator(ModelMixin, ConfigMixin):
     def replace_plans(self, plan: Tensor, dropped: Tensor) -> Tensor:
         """The stand-in where `dropped` (B,) bool says so, the plan elsewhere."""
         found = self._checked_plan(plan)
-        dropped = _tensor("dropped", dropped, f"booleans ({len(found)},)", "b")
+        expected = f"booleans ({len(found)},), one for each clip of plan"
+        dropped = _tensor("dropped", dropped, expected, "b")
         if dropped.shape != found.shape[:1]:
-            raise ValueError(f"dropped must be booleans ({len(found)},), got shape {tuple(dropped.shape)}")
+            raise ValueError(f"dropped must be {expected}, got shape {tuple(dropped.shape)}")
         stand_in = self.without_plan(*found.shape[:2]).to(found)
         return _like(plan, torch.where(dropped.to(found.device)[:, None, None, None], stand_in, found))
 
@@ -588,8 +593,8 @@ class Generator(ModelMixin, ConfigMixin):
         """For calls that share a plan (None: the stand-in): everything that depends on the plan alone is then computed once, at the first of them."""
         return PlanCache(None if plan is None else self._checked_plan(plan))
 
-    def _checked_plan(self, plan: Any, like: Tensor | None = None) -> Tensor:
-        return _finite("plan", _clip("plan", plan, self.config.plan_tokens, self.config.plan_dim, like=like))
+    def _checked_plan(self, plan: Any, like: Tensor | None = None, of: str = "clip") -> Tensor:
+        return _finite("plan", _clip("plan", plan, self.config.plan_tokens, self.config.plan_dim, like=like, of=of))
 
     def forward(self, clip: Tensor, timestep: Tensor, is_ref: Tensor, plan: Tensor | PlanCache | None = None) -> Tensor:
         """The velocity (B, K, C, H, W) of a clip whose masked frames are noised to `timestep` (scalar or (B,)) and whose references are clean.
@@ -649,9 +654,9 @@ def _noising(scheduler, clean, noise, timestep, is_ref) -> tuple[Tensor, Tensor,
     """The arguments of `noised` on the clip's device, checked."""
     _instance("scheduler", scheduler, DDIMScheduler)
     clean = _finite("clean", _clip("clean", clean, None, None, None))
-    noise = _finite("noise", _clip("noise", noise, *clean.shape[2:], like=clean)).to(clean)
+    noise = _finite("noise", _clip("noise", noise, *clean.shape[2:], like=clean, of="clean")).to(clean)
     timestep = _timestep(timestep, len(clean), scheduler.config.num_train_timesteps).expand(len(clean))
-    return clean, noise, timestep.to(clean.device), _known(is_ref, *clean.shape[:2]).to(clean.device)
+    return clean, noise, timestep.to(clean.device), _known(is_ref, *clean.shape[:2], "clean").to(clean.device)
 
 
 def _noised(scheduler, clean: Tensor, noise: Tensor, timestep: Tensor, is_ref: Tensor) -> Tensor:
@@ -665,8 +670,8 @@ def masked_error(prediction: Tensor, target: Tensor, is_ref: Tensor, per: str = 
     """
     _option("per", per, ("element", "clip"))
     found = _clip("prediction", prediction, None, None, None)
-    target = _clip("target", target, *found.shape[2:], like=found).to(found.device)
-    is_ref = _known(is_ref, *found.shape[:2]).to(found.device)
+    target = _clip("target", target, *found.shape[2:], like=found, of="prediction").to(found.device)
+    is_ref = _known(is_ref, *found.shape[:2], "prediction").to(found.device)
     for name, frames in (("prediction", found), ("target", target)):
         _finite(name, torch.where(is_ref[:, :, None, None, None], 0, frames), " in its masked frames")
     return _like(prediction, _masked_error(found, target, is_ref, per))
@@ -684,7 +689,7 @@ def planner_loss(planner: Planner, readout: Readout, low: Tensor, is_ref: Tensor
     c = _instance("planner", planner, Planner).config
     _instance("readout", readout, Readout)
     low = _finite("low", _clip("low", low, c.in_channels, c.height, c.width, frames=c.frames))
-    is_ref = _known(is_ref, *low.shape[:2]).to(low.device)
+    is_ref = _known(is_ref, *low.shape[:2], "low").to(low.device)
     return _masked_error(readout(planner(low, is_ref), planner), low, is_ref)
 
 
@@ -794,7 +799,7 @@ class MarDiniPipeline(DiffusionPipeline):
     def _checked(self, video: Any, is_ref: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The clip as a tensor; and, where the networks will run, its references among zeros and which they are."""
         given = _clip("video", video, None, None, None, frames=min(self.planner.config.frames, self.generator.config.frames))
-        is_ref, device, dtype = _known(is_ref, *given.shape[:2]), self._execution_device, self.generator.dtype
+        is_ref, device, dtype = _known(is_ref, *given.shape[:2], "video"), self._execution_device, self.generator.dtype
         shown = _finite("video", self._shown("video", given, is_ref).to(device, dtype), f" in its reference frames as {dtype}")
         return given, shown, is_ref.to(device)
 
@@ -816,10 +821,10 @@ class MarDiniPipeline(DiffusionPipeline):
         given, shown, is_ref = self._checked(video, is_ref)
         _random("generator", generator, len(given))
         if noise is not None:
-            noise = _clip("noise", noise, c.in_channels, c.height, c.width, like=given).to(shown)
+            noise = _clip("noise", noise, c.in_channels, c.height, c.width, like=given, of="video").to(shown)
             _finite("noise", noise)
         if plan is not None:
-            plan = self.generator._checked_plan(plan, given)
+            plan = self.generator._checked_plan(plan, given, "video")
         if trace is not None and not isinstance(trace, list):
             raise TypeError(f"trace must be a list, got {_got(trace)}")
 
