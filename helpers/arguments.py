@@ -118,7 +118,9 @@ def numbers(
 
 def like(value, result: Tensor):
     """`result` as the kind that `value` is: a tensor on its device; for numpy, lists and pandas a numpy array."""
-    return result.to(value.device) if isinstance(value, Tensor) else result.detach().cpu().numpy()
+    if isinstance(value, Tensor):
+        return result.to(value.device)
+    return (result.float() if result.dtype == torch.bfloat16 else result).detach().cpu().numpy()  # numpy has no bfloat16
 
 
 def _range(low, high, above: bool = False, below: bool = False) -> str:

@@ -146,7 +146,9 @@ def _tensor(name: str, value: Any, expected: str, kinds: str = "f") -> Tensor:
 
 def _like(given: Any, result: Tensor):
     """`result` as the kind that `given` is: a tensor on its device; for numpy, lists and pandas a numpy array."""
-    return result.to(given.device) if isinstance(given, Tensor) else result.detach().cpu().numpy()
+    if isinstance(given, Tensor):
+        return result.to(given.device)
+    return (result.float() if result.dtype == torch.bfloat16 else result).detach().cpu().numpy()  # numpy has no bfloat16
 
 
 def _finite(name: str, values: Tensor, where: str = "") -> Tensor:
@@ -165,9 +167,7 @@ def _clip(name: str, value: Any, *shape: int | None, frames: int | None = None, 
     if frames is not None and value.shape[1] > frames:
         raise ValueError(f"{name} must have at most {frames} frames, got {value.shape[1]}")
     if like is not None and value.shape[:2] != like.shape[:2]:
-        raise ValueError(
-            f"{name} must be for {like.shape[0]} clips of {like.shape[1]} frames, got {value.shape[0]} of {value.shape[1]} ({of} has more or fewer)"
-        )
+        raise ValueError(f"{name} must be for {like.shape[0]} clips of {like.shape[1]} frames, got {value.shape[0]} of {value.shape[1]} (unlike {of})")
     return value
 
 
