@@ -9,7 +9,6 @@ whose names in alphabetical order are the classes in the order of the published 
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -113,9 +112,12 @@ def probabilities(model: nn.Module, paths: list[Path], *, blur: float = 0.0, bat
     """What a classifier says of pictures: (N, C) float64 on the CPU, rows that sum to 1. ValueError where a file is not there or no picture."""
     weight, found = next(instance("model", model, nn.Module, "a classifier, a torch.nn.Module").parameters()), []
     blur, batch = real("blur", blur, low=0), integer("batch", batch, low=1)
-    if isinstance(paths, (str, bytes)) or not isinstance(paths, Sequence) or not paths:
-        raise (ValueError if isinstance(paths, Sequence) and not paths else TypeError)(f"paths must be a list of paths, one or more, got {got(paths)}")
-    paths = [_path("paths", path) for path in paths]
+    listed = paths.tolist() if hasattr(paths, "tolist") and not isinstance(paths, Tensor) else paths
+    if not isinstance(listed, (list, tuple)):
+        raise TypeError(f"paths must be a list of paths, got {got(paths)}")
+    paths = [_path("paths", path) for path in listed]
+    if not paths:
+        raise ValueError("paths must be a list of paths, one or more, got none")
     if absent := [path for path in paths if not path.is_file()]:
         raise ValueError(f"paths must be pictures that are there, got {str(absent[0])!r}")
     for start in range(0, len(paths), batch):

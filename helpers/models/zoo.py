@@ -19,7 +19,7 @@ from huggingface_hub import model_info
 from torch import nn
 
 from .. import checkout
-from ..arguments import choice, function, integer
+from ..arguments import choice, instance, integer
 
 __all__ = ["ENTRIES", "MODELS", "ROOT", "Entry", "blank_transformer", "clip", "entry", "folder", "load", "missing", "pinned_revision"]
 
@@ -216,6 +216,6 @@ def clip(pipe: DiffusionPipeline, prompt: str, seed: int, **call) -> torch.Tenso
         raise TypeError(f"prompt must be text, got {type(prompt).__name__}")
     if not prompt.strip():
         raise ValueError("prompt is empty; expected a sentence such as 'a red ring moves up fast'")
-    function("pipe", pipe, "a pipeline")
+    instance("pipe", pipe, DiffusionPipeline, "a pipeline of diffusers")
     generator = torch.Generator().manual_seed(integer("seed", seed, low=0, high=2**63 - 1))
     return pipe(prompt, generator=generator, output_type="pt", **call).frames[0].float().cpu()
