@@ -105,7 +105,8 @@ def _flag(name: str, value: Any) -> bool:
 
 def _instance(name: str, value: Any, kind: type) -> Any:
     if not isinstance(getattr(value, "_orig_mod", value), kind):  # what torch.compile wraps is there under this name
-        raise TypeError(f"{name} must be a {kind.__name__}, got {_got(value)}")
+        inner = "module" if isinstance(getattr(value, "module", None), kind) else "get_base_model()" if hasattr(value, "get_base_model") else None
+        raise TypeError(f"{name} must be a {kind.__name__}, got {_got(value)}{'' if inner is None else f'; give what it wraps, its .{inner}'}")
     return value
 
 
@@ -792,7 +793,7 @@ class MarDiniPipeline(DiffusionPipeline):
         video = _clip(name, video, channels, c.height * self.scale, c.width * self.scale)
         video = video if where is None else torch.where(where.to(video.device)[:, :, None, None, None], video, 0)
         _finite(name, video, "" if where is None else " in its reference frames")
-        if self.vae is not None and video.abs().max() > 1:
+        if self.vae is not None and video.abs().max() > 1 + 1e-3:  # less is rounding
             raise ValueError(f"{name} must lie in [-1, 1], got {float(video.min()):.3g} to {float(video.max()):.3g}")
         return video
 

@@ -337,6 +337,9 @@ def test_with_an_autoencoder():
     assert pipe.encode(clip).shape == (2, FRAMES, 3, 8, 8)
     with pytest.raises(ValueError, match=r"video must lie in \[-1, 1\]"):
         pipe(2 * clip, is_ref)
+    with pytest.raises(ValueError, match=r"start must lie in \[-1, 1\]"):
+        mp.roll_forward(pipe, 2 * clip[:, :2], 2, 1)
+    assert torch.isfinite(pipe.encode(torch.full_like(clip, 1 + 1e-6))).all()  # rounding
 
 
 @pytest.mark.parametrize("position", mp.POSITIONS)
@@ -494,6 +497,8 @@ def test_compiled_networks():
     again = mp.MarDiniPipeline(pipe.planner, pipe.generator, pipe.scheduler)
     with torch.compiler.set_stance("force_eager"):  # compiling takes half a minute
         assert torch.equal(called(pipe, clip).frames, right) and torch.equal(called(again, clip).frames, right)
+    with pytest.raises(TypeError, match=r"generator must be a Generator, got a DataParallel; give what it wraps, its \.module"):
+        mp.drop_plans(torch.nn.DataParallel(small().generator), torch.zeros(1, 1, 4, 16), 0.5)
 
 
 @pytest.mark.parametrize("mixer", mp.MIXERS)
