@@ -8,6 +8,7 @@ ImageNet's validation pictures cannot be fetched without an account. They are lo
 whose names in alphabetical order are the classes in the order of the published weights.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from ..arguments import choice, got, instance, integer, real
 from . import zoo
+
+__all__ = ["blank", "config", "files", "load", "missing", "probabilities", "read"]
 
 CONFIGS = {"microsoft/resnet-50": dict(depths=[3, 4, 6, 3], hidden_sizes=[256, 512, 1024, 2048], layer_type="bottleneck", num_labels=1000)}
 PICTURES = zoo.ROOT / "data" / "imagenet" / "val"
@@ -26,10 +30,16 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 def config(name: str) -> ResNetConfig:
-    """The published configuration. Raises ValueError for an unknown name."""
-    if name not in CONFIGS:
-        raise ValueError(f"name: no published classifier {name!r}; there are {', '.join(CONFIGS)}")
-    return ResNetConfig(**CONFIGS[name])
+    """The published configuration. Raises ValueError for an unknown name, TypeError for what is no text."""
+    return ResNetConfig(**CONFIGS[choice("name", name, CONFIGS)])
+
+
+def _path(name: str, value: str | os.PathLike) -> Path:
+    """A path. Raises TypeError for anything else, ValueError for a blank one."""
+    instance(name, value, (str, os.PathLike), "a path")
+    if not str(value).strip() or "\0" in str(value):
+        raise ValueError(f"{name} must be a path, got {got(str(value))}")
+    return Path(value)
 
 
 def blank(name: str) -> nn.Module:
@@ -41,7 +51,7 @@ def blank(name: str) -> nn.Module:
 
 def missing(name: str, pictures: Path = PICTURES) -> str:
     """One sentence on what this machine lacks to run a classifier at paper scale, empty when nothing is missing. Nothing is downloaded."""
-    classes, pictures = config(name).num_labels, Path(pictures)
+    classes, pictures = config(name).num_labels, _path("pictures", pictures)
     there = sum(path.is_dir() for path in pictures.iterdir()) if pictures.is_dir() else 0
     if there == classes:
         return ""
@@ -61,9 +71,13 @@ def load(name: str, pictures: Path = PICTURES) -> nn.Module:
 
 
 def files(pictures: Path = PICTURES, *, per_class: int = 10) -> tuple[list[Path], Tensor]:
-    """The first `per_class` pictures of each class folder, in alphabetical order, and their labels (N,). ValueError where a folder has fewer."""
-    found, labels = [], []
-    for label, folder in enumerate(sorted(path for path in Path(pictures).iterdir() if path.is_dir())):
+    """The first `per_class` pictures of each class folder, in alphabetical order, and their labels (N,). ValueError where a folder has fewer, or there is
+    none."""
+    found, labels, pictures, per_class = [], [], _path("pictures", pictures), integer("per_class", per_class, low=1)
+    folders = sorted(path for path in pictures.iterdir() if path.is_dir()) if pictures.is_dir() else []
+    if not folders:
+        raise ValueError(f"pictures must be a folder of folders, one a class, got {str(pictures)!r}, which {'has' if pictures.is_dir() else 'is'} none")
+    for label, folder in enumerate(folders):
         some = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:per_class]
         if len(some) < per_class:
             raise ValueError(f"per_class must be at most {len(some)}, the pictures in {folder.name}, got {per_class}")
@@ -73,8 +87,18 @@ def files(pictures: Path = PICTURES, *, per_class: int = 10) -> tuple[list[Path]
 
 
 def read(path: Path, blur: float = 0.0) -> Tensor:
-    """A picture as the classifier reads it (3, 224, 224): shorter side 256 px, the middle 224 px, blurred by PIL's Gaussian of `blur` px, standardised."""
-    picture = Image.open(path).convert("RGB")
+    """A picture as the classifier reads it (3, 224, 224): shorter side 256 px, the middle 224 px, blurred by PIL's Gaussian of `blur` px, standardised.
+
+    Raises ValueError for a file that is no picture.
+    """
+    path, blur = _path("path", path), real("blur", blur, low=0)
+    try:
+        picture = Image.open(path)
+        if picture.mode == "I" or picture.mode.startswith("I;16"):  # sixteen bits: PIL's own conversion cuts off all above 255
+            picture = Image.fromarray((np.asarray(picture).astype(np.float64).clip(0, 65535) / 257).round().astype(np.uint8))
+        picture = picture.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"path must be a picture that can be read, got {str(path)!r} ({type(error).__name__})") from error
     scale = SIDE / min(picture.size)
     picture = picture.resize([max(SIDE, round(scale * side)) for side in picture.size], Image.Resampling.BICUBIC)
     left, top = ((side - CROP) // 2 for side in picture.size)
@@ -85,9 +109,18 @@ def read(path: Path, blur: float = 0.0) -> Tensor:
 
 @torch.no_grad()
 def probabilities(model: nn.Module, paths: list[Path], *, blur: float = 0.0, batch: int = 50) -> Tensor:
-    """What a classifier says of pictures: (N, C) float64 on the CPU, rows that sum to 1."""
-    device, found = next(model.parameters()).device, []
+    """What a classifier says of pictures: (N, C) float64 on the CPU, rows that sum to 1. ValueError where a file is not there or no picture."""
+    weight, found = next(instance("model", model, nn.Module, "a classifier, a torch.nn.Module").parameters()), []
+    blur, batch = real("blur", blur, low=0), integer("batch", batch, low=1)
+    listed = paths.tolist() if hasattr(paths, "tolist") and not isinstance(paths, Tensor) else paths
+    if not isinstance(listed, (list, tuple)):
+        raise TypeError(f"paths must be a list of paths, got {got(paths)}")
+    paths = [_path("paths", path) for path in listed]
+    if not paths:
+        raise ValueError("paths must be a list of paths, one or more, got none")
+    if absent := [path for path in paths if not path.is_file()]:
+        raise ValueError(f"paths must be pictures that are there, got {str(absent[0])!r}")
     for start in range(0, len(paths), batch):
         images = torch.stack([read(path, blur) for path in paths[start : start + batch]])
-        found.append(model(images.to(device)).logits.double().softmax(1).cpu())
+        found.append(model(images.to(weight)).logits.double().softmax(1).cpu())
     return torch.cat(found)

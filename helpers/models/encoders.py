@@ -13,7 +13,10 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
+from ..arguments import choice, integer, like, numbers
 from . import zoo
+
+__all__ = ["Encoder", "blank", "load", "missing", "needs"]
 
 # published configurations: a ViT-S/16 (Dosovitskiy et al. 2021) trained by DINO (Caron et al. 2021); the paper's list of encoders has it
 CONFIGS = {"facebook/dino-vits16": dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, image_size=224, patch_size=16)}
@@ -34,28 +37,28 @@ class Encoder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, *, batch: int = 100) -> Tensor:
-        """Pictures (N, 3, S, S) in [0, 1] -> features (N, D) on the CPU; other sizes than the model's are scaled to it. ValueError for other shapes."""
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-            raise ValueError(f"images must be (N, 3, S, S), got {tuple(images.shape)}")
-        device, side = next(self.model.parameters()).device, self.model.config.image_size
-        mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
-        found = []
-        for some in images.split(batch) if len(images) else ():
+        """Pictures (N, 3, S, S) in [0, 1] -> features (N, D); other sizes than the model's are scaled to it.
+
+        A tensor of features lies where the pictures lie; for numpy and lists it is numpy. ValueError for other shapes, NaN and another range (0.001 beyond
+        it is rounding), TypeError for what are no numbers.
+        """
+        found = numbers("images", images, "N 3 S S", empty=True, low=-1e-3, high=1 + 1e-3)
+        batch, side = integer("batch", batch, low=1), self.model.config.image_size
+        weight, features = next(self.model.parameters()), [torch.zeros(0, self.model.config.hidden_size)]
+        mean, deviation = (torch.tensor(values, device=found.device)[:, None, None] for values in (self.mean, self.deviation))
+        for some in found.float().split(batch) if len(found) else ():
             some = some if some.shape[-1] == side else F.interpolate(some, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
-            found.append(self.model(((some - mean) / deviation).to(device)).last_hidden_state[:, 0].float().cpu())
-        return torch.cat(found) if found else torch.zeros(0, self.model.config.hidden_size)
+            features.append(self.model(((some - mean) / deviation).to(weight)).last_hidden_state[:, 0].float().cpu())
+        return like(images, torch.cat(features))
 
 
 def _known(name: str) -> str:
-    if name not in (*LOCAL, *CONFIGS):
-        raise ValueError(f"name: no encoder {name!r}; there are {', '.join((*LOCAL, *CONFIGS))}")
-    return name
+    return choice("name", name, (*LOCAL, *CONFIGS))
 
 
 def blank(name: str) -> ViTModel:
     """A published encoder without weights, on the meta device: names, shapes and numbers of parameters, no values."""
-    if _known(name) not in CONFIGS:
-        raise ValueError(f"name: {name!r} is no published encoder; those are {', '.join(CONFIGS)}")
+    choice("name", name, CONFIGS)
     with torch.device("meta"):
         return ViTModel(ViTConfig(**CONFIGS[name]), add_pooling_layer=False).eval()
 

@@ -9,6 +9,7 @@ Indices are those of the toy world's CATEGORIES, FACINGS, TEXTURES and COLOURS.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import checkout
+from ..arguments import choice, got, instance, integer, like, numbers, texts
 from ..toyworld import CATEGORIES, COLOURS, FACINGS, TEXTURES, parse_creature_caption
+
+__all__ = ["CLASSES", "MEMBERS", "SIZE", "Judge", "Judges", "Reading", "average", "compare", "judge", "load", "overlap"]
 
 FOLDER = checkout.ROOT / "data" / "models" / "toy-judge"
 SIZE = 64
@@ -91,33 +95,46 @@ class Judge(nn.Module):
 # ------------------------------------------------------------------------------------------------------------------------------ reading
 
 
-def check_images(images: Tensor) -> Tensor:
+def _checked(images) -> Tensor:
     """Pictures (B, 3, 64, 64) in [0, 1] as float32; up to 0.001 beyond the range is rounding and let through.
 
-    Raises TypeError for anything but a floating-point tensor, ValueError for another shape, none at all, NaN, or another range.
+    Raises TypeError for anything but floating-point numbers, ValueError for another shape, none at all, NaN, or another range.
     """
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a torch tensor (B, 3, {SIZE}, {SIZE}), got {type(images).__name__}")
-    if not images.is_floating_point():
-        raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}")
-    if images.ndim != 4 or tuple(images.shape[1:]) != (3, SIZE, SIZE) or not len(images):
-        raise ValueError(f"images must be (B, 3, {SIZE}, {SIZE}) and not empty, got {tuple(images.shape)}")
-    if not torch.isfinite(images).all():
-        raise ValueError("images hold NaN or infinite values, expected [0, 1]")
-    if images.min() < -1e-3 or images.max() > 1 + 1e-3:
-        raise ValueError(f"images must lie in [0, 1], got {images.min():.3g} to {images.max():.3g}")
-    return images.detach().float()
+    found = numbers("images", images, f"B 3 {SIZE} {SIZE}", low=-1e-3, high=1 + 1e-3)
+    if not found.is_floating_point():
+        raise TypeError(f"images must be floating point in [0, 1], got {got(images)}")
+    return found.float()
+
+
+def _shares(reading: Reading, names: Sequence[str], argument: str) -> dict[str, Tensor]:
+    """The probabilities of a reading, checked; all of as many pictures."""
+    instance(argument, reading, Reading, "a Reading")
+    shapes, sizes = {name: f"B {count}" for name, count in CLASSES.items()} | {"mask": f"B {SIZE} {SIZE}", "features": "B D"}, {}
+    bounds = {name: (None, None) if name == "features" else (-1e-3, 1 + 1e-3) for name in names}
+    return {name: numbers(f"{argument}.{name}", getattr(reading, name), shapes[name], sizes, low=bounds[name][0], high=bounds[name][1]) for name in names}
 
 
 def average(readings: Sequence[Reading]) -> Reading:
     """One reading of several judges' readings of the same pictures: mean probabilities and masks, features side by side.
 
-    Raises ValueError when there is none or when they are of different numbers of pictures.
+    Raises ValueError when there is none or when they are of different numbers of pictures, TypeError for what are no readings.
     """
-    if len({len(reading) for reading in readings}) != 1:
-        raise ValueError(f"readings must be one or more of the same pictures, got readings of {[len(reading) for reading in readings]} pictures")
-    mean = {name: torch.stack([getattr(reading, name) for reading in readings]).mean(0) for name in (*CLASSES, "mask")}
-    return Reading(**mean, features=torch.cat([reading.features for reading in readings], 1))
+    if not isinstance(readings, (list, tuple)):
+        raise TypeError(f"readings must be a list of Readings, got {got(readings)}")
+    parts = [_shares(reading, (*CLASSES, "mask", "features"), "readings") for reading in readings]
+    if len({len(part["category"]) for part in parts}) != 1:
+        raise ValueError(f"readings must be one or more of the same pictures, got readings of {[len(part['category']) for part in parts]} pictures")
+    return _like(readings[0].category, _average(parts))
+
+
+def _average(parts: Sequence[dict[str, Tensor]]) -> Reading:
+    mean = {name: torch.stack([part[name] for part in parts]).mean(0) for name in (*CLASSES, "mask")}
+    return Reading(**mean, features=torch.cat([part["features"] for part in parts], 1))
+
+
+def _like(given, reading: Reading) -> Reading:
+    """A reading of the kind that pictures came in."""
+    return Reading(**{name: like(given, value) for name, value in vars(reading).items()})
 
 
 @dataclass
@@ -129,31 +146,37 @@ class Judges:
 
     @torch.no_grad()
     def read_each(self, images: Tensor, batch: int = 64) -> tuple[Reading, ...]:
-        """Every judge's own reading of pictures (B, 3, 64, 64) in [0, 1], `batch` at a time, on the judges' device.
+        """Every judge's own reading of pictures (B, 3, 64, 64) in [0, 1], `batch` at a time; tensors where the pictures lie, numpy for numpy.
 
-        Raises what `check_images` raises; TypeError or ValueError for a batch that is no whole number above 0.
+        Up to 0.001 beyond the range is rounding and let through. Raises TypeError for anything but floating-point numbers and for a batch that is no whole
+        number, ValueError for another shape, none at all, NaN, another range, and a batch below 1.
         """
-        if isinstance(batch, bool) or not isinstance(batch, int):
-            raise TypeError(f"batch must be a whole number, got {batch!r}")
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, got {batch}")
-        images = check_images(images).to(next(self.members[0].parameters()).device)
+        return tuple(_like(images, reading) for reading in self._read(_checked(images), integer("batch", batch, low=1)))
+
+    def _read(self, images: Tensor, batch: int) -> list[Reading]:
+        images = images.to(next(self.members[0].parameters()))
         readings = []
         for member in self.members:
             parts = [member(some) for some in images.split(batch)]
             out = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
             shares = {name: out[name].softmax(1) for name in CLASSES}
             readings.append(Reading(**shares, mask=out["mask"].sigmoid(), features=out["features"]))
-        return tuple(readings)
+        return readings
 
+    @torch.no_grad()
     def read(self, images: Tensor, batch: int = 64) -> Reading:
         """The mean of all judges' readings; arguments and errors as in `read_each`."""
-        return average(self.read_each(images, batch))
+        readings = self._read(_checked(images), integer("batch", batch, low=1))
+        return _like(images, _average([vars(reading) for reading in readings]))
 
 
 def load(folder: Path = FOLDER, device: str | torch.device = "cpu") -> Judges:
     """The two trained judges, float32. Raises FileNotFoundError when they are not there."""
-    folder = Path(folder)
+    folder = Path(instance("folder", folder, (str, os.PathLike), "a path"))
+    try:
+        device = torch.device(instance("device", device, (str, torch.device), "a torch device"))
+    except RuntimeError as error:
+        raise ValueError(f"device must be a torch device such as 'cpu' or 'cuda', got {got(device)}") from error
     if not (folder / "config.json").exists():
         if folder == FOLDER:
             checkout.require("judges.load")
@@ -170,39 +193,67 @@ def load(folder: Path = FOLDER, device: str | torch.device = "cpu") -> Judges:
 
 
 def compare(reading: Reading, prompts: Sequence[str], *, unjudged_facings: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Whether B pictures, as read, show what their prompts say: category, facing, texture, colour and all, each (B,) float on the CPU.
+    """Whether B pictures, as read, show what their prompts say: category, facing, texture, colour and all, each (B,) float, of the reading's kind and place.
 
     1 right, 0 wrong, NaN where the prompt does not say it; `all`: everything judged is right. A facing is not judged where the prompt's
     category is among `unjudged_facings`. The style and the ground that a prompt names are not judged. Raises TypeError for prompts that
     are not texts, ValueError for one that the toy world cannot read and where there are more or fewer than pictures.
     """
+    found = _shares(reading, tuple(CLASSES), "reading")
+    said, blind = _said(prompts, len(found["category"])), _categories(unjudged_facings)
+    return {name: like(reading.category, values) for name, values in _compare(found, said, blind).items()}
+
+
+def _said(prompts: Sequence[str], count: int) -> list[dict]:
+    """What every prompt says, one a picture."""
     if isinstance(prompts, str):
         raise TypeError(f"prompts must be a list of texts, one a picture, got the text {prompts!r}")
-    prompts = list(prompts)
-    if len(prompts) != len(reading):
-        raise ValueError(f"prompts: {len(prompts)} for {len(reading)} images, expected one a picture")
-    seen = {name: getattr(reading, name).argmax(1).tolist() for name in CLASSES}
-    verdict = {name: torch.full((len(prompts),), torch.nan) for name in (*CLASSES, "all")}
-    for i, prompt in enumerate(prompts):
-        said = parse_creature_caption(prompt)
-        hidden = CATEGORIES[said["category"]] in unjudged_facings
-        judged = [name for name in CLASSES if said[name] is not None and not (name == "facing" and hidden)]
+    listed = prompts.tolist() if hasattr(prompts, "tolist") else prompts
+    if not isinstance(listed, (list, tuple)):
+        raise TypeError(f"prompts must be a list of texts, one a picture, got {got(prompts)}")
+    if len(listed) != count:
+        raise ValueError(f"prompts: {len(listed)} for {count} images, expected one a picture of the reading")
+    said = []
+    for prompt in listed:
+        try:
+            said.append(parse_creature_caption(prompt))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"prompts must be texts that the toy world can draw: {error}") from error
+    return said
+
+
+def _categories(unjudged_facings: Sequence[str]) -> list[str]:
+    if isinstance(unjudged_facings, str):
+        raise TypeError(f"unjudged_facings must be a list of categories, got the text {unjudged_facings!r}")
+    if isinstance(unjudged_facings, (list, tuple)) and not unjudged_facings:
+        return []
+    return [choice("unjudged_facings", name, CATEGORIES) for name in texts("unjudged_facings", unjudged_facings)]
+
+
+def _compare(found: dict[str, Tensor], said: list[dict], blind: Sequence[str]) -> dict[str, Tensor]:
+    seen = {name: found[name].argmax(1).tolist() for name in CLASSES}
+    verdict = {name: torch.full((len(said),), torch.nan) for name in (*CLASSES, "all")}
+    for i, words in enumerate(said):
+        hidden = CATEGORIES[words["category"]] in blind
+        judged = [name for name in CLASSES if words[name] is not None and not (name == "facing" and hidden)]
         for name in judged:
-            verdict[name][i] = float(seen[name][i] == said[name])
-        verdict["all"][i] = float(all(seen[name][i] == said[name] for name in judged))
+            verdict[name][i] = float(seen[name][i] == words[name])
+        verdict["all"][i] = float(all(seen[name][i] == words[name] for name in judged))
     return verdict
 
 
 def judge(images: Tensor, prompts: Sequence[str], judges: Judges | None = None) -> dict[str, Tensor]:
     """`compare` of pictures (B, 3, 64, 64) in [0, 1] with their prompts, by `judges` (None: the trained ones); errors as there and in `read_each`."""
-    judges = load() if judges is None else judges
+    _said(prompts, len(_checked(images)))
+    judges = load() if judges is None else instance("judges", judges, Judges, "Judges")
     return compare(judges.read(images), prompts, unjudged_facings=judges.unjudged_facings)
 
 
 def overlap(found: Tensor, mask: Tensor) -> Tensor:
     """Intersection over union (B,) of masks (B, H, W); probabilities count from 0.5. Two empty masks agree: 1. Raises ValueError if shapes differ."""
-    if found.shape != mask.shape:
-        raise ValueError(f"found {tuple(found.shape)} must match mask {tuple(mask.shape)}")
-    a, b = found > 0.5, mask > 0.5
+    a, b = (numbers(name, value, "B H W", low=0, high=1, masks=True) for name, value in (("found", found), ("mask", mask)))
+    if a.shape != b.shape:
+        raise ValueError(f"found {tuple(a.shape)} must match mask {tuple(b.shape)}")
+    a, b = a > 0.5, b.to(a.device) > 0.5
     either = (a | b).sum((1, 2))
-    return torch.where(either > 0, (a & b).sum((1, 2)) / either.clamp_min(1), 1.0)
+    return like(found, torch.where(either > 0, (a & b).sum((1, 2)) / either.clamp_min(1), 1.0))

@@ -18,13 +18,20 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import model_info
 from torch import nn
 
+from .. import checkout
+from ..arguments import choice, instance, integer
+
+__all__ = ["ENTRIES", "MODELS", "ROOT", "Entry", "blank_transformer", "clip", "entry", "folder", "load", "missing", "pinned_revision"]
+
 # no bars for loading weights, a moment's work; a download still shows its bar
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = checkout.ROOT
 MODELS = ROOT / "data" / "models"
 REVISIONS = ROOT / "data" / "revisions.toml"
+TRAINED = ("toy-cogvideox", "toy-contrast", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-sd", "toy-vit")  # each has a recipe
+ENCODERS_AND_CLASSIFIERS = ("facebook/dino-vits16", "microsoft/resnet-50")  # published too, and pinned; their rooms load them
 
 
 @dataclass(frozen=True)
@@ -128,18 +135,18 @@ ENTRIES = {entry.name: entry for entry in _ENTRIES}
 
 
 def entry(name: str) -> Entry:
-    """The entry of a model. Raises ValueError for an unknown name."""
-    if name not in ENTRIES:
-        raise ValueError(f"name: no model {name!r} in the zoo; there are {', '.join(ENTRIES)}")
-    return ENTRIES[name]
+    """The entry of a model. Raises ValueError for an unknown name, TypeError for what is no text."""
+    return ENTRIES[choice("name", name, ENTRIES)]
 
 
 def folder(name: str) -> Path:
-    """Where a trained model of this repository lies. Raises FileNotFoundError, saying how to make it, when it is not there."""
-    path = MODELS / name
-    if not MODELS.exists():
-        raise FileNotFoundError(f"there are no models in {MODELS}: the package was installed apart from its checkout; there, run: pip install -e .")
+    """Where a trained model of this repository lies.
+
+    Raises ValueError for an unknown name, FileNotFoundError, saying how to make it, when it is not there.
+    """
+    path = MODELS / choice("name", name, TRAINED)
     if not any((path / index).exists() for index in ("model_index.json", "config.json")):  # a pipeline's, a single model's
+        checkout.require(name)
         raise FileNotFoundError(f"{path.relative_to(ROOT)} is not there; `make model NAME={name}` trains it")
     return path
 
@@ -187,7 +194,12 @@ def blank_transformer(name: str) -> nn.Module:
 
 
 def pinned_revision(name: str) -> str:
-    """The hub commit of a published model: the one written down, or today's, which is then written down."""
+    """The hub commit of a published model: the one written down, or today's, which is then written down.
+
+    Raises ValueError for a name that is not among the published ones, before anything is read, asked or written.
+    """
+    choice("name", name, [*(known for known, found in ENTRIES.items() if not found.local), *ENCODERS_AND_CLASSIFIERS])
+    checkout.require(f"pinned_revision({name!r})")
     known = tomllib.loads(REVISIONS.read_text()) if REVISIONS.exists() else {}
     if name not in known:
         known[name] = model_info(name).sha
@@ -204,5 +216,6 @@ def clip(pipe: DiffusionPipeline, prompt: str, seed: int, **call) -> torch.Tenso
         raise TypeError(f"prompt must be text, got {type(prompt).__name__}")
     if not prompt.strip():
         raise ValueError("prompt is empty; expected a sentence such as 'a red ring moves up fast'")
-    generator = torch.Generator().manual_seed(seed)
+    instance("pipe", pipe, DiffusionPipeline, "a pipeline of diffusers")
+    generator = torch.Generator().manual_seed(integer("seed", seed, low=0, high=2**63 - 1))
     return pipe(prompt, generator=generator, output_type="pt", **call).frames[0].float().cpu()

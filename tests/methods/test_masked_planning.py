@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
 from helpers.methods import masked_planning as mp
+from tests.accelerator import DEVICE, Accelerator, near, offloads
 
 torch.set_num_threads(1)
 FRAMES = 5
@@ -125,7 +128,7 @@ def test_patches_and_back(position):
     assert patches.shape == (2, FRAMES, 6, 12) and torch.equal(layout.picture(patches), clip)
     assert torch.equal(patches[0, 1, 3], clip[0, 1, :, 2:4, 2:4].flatten())  # second row, second column
     tokens = torch.randn(2, FRAMES, 6, 8)
-    laid = layout.lay_out(tokens)
+    laid = layout(tokens)
     assert laid.shape[2] == layout.tokens == (6 if position == "table" else 9)
     if position == "rope+next":
         assert torch.equal(layout.pick(laid), tokens) and torch.equal(laid[0, 0, 2], layout.next) and torch.equal(laid[0, 0, 3], tokens[0, 0, 2])
@@ -321,16 +324,22 @@ def test_trace_holds_a_guess_for_every_step():
     assert len(trace) == 3 and torch.allclose(trace[-1], out, atol=1e-5)
 
 
-def test_with_an_autoencoder():
+def autoencoder():
     torch.manual_seed(0)
-    vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                        latent_channels=3, norm_num_groups=4, layers_per_block=1).eval()  # fmt: skip
-    pipe, clip, is_ref = small(vae=vae), video(side=16), mp.references("interpolation", FRAMES)
+    return AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+                         latent_channels=3, norm_num_groups=4, layers_per_block=1).eval()  # fmt: skip
+
+
+def test_with_an_autoencoder():
+    pipe, clip, is_ref = small(vae=autoencoder()), video(side=16), mp.references("interpolation", FRAMES)
     out = pipe(clip, is_ref, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).frames
     assert pipe.scale == 2 and out.shape == clip.shape and torch.equal(out[:, is_ref], clip[:, is_ref]) and out.abs().max() <= 1
     assert pipe.encode(clip).shape == (2, FRAMES, 3, 8, 8)
     with pytest.raises(ValueError, match=r"video must lie in \[-1, 1\]"):
         pipe(2 * clip, is_ref)
+    with pytest.raises(ValueError, match=r"start must lie in \[-1, 1\]"):
+        mp.roll_forward(pipe, 2 * clip[:, :2], 2, 1)
+    assert torch.isfinite(pipe.encode(torch.full_like(clip, 1 + 1e-6))).all()  # rounding
 
 
 @pytest.mark.parametrize("position", mp.POSITIONS)
@@ -379,7 +388,128 @@ def test_slow_motion_arithmetic():
     assert mp.spread(3, 9) == [0, 4, 8] and mp.spread(4, 32) == [0, 10, 21, 31] and mp.spread(1, 9) == [0]
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- MAR
+# --------------------------------------------------------------------------------------------------------- devices, precisions, kinds
+
+
+CALL = dict(is_ref=mp.references("interpolation", FRAMES), num_inference_steps=2, guidance_scale=2.0)
+
+
+def called(pipe, clip, **options):
+    return pipe(clip, generator=torch.Generator().manual_seed(0), **CALL | options)
+
+
+@pytest.mark.parametrize("position", mp.POSITIONS)
+@pytest.mark.parametrize("there", ["everything", "clip", "nothing"])
+def test_on_an_accelerator(there, position):
+    clip, right = video(side=16), called(small(position, vae=autoencoder()), video(side=16))
+    with Accelerator():
+        pipe = small(position, vae=autoencoder()).to(DEVICE)
+        given = clip if there == "nothing" else clip.to(DEVICE)
+        found = called(pipe, given, is_ref=CALL["is_ref"].to(DEVICE if there == "everything" else "cpu"))
+        again = called(pipe, given, plan=right.plan, noise=noise(2, FRAMES, 3, 8, 8).to(DEVICE if there == "clip" else "cpu"), trace=(trace := []))
+    assert found.frames.device == found.plan.device == again.frames.device == trace[-1].device == given.device
+    torch.testing.assert_close(near(found.frames), right.frames, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(near(found.plan), right.plan, atol=1e-4, rtol=1e-4)
+    assert torch.equal(near(found.frames)[:, [0, -1]], clip[:, [0, -1]])
+
+
+@pytest.mark.parametrize("offload", offloads)
+def test_offloaded(offload):
+    clip, right = video(side=16), called(small(vae=autoencoder()), video(side=16))
+    with Accelerator():
+        pipe = offloads[offload](small(vae=autoencoder()))
+        for given in (clip.to(DEVICE), clip):  # the second time after the hooks were put back
+            found = called(pipe, given)
+            assert found.frames.device == found.plan.device == given.device
+            torch.testing.assert_close(near(found.frames), right.frames, atol=1e-4, rtol=1e-4)
+        plan = pipe.make_plan(clip, CALL["is_ref"])
+        none = called(pipe, clip, plan=pipe.generator.without_plan(2, FRAMES)).frames
+        through = pipe.decode(pipe.encode(clip))
+    assert plan.device == through.device == clip.device
+    torch.testing.assert_close(plan, right.plan, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(none, called(small(vae=autoencoder()), clip, guidance_scale=0.0).frames, atol=1e-4, rtol=1e-4)
+
+
+def test_losses_on_an_accelerator():
+    pipe, clean, is_ref, eps = small(), video(), mp.references("image-to-video", FRAMES), noise(2, FRAMES, 3, 8, 8)
+
+    def losses(pipe, clean, eps):
+        readout = mp.Readout(pipe.planner).to(clean.device)
+        low = mp.low_resolution(clean, 2)
+        plan = mp.drop_plans(pipe.generator, pipe.planner(low, is_ref), 0.5, torch.Generator().manual_seed(0))
+        torch.nn.init.constant_(readout.out.weight, 0.1), torch.nn.init.zeros_(readout.out.bias)
+        return [mp.planner_loss(pipe.planner, readout, low, is_ref),
+                mp.generator_loss(pipe.generator, pipe.scheduler, clean, is_ref, torch.tensor([300, 700]), eps, plan)]  # fmt: skip
+
+    right = losses(pipe, clean, eps)
+    with Accelerator():
+        found = losses(pipe.to(DEVICE), clean.to(DEVICE), eps)
+    torch.testing.assert_close([near(x) for x in found], [x.detach() for x in right], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("position", mp.POSITIONS)
+def test_half_precision(dtype, position):
+    clip, pipe = video(side=16), small(position, vae=autoencoder()).to(dtype)
+    for given in (clip, clip.to(dtype)):
+        found = pipe(given, noise=noise(2, FRAMES, 3, 8, 8), **CALL).frames
+        assert found.dtype == given.dtype and torch.equal(found[:, 0], given[:, 0])
+    other = small(position, vae=autoencoder())
+    mixed = mp.MarDiniPipeline(other.planner, other.generator.to(dtype), other.scheduler, other.vae)  # the planner in single precision
+    torch.testing.assert_close(called(mixed, clip).frames, called(pipe, clip).frames, atol=0.2, rtol=0)
+
+
+def test_arrays_in_arrays_out():
+    pipe, clip, is_ref = small(), video(), mp.references("image-to-video", FRAMES)
+    options = dict(num_inference_steps=2, noise=noise(2, FRAMES, 3, 8, 8))
+    right, trace = pipe(clip, is_ref, **options), []
+    backwards = np.ascontiguousarray(clip.numpy()[:, ::-1])[:, ::-1]
+    for given, known in ((backwards, is_ref.numpy()), (clip.numpy().astype(">f4"), is_ref.tolist()), (clip.tolist(), pd.Series(is_ref.numpy()))):
+        found = pipe(given, known, num_inference_steps=2, noise=options["noise"].numpy(), trace=trace)
+        assert isinstance(found.frames, np.ndarray) and isinstance(found.plan, np.ndarray) and isinstance(trace[0], np.ndarray)
+        np.testing.assert_allclose(found.frames, right.frames, atol=1e-5)
+    assert isinstance(mp.low_resolution(clip.numpy(), 2), np.ndarray) and isinstance(pipe.make_plan(clip.numpy(), is_ref), np.ndarray)
+    assert isinstance(mp.roll_forward(pipe, clip[:, :2].numpy(), 2, 1, num_inference_steps=1), np.ndarray)
+    assert torch.equal(pipe(clip.requires_grad_(), is_ref, **options).frames, right.frames)
+
+
+def test_a_list_of_generators_is_one_a_clip():
+    pipe, clip, is_ref = small(), video(), CALL["is_ref"]
+    seeds = lambda *which: [torch.Generator().manual_seed(k) for k in which]  # noqa: E731
+    both = pipe(clip, is_ref, num_inference_steps=2, generator=seeds(3, 4)).frames
+    alone = pipe(clip[1:], is_ref, num_inference_steps=2, generator=tuple(seeds(4))).frames
+    assert torch.allclose(both[1:], alone, atol=1e-5) and not torch.allclose(both[0], pipe(clip[:1], is_ref, num_inference_steps=2, generator=seeds(4)).frames)
+
+
+@pytest.mark.parametrize("steps", [61, 1000])
+def test_every_number_of_steps_ends_at_the_clean_clip(steps):
+    """61 is one of the numbers to which the scheduler's rounding adds a step at timestep -1, and with it the noise that this stands for."""
+    pipe, calls, trace = small(), [], []
+    counted(pipe.generator, calls)
+    out = pipe(video(1), CALL["is_ref"], num_inference_steps=steps, trace=trace).frames
+    assert len(calls) == len(trace) == steps and torch.allclose(out, trace[-1], atol=1e-3)
+
+
+def test_compiled_networks():
+    pipe, clip = small(), video()
+    right = called(pipe, clip).frames
+    pipe.planner, pipe.generator = (torch.compile(part, backend="eager") for part in (pipe.planner, pipe.generator))
+    again = mp.MarDiniPipeline(pipe.planner, pipe.generator, pipe.scheduler)
+    with torch.compiler.set_stance("force_eager"):  # compiling takes half a minute
+        assert torch.equal(called(pipe, clip).frames, right) and torch.equal(called(again, clip).frames, right)
+    with pytest.raises(TypeError, match=r"generator must be a Generator, got a DataParallel; give what it wraps, its \.module"):
+        mp.drop_plans(torch.nn.DataParallel(small().generator), torch.zeros(1, 1, 4, 16), 0.5)
+
+
+@pytest.mark.parametrize("mixer", mp.MIXERS)
+def test_the_generator_mixes_frames(mixer):
+    """Another masked frame, other than the one that is looked at, and the same references: what is predicted changes through the mixing of frames alone."""
+    pipe, clip, is_ref = small(mixer=mixer), video(), mp.references("image-to-video", FRAMES)
+    other = clip.clone()
+    other[:, 3] += 1
+    out, moved = (pipe.generator(x, torch.tensor(500), is_ref) for x in (clip, other))
+    assert (moved - out)[:, 2].abs().max() > 1e-3 and (moved - out)[:, 4].abs().max() > 1e-3
+    assert torch.equal(moved[:, 0], out[:, 0])
 
 
 # --------------------------------------------------------------------------------------------------------------------- bad arguments
@@ -388,13 +518,13 @@ IS_REF = mp.references("image-to-video", FRAMES)
 BAD_CALLS = {
     "no reference": (dict(is_ref=torch.zeros(FRAMES, dtype=torch.bool)), ValueError, "is_ref must have a reference frame"),
     "nothing masked": (dict(is_ref=torch.ones(FRAMES, dtype=torch.bool)), ValueError, "is_ref must have a masked frame"),
-    "is_ref of numbers": (dict(is_ref=torch.ones(FRAMES)), TypeError, "is_ref must be bool, got torch.float32"),
-    "is_ref a list": (dict(is_ref=[True, False]), TypeError, "is_ref must be a bool tensor, got list"),
-    "is_ref too short": (dict(is_ref=IS_REF[:3]), ValueError, r"is_ref must be \(5,\) or \(2, 5\), got \(3,\)"),
+    "is_ref of numbers": (dict(is_ref=torch.ones(FRAMES)), TypeError, "is_ref must be booleans .*, got float32 tensor"),
+    "is_ref a list": (dict(is_ref=[True, False]), ValueError, r"is_ref must be \(5,\) or \(2, 5\), as video has frames and clips; got \(2,\)"),
+    "is_ref too short": (dict(is_ref=IS_REF[:3]), ValueError, r"is_ref must be \(5,\) or \(2, 5\), as video has frames and clips; got \(3,\)"),
     "NaN in a reference": (dict(video=torch.full((2, FRAMES, 3, 8, 8), math.nan)), ValueError, "video must be finite in its reference frames"),
     "another size": (dict(video=torch.zeros(2, FRAMES, 3, 8, 6)), ValueError, r"video must be \(clips, frames, 3 x 8 x 8\)"),
     "one dimension less": (dict(video=torch.zeros(FRAMES, 3, 8, 8)), ValueError, "video must be"),
-    "whole numbers": (dict(video=torch.zeros(2, FRAMES, 3, 8, 8, dtype=torch.long)), TypeError, "video must be a floating tensor, got torch.int64"),
+    "whole numbers": (dict(video=torch.zeros(2, FRAMES, 3, 8, 8, dtype=torch.long)), TypeError, "video must be floating-point numbers .*, got int64 tensor"),
     "too many frames": (dict(video=torch.zeros(2, 6, 3, 8, 8), is_ref=mp.references("image-to-video", 6)), ValueError, "at most 5 frames, got 6"),
     "no steps": (dict(num_inference_steps=0), ValueError, "num_inference_steps must be an integer in 1..1000, got 0"),
     "1001 steps": (dict(num_inference_steps=1001), ValueError, "num_inference_steps must be an integer in 1..1000, got 1001"),
@@ -438,7 +568,7 @@ def test_bad_calls_are_refused_before_any_work(case):
     (lambda: mp.drop_plans(small().generator, torch.zeros(1, 1, 4, 16), 1.5), ValueError, r"probability must be a finite number in \[0, 1\], got 1.5"),
     (lambda: mp.spread(9, 9), ValueError, "count must be below frames"),
     (lambda: mp.roll_forward(small(), video(1, 2), 0, 1), ValueError, "windows must be an integer >= 1"),
-    (lambda: mp.roll_forward(small(), video(1, 5), 1, 1), ValueError, "the frames of start must be an integer in 1..4, got 5"),
+    (lambda: mp.roll_forward(small(), video(1, 5), 1, 1), ValueError, "start must have 1 to 4 frames, fewer than a window, got 5"),
     (lambda: mp.slow_motion(Still(), video(1, 4), 7, 2), ValueError, "segment must divide the clip's 32 frames, got 7"),
     (lambda: small().generator(video(), torch.tensor(3), IS_REF, torch.zeros(2, FRAMES, 4, 9)), ValueError, r"plan must be \(clips, frames, 4 x 16\)"),
 ])  # fmt: skip

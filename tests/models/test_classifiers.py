@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from helpers.models import classifiers, zoo
@@ -46,7 +47,7 @@ def test_what_is_missing_is_one_sentence_and_no_download(monkeypatch, tmp_path, 
         classifiers.load(NAME, nowhere)
     with pytest.raises(RuntimeError, match="and there are 3 folders"):
         classifiers.load(NAME, pictures)
-    with pytest.raises(ValueError, match="no published classifier 'resnet'; there are microsoft/resnet-50"):
+    with pytest.raises(ValueError, match="name must be one of 'microsoft/resnet-50', got 'resnet'"):
         classifiers.missing("resnet")
 
 
@@ -95,3 +96,35 @@ def test_probabilities_are_those_of_the_model_in_any_batch(pictures):
         alone = model(classifiers.read(paths[3])[None]).logits.double().softmax(1)
     assert torch.allclose(rows[3], alone[0], atol=1e-6)
     assert not torch.allclose(rows, classifiers.probabilities(model, paths, blur=8), atol=1e-3)
+
+
+def test_sixteen_bits_are_read_as_eight(tmp_path):
+    values = np.tile(np.linspace(0, 255, 256).round(), (256, 1))
+    Image.fromarray(values.astype(np.uint8)).save(tmp_path / "8.png")
+    Image.fromarray((257 * values).astype(np.uint16)).save(tmp_path / "16.png")
+    torch.testing.assert_close(classifiers.read(tmp_path / "16.png"), classifiers.read(str(tmp_path / "8.png")))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda folder: classifiers.files(folder / "nowhere"), ValueError, "pictures must be a folder of folders, one a class, got .*nowhere', which is none"),
+        (lambda folder: classifiers.files(folder / "n01"), ValueError, "pictures must be a folder of folders, .*n01', which has none"),
+        (lambda folder: classifiers.files(3), TypeError, "pictures must be a path, got 3"),
+        (lambda folder: classifiers.missing(NAME, ""), ValueError, "pictures must be a path, got ''"),
+        (lambda folder: classifiers.files(folder, per_class=0), ValueError, "per_class must be a whole number >= 1, got 0"),
+        (lambda folder: classifiers.read(folder), ValueError, r"path must be a picture that can be read, got .* \(IsADirectoryError\)"),
+        (lambda folder: classifiers.read(folder / "no.png"), ValueError, r"path must be a picture that can be read, got .*no.png' \(FileNotFoundError\)"),
+        (lambda folder: classifiers.read(folder / "text.png"), ValueError, r"path must be .* \(UnidentifiedImageError\)"),
+        (lambda folder: classifiers.read(folder / "n01" / "1.PNG", -1), ValueError, "blur must be a number >= 0, got -1"),
+        (lambda folder: classifiers.probabilities(nn.Identity, [folder]), TypeError, "model must be a classifier, a torch.nn.Module"),
+        (lambda folder: classifiers.probabilities(nn.Linear(1, 1), []), ValueError, "paths must be a list of paths, one or more, got"),
+        (lambda folder: classifiers.probabilities(nn.Linear(1, 1), str(folder)), TypeError, "paths must be a list of paths"),
+        (lambda folder: classifiers.probabilities(nn.Linear(1, 1), [folder / "n01" / "1.PNG", "gone.png"]), ValueError, "that are there, got 'gone.png'"),
+        (lambda folder: classifiers.probabilities(nn.Linear(1, 1), [folder / "n01" / "1.PNG"], batch=0), ValueError, "batch must be a whole number >= 1"),
+    ],
+)
+def test_bad_arguments_are_named(pictures, call, error, message):
+    (pictures / "text.png").write_text("no picture")
+    with pytest.raises(error, match=message):
+        call(pictures)

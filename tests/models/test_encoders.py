@@ -1,11 +1,13 @@
 """Encoders by name: the small one reads as its recipe does, a published one says in one sentence what is missing."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from helpers.models import encoders, zoo
 from helpers.recipes import toy_vit
+from tests.accelerator import DEVICE, Accelerator, near
 
 NAME = "facebook/dino-vits16"
 
@@ -68,13 +70,33 @@ def test_a_published_one_is_pinned_scaled_and_standardised(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: encoders.load("dino"), "no encoder 'dino'; there are toy-vit, facebook/dino-vits16"),
-        (lambda: encoders.missing("dino"), "no encoder 'dino'"),
-        (lambda: encoders.blank("toy-vit"), "'toy-vit' is no published encoder"),
-        (lambda: encoders.load("toy-vit")(torch.zeros(3, 64, 64)), r"images must be \(N, 3, S, S\), got \(3, 64, 64\)"),
-        (lambda: encoders.load("toy-vit")(torch.zeros(1, 3, 64, 32)), r"images must be .* got \(1, 3, 64, 32\)"),
+        (lambda: encoders.load("dino"), "name must be one of 'toy-vit', 'facebook/dino-vits16', got 'dino'"),
+        (lambda: encoders.missing("dino"), "name must be one of .*, got 'dino'"),
+        (lambda: encoders.blank("toy-vit"), "name must be one of 'facebook/dino-vits16', got 'toy-vit'"),
+        (lambda: encoders.load("toy-vit")(torch.zeros(3, 64, 64)), r"images must be numbers \(N, 3, S, S\), got shape \(3, 64, 64\)"),
+        (lambda: encoders.load("toy-vit")(torch.zeros(1, 3, 64, 32)), r"images must be .* with S = 64, got shape \(1, 3, 64, 32\)"),
     ],
 )
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_other_kinds_of_pictures():
+    encode, images = encoders.load("toy-vit"), torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    right = encode(images)
+    for same in (images.numpy(), np.ascontiguousarray(images.numpy()[::-1])[::-1], images.double().numpy()):
+        assert isinstance(encode(same), np.ndarray) and np.allclose(encode(same), right, atol=1e-5)
+    assert torch.equal(encode(images.requires_grad_()), right) and not right.requires_grad
+    with pytest.raises(ValueError, match=r"images must be numbers .* in \[-0.001, 1.001\]"):
+        encode(255 * images)
+    with pytest.raises(ValueError, match="images must be finite"):
+        encode(images * torch.nan)
+    with pytest.raises(ValueError, match="batch must be a whole number >= 1, got 0"):
+        encode(images, batch=0)
+    with Accelerator():
+        encode.model.to(DEVICE)
+        for given in (images.detach().to(DEVICE), images.detach()):
+            found = encode(given)
+            assert found.device == given.device
+            torch.testing.assert_close(near(found), right, atol=1e-4, rtol=1e-4)

@@ -7,17 +7,39 @@ import pytest
 import torch
 
 from helpers.methods.caching_schedules import FAST_30, apply_adacache
-from helpers.models import zoo
+from helpers.models import classifiers, encoders, zoo
 
 
 def test_a_package_without_its_checkout_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(zoo, "MODELS", tmp_path / "data" / "models")
-    with pytest.raises(FileNotFoundError, match="apart from its checkout; there, run: pip install -e ."):
-        zoo.folder("toy-latte")
+    monkeypatch.setattr(zoo.checkout, "ROOT", tmp_path)
+    monkeypatch.setattr(zoo, "model_info", lambda *_: pytest.fail("asked the hub"))
+    sentence = "needs data/, which comes with a clone of the repository: installed without its checkout$"
+    for call, name in ((zoo.folder, "toy-latte"), (zoo.load, "toy-latte"), (zoo.pinned_revision, "maxin-cn/Latte-1")):
+        with pytest.raises(FileNotFoundError, match=f"{name}.* {sentence}"):
+            call(name)
+
+
+@pytest.mark.parametrize("name", ["maxin-cn/Latte-2", "", " ", "toy-latte", "../toy-latte", None, 3, ["maxin-cn/Latte-1"]])
+def test_a_wrong_name_is_neither_asked_for_nor_written_down(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(zoo, "REVISIONS", tmp_path / "revisions.toml")
+    monkeypatch.setattr(zoo, "model_info", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises(TypeError if not isinstance(name, str) else ValueError, match="name must be one of .*'microsoft/resnet-50', got"):
+        zoo.pinned_revision(name)
+    if name != "toy-latte":
+        for call in (zoo.entry, zoo.folder, zoo.missing, zoo.load, zoo.blank_transformer):
+            with pytest.raises((TypeError, ValueError), match="name must be one of 'toy-"):
+                call(name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_trained_and_every_pinned_model_is_listed():
+    assert zoo.TRAINED == tuple(sorted(path.stem.replace("_", "-") for path in (zoo.ROOT / "helpers" / "recipes").glob("toy_*.py")))
+    assert zoo.ENCODERS_AND_CLASSIFIERS == (*encoders.CONFIGS, *classifiers.CONFIGS)
 
 
 def test_unknown_names_and_absent_folders(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="no model 'toy-late' in the zoo"):
+    with pytest.raises(ValueError, match="name must be one of 'toy-latte', .*, got 'toy-late'"):
         zoo.load("toy-late")
     monkeypatch.setattr(zoo, "ROOT", tmp_path)
     monkeypatch.setattr(zoo, "MODELS", tmp_path / "models")
@@ -65,7 +87,7 @@ def test_the_first_download_pins_the_commit_for_later_ones(monkeypatch, tmp_path
     assert zoo.pinned_revision("maxin-cn/Latte-1") == "c0ffee"
     Info.sha = "moved"
     assert zoo.pinned_revision("maxin-cn/Latte-1") == "c0ffee"
-    assert zoo.pinned_revision("another/model") == "moved"
+    assert zoo.pinned_revision("THUDM/CogVideoX-2b") == "moved"
     assert zoo.pinned_revision("maxin-cn/Latte-1") == "c0ffee"
 
 
@@ -135,7 +157,7 @@ def test_published_calls_are_arguments_of_their_pipelines(name):
 def test_a_model_without_a_published_configuration_has_no_blank():
     with pytest.raises(ValueError, match="no published configuration of 'toy-latte'; it holds those of .*maxin-cn/Latte-1"):
         zoo.blank_transformer("toy-latte")
-    with pytest.raises(ValueError, match="no model 'latte'"):
+    with pytest.raises(ValueError, match="name must be one of .*, got 'latte'"):
         zoo.blank_transformer("latte")
     assert zoo.entry("toy-latte").tokens_a_frame == 0
 
@@ -144,3 +166,9 @@ def test_clip_refuses_what_is_no_prompt():
     for prompt, error in ((None, TypeError), (3, TypeError), ("  ", ValueError)):
         with pytest.raises(error, match="prompt"):
             zoo.clip(None, prompt, 0)
+    with pytest.raises(TypeError, match="pipe must be a pipeline of diffusers, got None"):
+        zoo.clip(None, "a ring", 0)
+    pipe = diffusers.DiffusionPipeline()
+    for seed, error in ((-1, ValueError), (1.5, TypeError), ("0", TypeError), (None, TypeError), (2**63, ValueError)):
+        with pytest.raises(error, match="seed must be a whole number in"):
+            zoo.clip(pipe, "a ring", seed)
