@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -26,11 +27,14 @@ from .matches import _choice, _floats, _full, _integer, _several
 __all__ = ["block_layers", "dift", "dift_blocks", "dift_grid", "dift_layers", "layer_names", "noise_to_signal"]
 
 
-def _alpha_bar(scheduler: Any, t: Any) -> float:
+UNETS = UNet2DConditionModel | UNet2DModel
+
+
+def _alpha_bar(scheduler: Any, t: Any, name: str = "t") -> float:
     kept, config = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "config", {})
     if kept is None or abs(float(getattr(scheduler, "init_noise_sigma", 1)) - 1) > 1e-6 or config.get("use_flow_sigmas"):
         raise ValueError(f"scheduler must keep the variance (DDIM, DDPM, PNDM), got {type(scheduler).__name__}, which adds noise in units of sigma")
-    return float(kept[_integer("t", t, 0, len(kept) - 1)])
+    return float(kept[_integer(name, t, 0, len(kept) - 1)])
 
 
 def noise_to_signal(scheduler: Any, t: int) -> float:
@@ -48,9 +52,10 @@ def layer_names(unet: nn.Module, *, merged: bool | None = None) -> list[str]:
     A layer is a resnet with the attention behind it, or an upsampler. merged=True counts as ADM does: the upsampler belongs to the last
     layer of its block. Default: apart for a UNet2DConditionModel (Stable Diffusion), merged for a UNet2DModel.
     """
+    unet = _check_unet(unet)
     merged = not isinstance(unet, UNet2DConditionModel) if merged is None else merged
     names = []
-    for n, block in enumerate(_decoder(unet)):
+    for n, block in enumerate(unet.up_blocks):
         attentions = getattr(block, "attentions", None) or ()
         if len(attentions) not in (0, len(block.resnets)):
             raise ValueError(f"unet has {len(attentions)} attentions and {len(block.resnets)} resnets in up-block {n}, its layers cannot be counted")
@@ -102,14 +107,14 @@ def dift(
     noise nor generator, schedulers in units of sigma, and U-Nets that want more than image, t and text; TypeError for a pipeline without U-Net.
     """
     options = dict(ensemble=ensemble, generator=generator, noise=noise, latent=latent, batch=batch)
-    return dift_grid(pipe, images, prompt, times=(t,), blocks=(n,), **options)[t, n]
+    return next(iter(_features(pipe, images, prompt, "t", (t,), _blocks(pipe, "n", (n,)), **options).values()))
 
 
 def dift_blocks(
     pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, t: int, blocks: Sequence[int] = (0, 1, 2, 3), **options: Any
 ) -> dict[int, Tensor]:
     """Maps of several up-blocks from one pass, {n: (B, C, h, w)}; options as in `dift`."""
-    return {n: found for (_, n), found in dift_grid(pipe, images, prompt, times=(t,), blocks=blocks, **options).items()}
+    return {n: found for (_, n), found in _features(pipe, images, prompt, "t", (t,), _blocks(pipe, "blocks", blocks), **options).items()}
 
 
 def dift_layers(
@@ -119,38 +124,44 @@ def dift_layers(
 
     A layer of the encoder, which hands its map on to a layer of the decoder, can be named as well: "down_blocks.1.attentions.0".
     """
-    names = layer_names(_check_pipe(pipe)[0])
+    unet = _check_pipe(pipe)[0]
+    names = layer_names(unet)
     layers = range(len(names)) if layers is None else _several("layers", layers)
     chosen = {i: i if isinstance(i, str) else names[_integer("layers", i, 0, len(names) - 1)] for i in layers}
-    known = names + layer_names(pipe.unet, merged=True) + _encoder_names(pipe.unet)
+    known = names + layer_names(unet, merged=True) + _encoder_names(unet)
     if unknown := [name for name in chosen.values() if name not in known]:
         raise ValueError(f"layers must be in 0..{len(names) - 1} or names of layer_names(unet), got {unknown[0]!r}")
-    modules = {i: pipe.unet.get_submodule(name) for i, name in chosen.items()}
-    return {i: found for (_, i), found in _features(pipe, images, prompt, (t,), modules, **options).items()}
+    modules = {i: unet.get_submodule(name) for i, name in chosen.items()}
+    return {i: found for (_, i), found in _features(pipe, images, prompt, "t", (t,), modules, **options).items()}
 
 
 def dift_grid(
     pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, times: Sequence[int], blocks: Sequence[int] = (0, 1, 2, 3), **options: Any
 ) -> dict[tuple[int, int], Tensor]:
     """Maps of several timesteps and up-blocks, {(t, n): (B, C, h, w)}: encodes once, one pass a timestep, all with the same noise."""
-    up_blocks = _decoder(_check_pipe(pipe)[0])
-    modules = {_integer("n", n, 0, len(up_blocks) - 1): up_blocks[n] for n in _several("blocks", blocks)}
-    return _features(pipe, images, prompt, _several("times", times), modules, **options)
+    return _features(pipe, images, prompt, "times", times, _blocks(pipe, "blocks", blocks), **options)
+
+
+def _blocks(pipe: Any, name: str, blocks: Any) -> dict[int, nn.Module]:
+    up_blocks = _check_pipe(pipe)[0].up_blocks
+    return {n: up_blocks[n] for n in (_integer(name, n, 0, len(up_blocks) - 1) for n in _several(name, blocks))}
 
 
 @torch.no_grad()
-def _features(pipe, images, prompt, times, modules, *, ensemble=8, generator=None, noise=None, latent="sample", batch=8) -> dict[tuple, Tensor]:
+def _features(pipe, images, prompt, name, times, modules, *, ensemble=8, generator=None, noise=None, latent="sample", batch=8) -> dict[tuple, Tensor]:
     unet, vae = _check_pipe(pipe)
-    kept = {t: _alpha_bar(pipe.scheduler, t) for t in times}
+    kept = {t: _alpha_bar(pipe.scheduler, t, name) for t in _several(name, times)}
     ensemble, batch = _integer("ensemble", ensemble, 1), _integer("batch", batch, 1)
     _choice("latent", latent, ("sample", "mean"))
     factor = _check_images(images, unet, vae)
     prompts = _check_prompt(prompt, len(images), unet)
     shape = (unet.config.in_channels, images.shape[2] // factor, images.shape[3] // factor)
     noise, other = _draws(len(images), ensemble, shape, generator, noise, vae is not None, latent)
-    x0, spread = (images, None) if vae is None else _encode(vae, images, batch)
-    x0 = x0.to(unet.device, unet.dtype)
-    text = {p: pipe.encode_prompt([p], unet.device, 1, False)[0].to(x0) for p in dict.fromkeys(prompts)}
+    # under offloading the weights lie elsewhere until their module is called: what the pipeline executes on is its own to say
+    device = torch.device(getattr(pipe, "_execution_device", None) or unet.device)
+    x0, spread = (images, None) if vae is None else _encode(vae, images.to(device, vae.dtype), batch)
+    x0 = x0.to(device, unet.dtype)
+    text = {p: pipe.encode_prompt([p], device, 1, False)[0].to(x0) for p in dict.fromkeys(prompts)}
     sums: dict[tuple, Tensor] = {}
     for t, rows in ((t, rows) for t in kept for rows in torch.arange(len(images) * ensemble).split(batch)):
         i, member = rows // ensemble, rows % ensemble
@@ -160,6 +171,8 @@ def _features(pipe, images, prompt, times, modules, *, ensemble=8, generator=Non
         for key, found in _outputs(unet, modules, sample=x, timestep=t, **words).items():
             total = sums.setdefault((t, key), _full(found).new_zeros(len(images), *found.shape[1:]))
             total.index_add_(0, i.to(found.device), _full(found))
+    if hasattr(pipe, "maybe_free_model_hooks"):
+        pipe.maybe_free_model_hooks()  # as a pipeline ends its own call: what was brought to the accelerator goes back
     return {key: (total / ensemble).to(unet.dtype) for key, total in sums.items()}
 
 
@@ -168,20 +181,26 @@ class _Enough(Exception):
 
 
 def _outputs(unet: nn.Module, modules: dict, **inputs: Any) -> dict:
-    """Outputs of some of the U-Net's modules in one forward pass, which ends with the last of them."""
+    """Outputs of some of the U-Net's modules in one forward pass, which ends with the last of them.
+
+    Hooks of diffusers (group offloading, casts of layers) tidy up behind a forward pass: with these it runs to its end.
+    """
     seen, handles = {}, []
+    whole = any(hasattr(module, "_diffusers_hook") for module in unet.modules())
+    compiled = any(module._compiled_call_impl is not None for module in unet.modules())
 
     def keep(key):
         def hook(module, args, output):
             seen[key] = output[0] if isinstance(output, tuple) else output
-            if len(seen) == len(modules):
+            if len(seen) == len(modules) and not whole:
                 raise _Enough
 
         return hook
 
     try:
         handles += [module.register_forward_hook(keep(key)) for key, module in modules.items()]
-        unet(**inputs)
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():  # compiled code would not see the hooks
+            unet(**inputs)
     except _Enough:
         pass
     finally:
@@ -192,7 +211,7 @@ def _outputs(unet: nn.Module, modules: dict, **inputs: Any) -> dict:
 
 def _encode(vae: nn.Module, images: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the scaled latents."""
-    found = [vae.encode(some).latent_dist for some in images.to(vae.device, vae.dtype).split(batch)]
+    found = [vae.encode(some).latent_dist for some in images.split(batch)]
     mean, std = torch.cat([f.mean for f in found]), torch.cat([f.std for f in found])
     scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0
     return (mean - shift) * scale, std * scale
@@ -220,15 +239,29 @@ def _draws(count, ensemble, shape, generator, noise, posterior, latent) -> tuple
     return drawn[:, :: 1 + posterior] if noise is None else noise, other
 
 
-def _decoder(unet: Any) -> nn.ModuleList:
-    if not isinstance(unet, UNet2DConditionModel | UNet2DModel):
+def _bare(module: Any) -> Any:
+    """A module without what torch.compile, data parallelism or peft have put around it."""
+    while isinstance(module, nn.Module) and not isinstance(module, UNETS):
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif hasattr(module, "_orig_mod"):
+            module = module._orig_mod
+        elif hasattr(module, "get_base_model"):
+            module = module.get_base_model()
+        else:
+            break
+    return module
+
+
+def _check_unet(unet: Any) -> nn.Module:
+    if not isinstance(_bare(unet), UNETS):
         raise TypeError(f"unet must be a UNet2DConditionModel or UNet2DModel, got {type(unet).__name__}")
-    return unet.up_blocks
+    return _bare(unet)
 
 
 def _check_pipe(pipe: Any) -> tuple[nn.Module, nn.Module | None]:
-    unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
-    if not isinstance(unet, UNet2DConditionModel | UNet2DModel):
+    unet, vae = _bare(getattr(pipe, "unet", None)), getattr(pipe, "vae", None)
+    if not isinstance(unet, UNETS):
         raise TypeError(f"pipe must be a pipeline with a UNet2DConditionModel or UNet2DModel, got {type(pipe).__name__}")
     more = [name for name in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type") if getattr(unet.config, name, None)]
     channels = vae.config.latent_channels if vae is not None else 3
