@@ -276,8 +276,8 @@ BAD_CALLS = [
     (dict(n=4), ValueError, r"n must be an integer in 0\.\.3, got 4"),
     (dict(n=-1), ValueError, "n must be"),
     (dict(n=1.0), TypeError, "n must be"),
-    (dict(images=(pictures(2) * 127).byte()), TypeError, "images must be a floating-point tensor, got torch.uint8"),
-    (dict(images=pictures(2).numpy()), TypeError, "got ndarray"),
+    (dict(images=(pictures(2) * 127).byte()), TypeError, r"images must be floating-point numbers .* in \[-1, 1\], got uint8 tensor of shape"),
+    (dict(images="cat.png"), TypeError, r"images must be numbers \(B, 3, H, W\) in \[-1, 1\], got 'cat.png'"),
     (dict(images=pictures(2) * 1.5), ValueError, r"in \[-1, 1\]"),
     (dict(images=pictures(2) * math.nan), ValueError, "images must be finite"),
     (dict(images=pictures(2)[0]), ValueError, "images must be"),
@@ -285,8 +285,8 @@ BAD_CALLS = [
     (dict(images=pictures(2)[:, :2]), ValueError, "images must be"),
     (dict(images=pictures(2, 15, 16)), ValueError, "multiples of 2, got"),
     (dict(prompt=["a cat"]), ValueError, "prompt must be one text or 2"),
-    (dict(prompt=5), ValueError, "prompt must be"),
-    (dict(prompt=["a", None]), ValueError, "prompt must be"),
+    (dict(prompt=5), TypeError, "prompt must be a text or a list of texts, got 5"),
+    (dict(prompt=["a", None]), TypeError, "prompt must be"),
     (dict(ensemble=0), ValueError, "ensemble must be an integer >= 1, got 0"),
     (dict(ensemble=1.5), TypeError, "ensemble must be"),
     (dict(batch=0), ValueError, "batch must be"),
@@ -294,11 +294,13 @@ BAD_CALLS = [
     (dict(generator=None), ValueError, "noise or a generator"),
     (dict(generator=None, noise=randn(2, 4, 8, 8)), ValueError, "as well as noise"),
     (dict(generator=[seeded()]), ValueError, "generator must be one torch.Generator or 2"),
-    (dict(generator=[1, 2]), ValueError, "generator must be"),
+    (dict(generator=[1, 2]), TypeError, "generator must be a torch.Generator or a list of them, got"),
+    (dict(generator=(g for g in ())), TypeError, "generator must be a torch.Generator or a list of them, got a generator"),
     (dict(noise=randn(2, 4, 8, 7)), ValueError, "noise must be"),
     (dict(noise=randn(3, 2, 4, 8, 8)), ValueError, "noise must be"),
     (dict(noise=randn(2, 4, 8, 8) * math.inf), ValueError, "noise must be finite"),
     (dict(noise=0), TypeError, "noise must be"),
+    (dict(latent=None), TypeError, "latent must be one of sample, mean, got None"),
 ]
 
 
@@ -322,16 +324,22 @@ def test_pipelines_that_do_not_fit_are_refused(latent, pixel):
         pipe = diffusers.DDPMPipeline(diffusers.UNet2DModel(**config, **more), diffusers.DDPMScheduler())
         with pytest.raises(ValueError, match=text):
             dift(pipe, pictures(1), t=5, n=0, generator=seeded())
-    for call, text in (
-        (lambda: dift_layers(latent, pictures(1), t=5, layers=(11,), generator=seeded()), r"layers must be an integer in 0\.\.10"),
-        (lambda: dift_layers(latent, pictures(1), t=5, layers=("mid_block",), generator=seeded()), "layers must be in 0..10 or names"),
-        (lambda: dift_layers(latent, pictures(1), t=5, layers=(), generator=seeded()), "layers must be a sequence"),
-        (lambda: dift_blocks(latent, pictures(1), t=5, blocks=(), generator=seeded()), "blocks must be a sequence"),
-        (lambda: dift_grid(latent, pictures(1), times="51", generator=seeded()), "times must be a sequence"),
-        (lambda: dift_grid(latent, pictures(1), times=(), generator=seeded()), "times must be a sequence"),
+    for call, error, text in (
+        (lambda: dift_layers(latent, pictures(1), t=5, layers=(11,), generator=seeded()), ValueError, r"layers must be an integer in 0\.\.10"),
+        (lambda: dift_layers(latent, pictures(1), t=5, layers=("mid_block",), generator=seeded()), ValueError, "layers must be in 0..10 or names"),
+        (lambda: dift_layers(latent, pictures(1), t=5, layers=(), generator=seeded()), ValueError, "layers must be a sequence"),
+        (lambda: dift_blocks(latent, pictures(1), t=5, blocks=(), generator=seeded()), ValueError, "blocks must be a sequence"),
+        (lambda: dift_blocks(latent, pictures(1), t=5, blocks=(0, 4), generator=seeded()), ValueError, r"blocks must be an integer in 0\.\.3, got 4"),
+        (lambda: dift_grid(latent, pictures(1), times="51", generator=seeded()), TypeError, "times must be a sequence"),
+        (lambda: dift_grid(latent, pictures(1), times=(), generator=seeded()), ValueError, "times must be a sequence"),
+        (lambda: dift_grid(latent, pictures(1), times=(5, 1000), generator=seeded()), ValueError, r"times must be an integer in 0\.\.999, got 1000"),
+        (lambda: layer_names(latent.unet, merged="no"), TypeError, "merged must be True, False or None, got 'no'"),
     ):
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises(error, match=text):
             call()
+    pipe = diffusers.StableDiffusionPipeline(**{**latent.components, "vae": diffusers.AutoencoderTiny()}, requires_safety_checker=False)
+    with pytest.raises(TypeError, match="pipe must have an AutoencoderKL or no VAE, got one with a AutoencoderTiny"):
+        dift(pipe, pictures(1), t=5, n=0, generator=seeded())
 
 
 # ---------------------------------------------------------------------------------------------------- what the maps match
