@@ -135,7 +135,7 @@ def _numbers(name: str, value: Any, *layouts: str, note: str = "", masks: bool =
         if array.dtype.kind not in "biuf" or np.ma.is_masked(value):
             raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object else array)}")
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-            array = array.astype(np.int64 if array.dtype.itemsize < 8 else np.float64)
+            array = array.astype(np.float64 if array.dtype.itemsize == 8 and array.size and array.max() >= 2**63 else np.int64)
         array = array.astype(np.float64 if array.dtype == np.longdouble else array.dtype.newbyteorder("="), copy=False)
         tensor = torch.from_numpy(array if array.flags.writeable and all(step >= 0 for step in array.strides) else array.copy())
     if tensor.is_complex() or (tensor.dtype == torch.bool and not masks):
@@ -550,7 +550,7 @@ def propagate_labels(
     labels = [first.to(features)]
     for t in range(1, count):
         sources = _contexts(t, context)
-        known, values = units[sources], torch.stack([labels[s] for s in sources])
+        known, values = (torch.stack([one[s] for s in sources]) for one in (units, labels))
         out = torch.empty_like(labels[0])
         for tile, near in _tiles(h, w, reach, len(sources), memory):
             out[(..., *tile)] = _carry(units[(t, ..., *tile)], known[(..., *near)], values[(..., *near)], _mask(tile, near, reach), top_k, temperature)
@@ -718,7 +718,7 @@ def feature_colours(maps: Sequence[Tensor]) -> list[Tensor]:
     maps = [_floats("maps", one, "C, h, w") for one in given]
     if len({len(one) for one in maps}) > 1 or len(maps[0]) < 3 or sum(one[0].numel() for one in maps) < 3:
         raise ValueError(f"maps must have the same channels, at least three, and three cells in all, got {[tuple(one.shape) for one in maps]}")
-    cells = torch.cat([one.flatten(1).T for one in maps]).double().cpu().numpy()
+    cells = torch.cat([one.flatten(1).T.cpu() for one in maps]).double().numpy()
     if not np.ptp(cells, axis=0).any():
         raise ValueError("maps must not be constant: there are no components")
     found = PCA(3, svd_solver="full").fit(cells)

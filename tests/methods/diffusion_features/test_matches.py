@@ -4,6 +4,7 @@ import math
 import resource
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
@@ -29,6 +30,7 @@ from helpers.methods.diffusion_features import (
     region_similarity,
     similarity_map,
 )
+from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
 CONVENTIONS = ("paper", "consistent", "official")
@@ -242,6 +244,112 @@ def test_mutual_neighbours_against_a_loop_and_swapped(similarity):
         mutual_matches(a, b, similarity="l1")
 
 
+# -------------------------------------------------------------------------------------------- array-likes and accelerators
+
+MAPS, OTHER, PLACES = randn(6, 5, 4), randn(2, 6, 4, 7, seed=1), torch.tensor([[0, 0], [15, 19], [5, 11], [9, 3]])
+SIZES = dict(source_size=(20, 16), target_size=(18, 25))
+FRAMES, FIRST = randn(3, 6, 4, 5), F.one_hot(torch.arange(20).reshape(4, 5) % 3).permute(2, 0, 1).float()
+HERE = torch.rand(30, 2, generator=torch.Generator().manual_seed(0)) * 100
+STICKER, PICTURE = torch.zeros(4, 20, 16), torch.full((3, 18, 25), 0.5)
+STICKER[1:, 4:12, 3:9] = 1
+# each: a call, and its arguments that are tensors, the one first whose kind the result has
+CALLS = {
+    "describe": (lambda maps, points: describe(maps, points, size=(20, 16)), MAPS, PLACES),
+    "match": (lambda a, b, points: match(a, b, points, **SIZES), MAPS, OTHER, PLACES),
+    "nearest": (lambda a, b, points: nearest(a, b, points, **SIZES), MAPS, OTHER[0], PLACES),
+    "similarity_map": (lambda a, b, point: similarity_map(a, b, point, **SIZES), MAPS, OTHER, PLACES[2]),
+    "mutual_matches": (mutual_matches, randn(9, 5), randn(12, 5, seed=1)),
+    "mutual_matches, l2": (lambda a, b: mutual_matches(a, b, similarity="l2"), randn(9, 5), randn(12, 5, seed=1)),
+    "pck": (pck, PLACES.float() + 1, PLACES, torch.tensor([0, 0, 10, 12])),
+    "pck_table": (lambda p, q, box: pck_table([(p, q, box)]), PLACES.float() + 1, PLACES, torch.tensor([0, 0, 10, 12])),
+    "fit_homography": (fit_homography, HERE, HERE @ torch.tensor([[1.1, 0.1], [-0.05, 0.9]])),
+    "corner_error": (lambda a, b: corner_error(a, b, (48, 64)), torch.tensor([[1.0, 0, 3], [0, 1, 4], [0, 0, 1]]), torch.eye(3)),
+    "homography_accuracy": (homography_accuracy, torch.tensor([0.5, 2.9, 3, 9])),
+    "propagate_labels": (lambda features, first: propagate_labels(features, first, top_k=5), FRAMES, FIRST),
+    "first_mask_to_labels": (lambda mask: first_mask_to_labels(mask, (3, 4)), torch.arange(48).reshape(6, 8) % 5),
+    "labels_to_masks": (lambda labels: labels_to_masks(labels, (9, 10), stride=2), FIRST),
+    "region_similarity": (region_similarity, FIRST[0] > 0, FIRST[1] > 0),
+    "boundary_accuracy": (boundary_accuracy, FIRST[0] > 0, FIRST[1] > 0),
+    "propagate_edit": (lambda a, b, s, t: propagate_edit(a, b, s, t, threshold=30), MAPS, MAPS, STICKER, PICTURE),
+    "feature_colours": (lambda a, b: feature_colours([a, b]), MAPS, OTHER[0]),
+}
+FORMS = {
+    "reversed": lambda x: x.numpy()[::-1].copy()[::-1],
+    "big-endian": lambda x: x.numpy().astype(x.numpy().dtype.newbyteorder(">")),
+    "read-only": lambda x: np.frombuffer(x.numpy().tobytes(), x.numpy().dtype).reshape(x.shape),
+    "a list": lambda x: x.tolist(),
+    "pandas": lambda x: pd.DataFrame(x.numpy(), index=range(50, 50 + len(x))) if x.ndim == 2 else x.numpy(),
+    "a list of tensors": list,
+    "a gradient": lambda x: x.clone().requires_grad_() if x.is_floating_point() else x,
+}
+
+
+def parts(found):
+    """All that a result holds."""
+    if isinstance(found, dict):
+        return [part for key, value in found.items() for part in (key, *parts(value))]
+    return [part for value in found for part in parts(value)] if isinstance(found, list | tuple) else [found]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("call", CALLS)
+def test_any_array_is_taken_and_its_kind_comes_back(call, form):
+    function, *arguments = CALLS[call]
+    right = parts(function(*arguments))
+    kind = torch.Tensor if form == "a gradient" else np.ndarray
+    for changed in ([FORMS[form](one) for one in arguments], [FORMS[form](arguments[0]), *arguments[1:]]):
+        if call == "feature_colours" and len({type(one) for one in changed}) > 1:
+            continue  # each map comes back as its own kind
+        for wanted, found in zip(right, parts(function(*changed)), strict=True):
+            if isinstance(wanted, torch.Tensor):
+                assert isinstance(found, kind), type(found)
+                wanted, found = wanted.numpy(), found.detach().numpy() if kind is torch.Tensor else found
+                np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+            else:
+                assert found == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_tensors_may_lie_on_an_accelerator(call):
+    function, *arguments = CALLS[call]
+    right = parts(function(*arguments))
+    with Accelerator():
+        for where in (0, None):  # the first alone there, or all
+            found = parts(function(*(one.to(DEVICE) if where in (i, None) else one for i, one in enumerate(arguments))))
+            for wanted, one in zip(right, found, strict=True):
+                if isinstance(wanted, torch.Tensor):
+                    assert one.device == DEVICE or call in ("propagate_edit", "feature_colours")
+                    torch.testing.assert_close(near(one), wanted, rtol=1e-5, atol=1e-5)
+                else:
+                    assert one == pytest.approx(wanted)
+
+
+def test_whole_numbers_are_features_too():
+    maps, labels = torch.randint(256, (6, 5, 4), generator=seeded()).byte(), FIRST.bool()
+    found = match(maps, maps.long(), PLACES, source_size=(20, 16), target_size=(20, 16))
+    right = match(maps.float(), maps.float(), PLACES, source_size=(20, 16), target_size=(20, 16))
+    assert torch.equal(found.points, right.points) and torch.equal(found.similarity, right.similarity)
+    assert torch.equal(propagate_labels(FRAMES, labels, top_k=5), propagate_labels(FRAMES, FIRST, top_k=5))
+    for dtype in (np.uint16, np.uint32, np.uint64, np.int8):
+        assert np.array_equal(first_mask_to_labels(labels[1].numpy().astype(dtype), (4, 5)), [~labels[1].numpy(), labels[1].numpy()])
+
+
+def test_points_in_pandas_are_x_and_y():
+    points = pd.DataFrame({"x": [1.0, 3], "y": [2.0, 0]}, index=[5, 9])
+    assert np.array_equal(describe(MAPS.numpy(), points, size=(20, 16)), describe(MAPS, points.to_numpy(), size=(20, 16)))
+    for columns in (["y", "x"], ["row", "col"], ["Row", "Column"]):
+        with pytest.raises(ValueError, match=r"points must be \(K, 2\) as x, y, got columns .*: swap them"):
+            describe(MAPS, points.set_axis(columns, axis=1), size=(20, 16))
+    assert describe(MAPS, points.set_axis(["a", "b"], axis=1), size=(20, 16)).shape == (2, 6)
+
+
+def test_a_descriptor_of_zeros_has_the_cosine_zero():
+    maps = torch.zeros(3, 4, 5)
+    maps[:, :, 2:] = 1
+    found = match(maps, maps, [[0, 0], [4, 3]], source_size=(4, 5), target_size=(4, 5))
+    assert found.similarity.tolist() == [0, pytest.approx(1)] and found.points.tolist()[0] == [0, 0]
+
+
 # ------------------------------------------------------------------------------------------------------------------ PCK
 
 
@@ -255,7 +363,9 @@ def test_pck_by_hand():
     assert pck(predicted, truth, (10, 20, 50, 100)).tolist() == [True, True, False]  # max(40, 80) * 0.1 = 8, bound included
     assert pck(*off_by(29.0), (0, 0, 100, 20), alpha=0.29).tolist() == [True]  # though 0.29 * 100 is 28.999999999999996
     right, wrong = off_by(0), off_by(*[99] * 9)
-    table = pck_table([Pair(*right, (0, 0, 10, 10), "cat"), Pair(*wrong, (0, 0, 10, 10), "cat")], alphas=(0.1, 50))
+    pairs = [Pair(*right, (0, 0, 10, 10), "cat"), Pair(*wrong, (0, 0, 10, 10), "cat")]
+    assert list(pck_table(pairs)) == [0.05, 0.1]
+    table = pck_table(pairs, alphas=(0.1, 50))
     assert table[0.1][:3] == (pytest.approx(10), pytest.approx(50), pytest.approx(10))
     assert table[50][:3] == (100, 100, 100)
 
@@ -299,6 +409,12 @@ def test_pck_refuses():
         pck_table([])
     with pytest.raises(ValueError, match="alphas must be"):
         pck_table([Pair(*good, (0, 0, 9, 9))], alphas=())
+    for bad, error, text in (
+        ([3], TypeError, r"pairs must hold Pair\(predicted, truth, box, category\), got 3 in it"), ([good], TypeError, "pairs must hold Pair"),
+        ([Pair(*good, (0, 0, 9, 9), 5)], TypeError, "pairs must have categories that are texts, got 5"), ({}, TypeError, "pairs must be a sequence"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=text):
+            pck_table(bad)
 
 
 # ---------------------------------------------------------------------------------------------------------- homographies
@@ -333,6 +449,21 @@ def test_outliers_are_found_and_seeds_repeat(method):
     assert torch.equal(twice.matrix, fit.matrix) and torch.equal(twice.inliers, torch.cat([fit.inliers, fit.inliers[:5]]))
 
 
+def test_ransac_bears_what_lmeds_does_not():
+    """Beyond half of the matches the median is wrong; RANSAC counts only those that agree."""
+    points = torch.rand(40, 2, generator=seeded()).double() * 100
+    target = warped(points)
+    target[:24] = torch.rand(24, 2, generator=seeded(1)).double() * 100
+    ransac, lmeds, plain = (fit_homography(points, target, **options) for options in (dict(method="ransac"), dict(method="lmeds"), {}))
+    assert corner_error(ransac.matrix, TRUE, (100, 100)) < 1e-6 and ransac.inliers.tolist() == [False] * 24 + [True] * 16
+    assert corner_error(lmeds.matrix, TRUE, (100, 100)) > 5 and torch.equal(plain.matrix, lmeds.matrix)
+    # and what counts as an inlier: a threshold in px for one, the median's own spread for the other
+    target = warped(points) + 0.2 * randn(40, 2).double()
+    few, many = (fit_homography(points, target, method=method, threshold=0.05).inliers.sum() for method in ("ransac", "lmeds"))
+    assert few < 20 < 35 < many
+    assert fit_homography(points, target, method="ransac").inliers.all()  # 3 px
+
+
 def test_four_points_fix_a_homography():
     p, q = (torch.rand(3, 4, 2, generator=seeded(s)).double() * 100 for s in (0, 1))
     found = matches._through_four(p, q)
@@ -348,6 +479,15 @@ def test_corner_errors_by_hand():
     assert error == pytest.approx(5) and corner_error(2.5 * shift, shift, (48, 64)) == pytest.approx(0, abs=1e-12)
     assert homography_accuracy([error]) == {1: 0, 3: 0, 5: 100}
     assert homography_accuracy([0.5, 2.9, 3, math.inf]) == {1: 25, 3: 75, 5: 75}
+    error, (h, w) = 0, (48, 64)
+    for corner in ((0, 0), (w - 1, 0), (0, h - 1), (w - 1, h - 1)):  # each moves by another distance
+        (x, y, z) = (TRUE @ torch.tensor([*corner, 1.0], dtype=torch.float64)).tolist()
+        error += math.dist((x / z, y / z), corner) / 4
+    assert corner_error(TRUE, torch.eye(3), (h, w)) == pytest.approx(error) != corner_error(TRUE, torch.eye(3), (h + 1, w))
+    away = torch.tensor([[1.0, 0, 0], [0, 1, 0], [-1 / 64, 0, 1]])  # takes the corners at x = 64 to infinity
+    assert corner_error(away, torch.eye(3), (48, 65)) == math.inf
+    with pytest.raises(ValueError, match="truth must be a homography that keeps the corners"):
+        corner_error(torch.eye(3), away, (48, 65))
     scale = torch.diag(torch.tensor([2.0, 1, 1]))  # only the corners at x = w - 1 move, by w - 1
     assert corner_error(scale, torch.eye(3), (48, 64)) == pytest.approx(63 / 2)
 
@@ -366,7 +506,10 @@ def test_homographies_refuse():
         fit_homography(points, points * math.nan)
     with pytest.raises(ValueError, match="method must be one of lmeds, ransac"):
         fit_homography(points, points, method="magsac")
-    for bad in (dict(threshold=0), dict(trials=0)):
+    for bad in (None, 1.5, True, "0"):
+        with pytest.raises(TypeError, match="rng must be an integer >= 0, the seed, or a numpy Generator"):
+            fit_homography(points, points, rng=bad)
+    for bad in (dict(threshold=0), dict(trials=0), dict(rng=-1)):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
             fit_homography(points, points, **bad)
     line = torch.arange(8.0)[:, None] * torch.tensor([1.0, 2.0])
@@ -626,6 +769,20 @@ def test_an_edit_keeps_its_place_between_images_of_other_sizes():
     edit = propagate_edit(coordinates(16, 20), coordinates(16, 20), sticker, torch.zeros(3, 32, 40))
     y, x = edit.image[1].gt(0.5).nonzero().T
     assert abs(int(y.min()) - 10) <= 1 and abs(int(y.max()) - 19) <= 1 and abs(int(x.min()) - 15) <= 1 and abs(int(x.max()) - 29) <= 1
+
+
+def test_an_edit_is_fitted_by_ransac_within_its_threshold():
+    source = coordinates(16, 16)
+    target = source.roll(2, -1) + 0.05 * randn(3, 16, 16).double()
+    sticker = torch.zeros(4, 32, 32)
+    sticker[3, 6:22, 6:22] = 1
+    for threshold in (1.5, 5.0):
+        edit = propagate_edit(source, target, sticker, torch.zeros(3, 32, 32), max_points=80, threshold=threshold, rng=4)
+        rng = np.random.default_rng(4)
+        rng.choice(256, 80, replace=False)
+        fits = {m: fit_homography(edit.source, edit.matches.points, method=m, threshold=threshold, rng=rng) for m in ("ransac", "lmeds")}
+        assert torch.equal(edit.fit.matrix, fits["ransac"].matrix) and not torch.equal(edit.fit.matrix, fits["lmeds"].matrix)
+    assert torch.equal(propagate_edit(source, target, sticker, torch.zeros(3, 32, 32), max_points=80, rng=4).fit.matrix, edit.fit.matrix)  # 5 px
 
 
 def test_edits_refuse():
