@@ -79,8 +79,12 @@ def test_maps_of_another_shape_are_refused(pairs, wrong):
 
 def test_counts_must_agree(pairs):
     maps = random_maps(3, 2, 4, 4)
-    with pytest.raises(ValueError, match="source_maps must hold one entry for each of the 4 pairs, got 3"):
+    with pytest.raises(ValueError, match=r"source_maps must be numbers \(4, C, h, w\), got shape \(3, 2, 4, 4\)"):
         find(maps, maps, pairs)
+    with pytest.raises(ValueError, match="source_maps must hold one entry for each of the 4 pairs, got 3"):
+        find(list(maps), maps, pairs)
+    with pytest.raises(ValueError, match="target_maps must be numbers .* with C = 2, got shape"):
+        find(random_maps(4, 2, 4, 4), random_maps(4, 3, 4, 4), pairs)
     with pytest.raises(ValueError, match="found"):
         results([], pairs)
 
@@ -164,11 +168,11 @@ def test_a_still_clip_keeps_its_mask():
 
 def test_clips_that_do_not_fit_are_refused():
     features, labels = random_maps(2, 3, 4, 4), torch.ones(2, 8, 8, dtype=torch.long)
-    with pytest.raises(ValueError, match="one T"):
+    with pytest.raises(ValueError, match="labels must be whole numbers .* with T = 1"):
         carry(features[:1], labels)
     with pytest.raises(ValueError, match="one multiple"):
         carry(features, torch.ones(2, 8, 12, dtype=torch.long))
     with pytest.raises(ValueError, match="object in frame 0"):
         score_masks(labels * 0, labels * 0)
-    with pytest.raises(ValueError, match="masks must be"):
+    with pytest.raises(ValueError, match="labels must be"):
         score_masks(labels[:1], labels)
