@@ -68,11 +68,15 @@ def _rows(name: str, value, count: int) -> list:
 
 def _both_maps(source_maps, target_maps, count: int) -> list[list[Tensor]]:
     """The maps of sources and targets, one a pair; as tensors, on the devices that they came on."""
-    sizes, both = {}, []
-    for name, maps, shape in (("source_maps", source_maps, "C h w"), ("target_maps", target_maps, "C u v")):
-        one_each = isinstance(maps, list | tuple)
-        every = _rows(name, maps, count) if one_each or not hasattr(maps, "shape") else numbers(name, maps, f"{count} {shape}", sizes)
-        both.append([numbers(name, one, shape, sizes) for one in every] if one_each else list(every))
+    both = []
+    for name, maps in (("source_maps", source_maps), ("target_maps", target_maps)):
+        if isinstance(maps, list | tuple) and not isinstance(maps[0] if maps else None, list | tuple):  # maps of several sizes or kinds
+            both.append([numbers(name, one, "C h w") for one in _rows(name, maps, count)])
+        else:
+            both.append(list(numbers(name, maps, f"{count} C h w")))
+    for a, b in zip(*both, strict=True):
+        if len(a) != len(b):
+            raise ValueError(f"target_maps must have the {len(a)} channels of source_maps, got {len(b)}")
     return both
 
 
@@ -205,9 +209,9 @@ class Carried(NamedTuple):
 
 def score_masks(masks: Tensor, labels: Tensor) -> Carried:
     """Score masks (T, S, S) int64 against labels (T, S, S), frame 0 left out. An object that frame 0 of the labels does not show counts nowhere."""
-    came, sizes = masks, {}
-    masks = numbers("masks", masks, "T S R", sizes, whole=True).cpu()
-    labels = numbers("labels", labels, "T S R", sizes, whole=True, low=0).cpu()
+    came, masks, labels = masks, numbers("masks", masks, "T S S2", whole=True).cpu(), numbers("labels", labels, "T S S2", whole=True, low=0).cpu()
+    if masks.shape != labels.shape:
+        raise ValueError(f"labels must have the shape of masks, {tuple(masks.shape)}, got {tuple(labels.shape)}")
     objects = [int(k) for k in labels[0].unique() if k > 0]
     if not objects or len(labels) < 2:
         raise ValueError("labels must show an object in frame 0 and have another frame")
@@ -221,13 +225,13 @@ def carry(features: Tensor, labels: Tensor, **options) -> Carried:
 
     features (T, C, h, w); labels (T, S, S) int64, 0 the background; S is one multiple of h and w. Of the labels only frame 0 is used for carrying.
     """
-    came, sizes = features, {}
-    features = numbers("features", features, "T C h w", sizes)
-    labels = numbers("labels", labels, "T S R", sizes, whole=True, low=0)
+    came, features, labels = features, numbers("features", features, "T C h w"), numbers("labels", labels, "T S S2", whole=True, low=0)
+    if len(features) != len(labels):
+        raise ValueError(f"labels must have the {len(features)} frames of features, got {len(labels)}")
     cells, size = tuple(features.shape[-2:]), tuple(labels.shape[-2:])
     stride = size[0] // cells[0]
     if tuple(n * stride for n in cells) != size:
-        raise ValueError(f"labels must have sides that are one multiple of the map's {cells}, got {size}")
+        raise ValueError(f"labels must have sides that are one multiple of those of features, {cells}, got {size}")
     soft = propagate_labels(features, first_mask_to_labels(labels[0], cells), **options)
     found = score_masks(labels_to_masks(soft, size, stride=stride), labels)
     return Carried(*(like(came, one) for one in found))

@@ -83,7 +83,7 @@ def test_counts_must_agree(pairs):
         find(maps, maps, pairs)
     with pytest.raises(ValueError, match="source_maps must hold one entry for each of the 4 pairs, got 3"):
         find(list(maps), maps, pairs)
-    with pytest.raises(ValueError, match="target_maps must be numbers .* with C = 2, got shape"):
+    with pytest.raises(ValueError, match="target_maps must have the 2 channels of source_maps, got 3"):
         find(random_maps(4, 2, 4, 4), random_maps(4, 3, 4, 4), pairs)
     with pytest.raises(ValueError, match="found"):
         results([], pairs)
@@ -168,11 +168,11 @@ def test_a_still_clip_keeps_its_mask():
 
 def test_clips_that_do_not_fit_are_refused():
     features, labels = random_maps(2, 3, 4, 4), torch.ones(2, 8, 8, dtype=torch.long)
-    with pytest.raises(ValueError, match="labels must be whole numbers .* with T = 1"):
+    with pytest.raises(ValueError, match="labels must have the 1 frames of features, got 2"):
         carry(features[:1], labels)
     with pytest.raises(ValueError, match="one multiple"):
         carry(features, torch.ones(2, 8, 12, dtype=torch.long))
     with pytest.raises(ValueError, match="object in frame 0"):
         score_masks(labels * 0, labels * 0)
-    with pytest.raises(ValueError, match="labels must be"):
+    with pytest.raises(ValueError, match=r"labels must have the shape of masks, \(1, 8, 8\), got \(2, 8, 8\)"):
         score_masks(labels[:1], labels)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ def layer_names(unet: nn.Module, *, merged: bool | None = None) -> list[str]:
     layer of its block. Default: apart for a UNet2DConditionModel (Stable Diffusion), merged for a UNet2DModel.
     """
     unet = _check_unet(unet)
-    if merged is not None and not isinstance(merged, bool):
+    if not isinstance(merged, bool | np.bool_ | None):
         raise TypeError(f"merged must be True, False or None, got {_got(merged)}")
     merged = not isinstance(unet, UNet2DConditionModel) if merged is None else merged
     names = []

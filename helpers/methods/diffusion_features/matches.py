@@ -82,6 +82,11 @@ def _got(value: Any) -> str:
     return repr(value) if plain else f"a {type(value).__name__}"
 
 
+def _hollow(value: Any) -> bool:
+    """A shape without numbers, on the meta device; a subclass of Tensor that names this device holds numbers of its own."""
+    return isinstance(value, Tensor) and value.is_meta and type(value) in (Tensor, nn.Parameter)
+
+
 def _option(name: str, value: Any, options: Sequence[str]) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {', '.join(options)}, got {_got(value)}")
@@ -99,7 +104,7 @@ def _rng(name: str, value: Any) -> np.random.Generator:
 def _several(name: str, values: Any) -> tuple:
     if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence, got {_got(values)}")
-    if isinstance(values, Tensor | np.ndarray) and not values.ndim:
+    if isinstance(values, Tensor | np.ndarray) and (not values.ndim or _hollow(values)):
         raise TypeError(f"{name} must be a sequence, got {_got(values)}")
     flat = hasattr(values, "tolist") and getattr(values, "ndim", 1) == 1
     if not (found := tuple(values.tolist() if flat else values)):
@@ -120,7 +125,7 @@ def _numbers(name: str, value: Any, *layouts: str, note: str = "", masks: bool =
     """
     expected = f"numbers ({') or ('.join(layouts)}){note}"
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.is_quantized or (value.is_meta and type(value) in (Tensor, nn.Parameter)):
+        if value.layout != torch.strided or value.is_quantized or _hollow(value):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
         tensor = value
     else:
@@ -397,21 +402,28 @@ def pck(predicted: Tensor, truth: Tensor, box: Sequence[float], *, alpha: float 
 
     Raises ValueError for no points, a box without area and alpha <= 0.
     """
-    given, predicted, truth, alpha = predicted, _points("predicted", predicted), _points("truth", truth), _number("alpha", alpha, above=0)
+    error, side = _errors("", predicted, truth, box)
+    return _like(predicted, error <= _number("alpha", alpha, above=0) * side * ROUNDING)
+
+
+def _errors(where: str, predicted: Any, truth: Any, box: Any) -> tuple[Tensor, float]:
+    """(K,) distances in px, and the box's longer side. where: what stands before the arguments' names in an error's text."""
+    predicted, truth = (_points(f"{where}{name}", one).cpu().double() for name, one in (("predicted", predicted), ("truth", truth)))
     if predicted.shape != truth.shape:
-        raise ValueError(f"predicted {tuple(predicted.shape)} must have the shape of truth {tuple(truth.shape)}")
-    box = _numbers("box", box, "4").cpu().double()
+        raise ValueError(f"{where}predicted {tuple(predicted.shape)} must have the shape of {where}truth {tuple(truth.shape)}")
+    box = _numbers(f"{where}box", box, "4").detach().cpu().double()
     if not (box[2:] > box[:2]).all():
-        raise ValueError(f"box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {box.tolist()}")
-    error = (predicted.cpu().double() - truth.cpu().double()).norm(dim=1)
-    return _like(given, error <= alpha * float((box[2:] - box[:2]).max()) * ROUNDING)
+        raise ValueError(f"{where}box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {box.tolist()}")
+    return (predicted - truth).norm(dim=1), float((box[2:] - box[:2]).max())
 
 
 def pck_table(pairs: Sequence[Pair], *, alphas: Sequence[float] = (0.05, 0.1)) -> dict[float, Pck]:
     """The three ways to sum up many pairs, at each alpha. They differ by points on the same predictions: never compare across them."""
     pairs, table = [_pair(pair) for pair in _several("pairs", pairs)], {}
-    for alpha in [_number("alphas", alpha, above=0) for alpha in _several("alphas", alphas)]:
-        correct = [torch.as_tensor(pck(pair.predicted, pair.truth, pair.box, alpha=alpha)).double().cpu() for pair in pairs]
+    alphas = [_number("alphas", alpha, above=0) for alpha in _several("alphas", alphas)]
+    errors = [_errors(f"pairs[{i}].", *pair[:3]) for i, pair in enumerate(pairs)]
+    for alpha in alphas:
+        correct = [(error <= alpha * side * ROUNDING).double() for error, side in errors]
         names = dict.fromkeys(pair.category for pair in pairs)
         of = {name: 100 * float(torch.cat([c for c, pair in zip(correct, pairs) if pair.category == name]).mean()) for name in names}
         per_image = 100 * float(torch.stack([c.mean() for c in correct]).mean())
@@ -542,7 +554,7 @@ def propagate_labels(
     window, context = _integer("window", window, 0), _integer("context", context, 0)
     top_k, temperature, memory = _integer("top_k", top_k, 1), _number("temperature", temperature, above=0), _number("memory_mb", memory_mb, above=0)
     if first.shape[1:] != (h, w):
-        raise ValueError(f"first_labels must be {(h, w)}, the size of the feature maps, got {tuple(first.shape[1:])}")
+        raise ValueError(f"first_labels must be {(h, w)}, the size of features, got {tuple(first.shape[1:])}")
     if top_k > h * w:
         raise ValueError(f"top_k must be at most the {h * w} cells of the one context of the second frame, got {top_k}")
     reach = window or max(h, w)
