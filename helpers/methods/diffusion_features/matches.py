@@ -176,6 +176,13 @@ def _full(value: Tensor) -> Tensor:
     return value if value.dtype == torch.float64 else value.float()
 
 
+def _tame(*values: Tensor) -> list[Tensor]:
+    """In float32 or better, and all divided by the largest of their numbers where its square could leave the range."""
+    full = [_full(value) for value in values]
+    largest = max(float(value.abs().max()) for value in full)
+    return full if largest == 0 or 1e-12 < largest < 1e12 else [value / largest for value in full]
+
+
 def _points(name: str, points: Any, size: tuple[int, int] | None = None) -> Tensor:
     named = [str(column).strip().lower() for column in getattr(points, "columns", ())]
     if named in (["y", "x"], ["row", "column"], ["row", "col"], ["rows", "columns"], ["r", "c"], ["i", "j"]):
@@ -277,7 +284,7 @@ def nearest(
     Between cells that differ a sample is shorter than 1, so this is not the largest cosine of `match`. source_map: (C, h, w); target_map: (C, h', w');
     points: (K, 2) in the source image. `similarity` is the negative distance. The first pixel wins a tie. memory_mb bounds the working memory.
     """
-    source, target = _full(_floats("source_map", source_map, "C, h, w")), _full(_floats("target_map", target_map, "C, h, w"))
+    (source,), (target,) = _tame(_floats("source_map", source_map, "C, h, w")), _tame(_floats("target_map", target_map, "C, h, w"))
     if len(source) != len(target):
         raise ValueError(f"target_map must have the {len(source)} channels of source_map, got {len(target)}")
     (height, width), memory = _size("target_size", target_size), _number("memory_mb", memory_mb, above=0)
@@ -309,13 +316,13 @@ def similarity_map(
 
 def _prepare(source_map, target_map, name, points, source_size, target_size, convention, memory_mb) -> tuple:
     """Target maps (B, C, h', w'), whether one came without its axis, the number of points, the target's size, and bands of cosines."""
-    source, targets = _floats("source_map", source_map, "C, h, w"), _floats("target_map", target_map, "C, h, w", "B, C, h, w")
+    (source,), (targets,) = _tame(_floats("source_map", source_map, "C, h, w")), _tame(_floats("target_map", target_map, "C, h, w", "B, C, h, w"))
     if source.shape[0] != targets.shape[-3]:
         raise ValueError(f"target_map must have the {source.shape[0]} channels of source_map, got {targets.shape[-3]}")
     size, from_size, memory = _size("target_size", target_size), _size("source_size", source_size), _number("memory_mb", memory_mb, above=0)
     points, convention = _points(name, points, from_size), _option("convention", convention, CONVENTIONS)
     wanted = F.normalize(_sampled(source, points, from_size, convention), dim=-1)
-    one, targets = targets.ndim == 3, _full(targets if targets.ndim == 4 else targets[None])
+    one, targets = targets.ndim == 3, targets if targets.ndim == 4 else targets[None]
     bands = ((b, *band) for b, target in enumerate(targets) for band in _cosines(wanted.to(targets), target, size, convention, memory))
     return targets, one, len(points), size, bands
 
@@ -363,10 +370,11 @@ def mutual_matches(a: Tensor, b: Tensor, *, similarity: str = "cosine") -> Tenso
 
     a: (N, C), b: (N', C). similarity: "cosine" (Stable Diffusion), or "l2", the negative squared distance (ADM). No ratio test. M may be 0.
     """
-    given, a, b = a, _full(_floats("a", a, "N, C")), _full(_floats("b", b, "N, C"))
+    given, a, b = a, _floats("a", a, "N, C"), _floats("b", b, "N, C")
     _option("similarity", similarity, ("cosine", "l2"))
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"b must have the {a.shape[1]} channels of a, got {b.shape[1]}")
+    a, b = _tame(a, b) if similarity == "l2" else (_tame(a)[0], _tame(b)[0])  # distances need one scale for both
     b = b.to(a)
     scores = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T if similarity == "cosine" else -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
     forth, back = scores.argmax(1), scores.argmax(0)
@@ -548,7 +556,7 @@ def propagate_labels(
     Frames are cut into tiles, each compared with the cells its window reaches: time and memory grow with the number of cells, not its square.
     Raises ValueError for labels of another size than the features and top_k larger than the number of cells.
     """
-    given, features = features, _full(_floats("features", features, "T, C, h, w"))
+    given, (features,) = features, _tame(_floats("features", features, "T, C, h, w"))
     first = _full(_floats("first_labels", first_labels, "K, h, w", masks=True))
     count, _, h, w = features.shape
     window, context = _integer("window", window, 0), _integer("context", context, 0)

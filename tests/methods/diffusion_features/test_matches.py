@@ -343,6 +343,18 @@ def test_points_in_pandas_are_x_and_y():
     assert describe(MAPS, points.set_axis(["a", "b"], axis=1), size=(20, 16)).shape == (2, 6)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_features_whose_squares_leave_the_range_match_as_others_do(scale):
+    for find, target in ((match, OTHER), (nearest, OTHER[0])):
+        right, found = (find(s * MAPS, s * target, PLACES, **SIZES) for s in (1, scale))
+        assert torch.equal(found.points, right.points) and torch.allclose(found.similarity, right.similarity, atol=1e-5)
+    a, b = randn(9, 5), randn(12, 5, seed=1)
+    for similarity in ("cosine", "l2"):
+        assert torch.equal(mutual_matches(scale * a, scale * b, similarity=similarity), mutual_matches(a, b, similarity=similarity))
+    assert torch.equal(mutual_matches(scale * a, 100 * b), mutual_matches(a, b))
+    torch.testing.assert_close(propagate_labels(scale * FRAMES, FIRST, top_k=5), propagate_labels(FRAMES, FIRST, top_k=5))
+
+
 def test_a_descriptor_of_zeros_has_the_cosine_zero():
     maps = torch.zeros(3, 4, 5)
     maps[:, :, 2:] = 1
