@@ -2,6 +2,7 @@
 
 import math
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -30,6 +31,7 @@ from helpers.measures.correspondence import (
 )
 from helpers.toyworld.shapes import COLOURS, DIRECTIONS
 from helpers.toyworld.skeletons import CATEGORIES, KEYPOINTS
+from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
 
@@ -444,6 +446,78 @@ def test_vit_features_are_a_grid_of_patch_tokens(name):
         vit_features(model, a[..., :36])
     with pytest.raises(ValueError, match=r"layer must be a whole number in \[-3, 2\], got 5"):
         vit_features(model, a, 5)
+
+
+def small_models():
+    import diffusers
+    import transformers
+
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1,
+        norm_num_groups=4,
+    ).eval()  # fmt: skip
+    config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8)
+    return {vae_latents: vae, vit_features: transformers.ViTModel(config).eval()}
+
+
+@pytest.mark.parametrize("describe", [vae_latents, vit_features])
+def test_pictures_are_described_where_the_model_runs(describe):
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    right = describe(small_models()[describe], images)
+    with Accelerator():
+        model = small_models()[describe].to(DEVICE)
+        for there in (images, images.to(DEVICE)):
+            found = describe(model, there)
+            assert found.device == there.device
+            torch.testing.assert_close(near(found), right, atol=1e-5, rtol=1e-4)
+    offloaded = small_models()[describe]
+    accelerate.cpu_offload(offloaded, execution_device=torch.device("cpu"))  # its parameters are "meta" but while they are used
+    assert torch.equal(describe(offloaded, images), right)
+    half = describe(small_models()[describe].bfloat16(), images)
+    assert half.dtype == torch.float32 and (half - right).abs().max() < 0.1
+    numpy = describe(small_models()[describe], images.numpy()[:, :, ::-1].copy()[:, :, ::-1])
+    assert isinstance(numpy, np.ndarray) and np.array_equal(numpy, right.numpy())
+    if describe is vit_features:
+        assert torch.equal(describe(torch.nn.DataParallel(small_models()[describe]), images), right)
+        assert torch.equal(describe(torch.compile(small_models()[describe]), images), right)
+
+
+def test_pictures_and_points_of_any_kind():
+    picture, points, matrix = (
+        photographs("coins", size=48)["coins"],
+        torch.tensor([[10.0, 20], [30, 5]]),
+        torch.tensor([[1, 0, 3.0], [0.1, 1, 4], [0, 1e-3, 1]]),
+    )
+    pair = StereoPair(picture, picture.flip(2), torch.full((48, 48), 2.0))
+    eyes = StereoPair(*(value.numpy() for value in vars(pair).values()))
+    view = dict(window=(4, 2, 40, 40), size=(32, 64), shift=1)
+    for right, found in (
+        (interest_points(picture, 9), interest_points(picture.numpy()[:, ::-1].copy()[:, ::-1], 9)),
+        (warp_points(matrix, points), warp_points(matrix.numpy(), points.tolist())),
+        (raw_patches(picture[None], 5), raw_patches(picture[None].numpy().astype(">f4"), 5)),
+        (sift_transfer(picture, picture, points), sift_transfer(picture.tolist(), picture, points.numpy())),
+        (stereo_view(pair, **view).left, stereo_view(eyes, **view).left), (stereo_view(pair, **view).disparity, stereo_view(eyes, **view).disparity),
+        (stereo_points(pair, 20, 0).target, stereo_points(eyes, 20, 0).target),
+    ):  # fmt: skip
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_allclose(found, right.numpy(), atol=1e-5)
+    with Accelerator():
+        far = picture.to(DEVICE)
+        for right, found in (
+            (interest_points(picture, 9), interest_points(far, 9)), (warp_points(matrix, points), warp_points(matrix.to(DEVICE), points.to(DEVICE))),
+            (raw_patches(picture[None], 5), raw_patches(far[None], 5)), (sift_transfer(picture, picture, points), sift_transfer(far, picture, points)),
+        ):  # fmt: skip
+            assert found.device == DEVICE
+            torch.testing.assert_close(near(found), right)
+    assert raw_patches(picture[None].half(), 5).dtype == torch.float16
+
+
+def test_points_at_infinity_are_refused():
+    with pytest.raises(ValueError, match="homography must have an inverse"):
+        warp_points(torch.zeros(3, 3), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="homography must keep the points at a finite distance"):
+        warp_points(torch.tensor([[1.0, 0, 0], [0, 1, 0], [-0.5, 0, 1]]), torch.tensor([[2.0, 0]]))
 
 
 def test_sift_finds_a_shifted_picture_and_admits_when_it_finds_nothing():
