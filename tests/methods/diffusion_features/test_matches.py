@@ -207,8 +207,9 @@ def test_match_refuses():
         match(f, f, p, source_size=(20, 16), target_size=(1, 16))
     with pytest.raises(ValueError, match=r"source_size must be \(height, width\), got \(20,\)"):
         match(f, f, p, source_size=(20,), target_size=(20, 16))
-    with pytest.raises(TypeError, match="source_size must be a sequence, got 20"):
-        match(f, f, p, source_size=20, target_size=(20, 16))
+    for bad in (20, np.array(20), torch.ones(2, dtype=torch.long, device="meta"), "2016", {20: 16}):
+        with pytest.raises(TypeError, match="source_size must be a sequence, got"):
+            match(f, f, p, source_size=bad, target_size=(20, 16))
     with pytest.raises(ValueError, match="memory_mb must be"):
         match(f, f, p, **sizes, memory_mb=0)
     with pytest.raises(TypeError, match="memory_mb must be"):
@@ -332,6 +333,12 @@ def test_whole_numbers_are_features_too():
     assert torch.equal(propagate_labels(FRAMES, labels, top_k=5), propagate_labels(FRAMES, FIRST, top_k=5))
     for dtype in (np.uint16, np.uint32, np.uint64, np.int8):
         assert np.array_equal(first_mask_to_labels(labels[1].numpy().astype(dtype), (4, 5)), [~labels[1].numpy(), labels[1].numpy()])
+
+
+def test_unsigned_numbers_of_any_size():
+    mask = np.array([[0, 200]], dtype=np.uint64)
+    assert first_mask_to_labels(mask, (1, 2)).shape == (201, 1, 2)
+    assert np.array_equal(describe(np.full((2, 3, 4), 2**63, dtype=np.uint64), [[1, 1]], size=(3, 4)), np.full((1, 2), 2.0**63))
 
 
 def test_points_in_pandas_are_x_and_y():
@@ -681,8 +688,8 @@ def test_masks_become_labels_and_labels_masks():
 
 
 def test_min_max_by_hand():
-    stretched = matches._min_max(torch.tensor([[[1.0, 2.0]], [[0, 0]], [[-2, -1]], [[3, 3]]]))
-    assert stretched.tolist() == [[[0, 1]], [[0, 0]], [[-2, -1]], [[0, 0]]]
+    stretched = matches._min_max(torch.tensor([[[1.0, 2.0]], [[0, 0]], [[-2, -1]], [[3, 3]], [[0.25, 0.5]]]))
+    assert stretched.tolist() == [[[0, 1]], [[0, 0]], [[-2, -1]], [[0, 0]], [[0, 1]]]
 
 
 def test_masks_and_labels_refuse():
@@ -825,6 +832,8 @@ def test_colours_are_joint_principal_components():
     torch.testing.assert_close(torch.cat([one.flatten(1).T for one in found]).double(), wanted, atol=1e-5, rtol=0)
     both = torch.cat([one.flatten(1) for one in found], 1)
     assert both.min() == 0 and both.max() == 1
+    three = feature_colours([randn(4, 1, 3)])[0]  # the fewest cells that span three components
+    assert three.shape == (3, 1, 3) and three.isfinite().all()
     ramp = feature_colours([torch.arange(24.0).reshape(1, 4, 6).expand(5, -1, -1)])[0]  # one component only
     torch.testing.assert_close(ramp[0], torch.linspace(0, 1, 24).reshape(4, 6))
     for bad, text in (
