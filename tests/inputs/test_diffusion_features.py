@@ -33,7 +33,7 @@ def whole(values, **more):
 SOURCE, TARGET, POINTS = randn(6, 5, 4), randn(6, 4, 7, seed=1), torch.tensor([[0.0, 0], [15, 19], [5, 11], [9, 3]])
 MAPS = dict(source_map=array(SOURCE, free=(1, 2), grow=(1, 2)), target_map=array(TARGET, free=(1, 2), grow=(1, 2), broadcast=True))
 PLACES = array(POINTS, low=-0.4, free=(0,), grow=(0,), wrong=["here", 3, [[16.0, 3]], [[1.0, 20]]])
-SIZE = dict(wrong=[(20,), (20, 16, 3), (20, "16"), (20.5, 16), (0, 16), (-3, 16), {20, 16}, "2016", 20, None, (True, 16), (float("nan"), 16)])
+SIZE = dict(wrong=[(20,), (20, 16, 3), (20, "16"), (20.5, 16), (0, 16), (-3, 16), {20, 16}, "2016", 20, None, (True, 16), (float("nan"), 16), (10**9, 16)])
 SIZES = dict(source_size=array([20, 16], **SIZE), target_size=array([18, 25], **SIZE))
 CONVENTION, MEMORY = choice("consistent"), real(1.0, low=0, above=True)
 FEATURES, LABELS = randn(3, 6, 4, 5), F.one_hot(torch.arange(20).reshape(4, 5) % 3).permute(2, 0, 1).float()
@@ -78,7 +78,7 @@ TRIALS = [
     Trial(dift.pck_table, pairs=instance(lambda: [PAIR, PAIR._replace(truth=POINTS + 2)], wrong=BAD_PAIRS),
           alphas=array([0.05, 0.1], low=1e-9, free=(0,), grow=(0,))),
     Trial(dift.fit_homography, source=array(HERE), target=array(THERE), method=choice("lmeds"), threshold=real(3.0, low=0, above=True),
-          trials=integer(20, low=1), rng=integer(0, low=0), follows="source"),
+          trials=integer(20, low=1, high=10**6), rng=integer(0, low=0), follows="source"),
     Trial(dift.fit_homography, trial_id="fit_homography, ransac", source=array(HERE), target=array(THERE), method=choice("ransac"), trials=fixed(20),
           threshold=real(3.0, low=0, above=True), rng=integer(0, low=0), follows="source"),
     Trial(dift.homography_accuracy, errors=array([0.5, 2.9, 3, 9], low=0, finite=False, free=(0,), grow=(0,), wrong=[[float("nan")], 3.0, [-1]],
@@ -91,7 +91,7 @@ TRIALS = [
     Trial(dift.first_mask_to_labels, mask=array(MASK, low=0, masks=True, free=(0, 1), grow=(0, 1), wrong=[[[2**40, 0]], [[-1, 0]]]),
           size=SIZES["source_size"], num_labels=optional(integer(6, low=5, wrong=[10**12])), follows="mask"),
     Trial(dift.labels_to_masks, labels=array(LABELS, masks=True, free=(0, 1, 2), grow=(0, 1, 2), broadcast=True), size=SIZES["source_size"],
-          stride=integer(2, low=1), follows="labels"),
+          stride=integer(2, low=1, high=1024), follows="labels"),
     Trial(dift.region_similarity, mask=array(LABELS[0] > 0, masks=True), truth=array(LABELS[1] > 0, masks=True)),
     Trial(dift.boundary_accuracy, mask=array(LABELS[0] > 0, masks=True), truth=array(LABELS[1] > 0, masks=True), width=real(0.1, low=0, above=True)),
     Trial(dift.propagate_edit, source_map=array(SOURCE, free=(1, 2), grow=(1, 2)), target_map=array(SOURCE, free=(1, 2), grow=(1, 2)),

@@ -221,6 +221,47 @@ def test_homographies_lead_each_dot_to_its_place(monkeypatch, seed):
     assert len(errors) > 70 and max(errors) < 0.4 and np.mean(errors) < 0.1
 
 
+def test_a_view_reads_the_canvas_at_exact_places():
+    ramp = torch.arange(96.0) / 96
+    canvas = torch.stack([ramp.expand(96, 96), ramp[:, None].expand(96, 96), torch.zeros(96, 96)])  # x, y
+    still, line = torch.eye(3, dtype=torch.float64), torch.arange(32)
+    seen, valid = correspondence._view(canvas, still, 32)
+    wanted = (16 + 2 * line + 0.5) / 96  # the middle two thirds, two canvas pixels to one
+    torch.testing.assert_close(seen[0], wanted.expand(32, 32)), torch.testing.assert_close(seen[1], wanted[:, None].expand(32, 32))
+    assert valid.all()
+    moved = still.clone()
+    moved[0, 2], moved[1, 2] = 3, -2  # what is at x in the source is at x + 3, y - 2
+    there, valid = correspondence._view(canvas, moved, 32)
+    torch.testing.assert_close(there[0, :, 3:], seen[0, :, :-3]), torch.testing.assert_close(there[1, :-2], seen[1, 2:])
+    assert torch.equal(valid, (line >= 3) & (line[:, None] < 30))
+
+
+def test_a_canvas_is_crowded_with_things_of_several_sizes(monkeypatch):
+    asked, placed, paste = {"shapes": set(), "creatures": set()}, [], correspondence._paste
+    for name in asked:
+        draw = getattr(correspondence, name)
+        monkeypatch.setattr(correspondence, name, lambda *a, size, name=name, draw=draw: asked[name].add(size) or draw(*a, size=size))
+    monkeypatch.setattr(correspondence, "_paste", lambda c, p, mask, *at: placed.append((len(mask), *at)) or paste(c, p, mask, *at))
+    canvas = correspondence._toy_canvas(1, 0, 288)
+    assert asked == {"shapes": {35, 46}, "creatures": {49, 60, 75}} and canvas.shape == (3, 288, 288) and len(placed) == 98
+    centres = [at + side / 2 for side, *places in placed for at in places]
+    assert -5 <= min(centres) and max(centres) <= 293  # 0.6 of a cell from the middle of the outer ones
+    assert placed[:3] == [(35, -5, 6), (35, 26, 7), (35, 125, -20)] and placed[49:51] == [(49, -10, 16), (49, 216, -4)]
+
+
+def test_what_a_seed_gives_stays():
+    pairs = semantic_pairs(7, 3, size=48, categories=("cat", "lamp"))
+    assert [len(names) for names in pairs.names] == [9, 11, 11, 6, 6, 5] and set(pairs.names[0]).isdisjoint({"ear_tip", "ear_base"})
+    across = semantic_pairs(1, 3, across=True, size=32, categories=("cat", "dog", "rabbit", "fox")).target_category
+    assert across == ["dog", "dog", "rabbit", "fox", "rabbit", "rabbit", "dog", "cat", "dog", "cat", "cat", "rabbit"]
+    views = homography_pairs(5, kinds="viewpoint", scenes=1, per_scene=2, size=32).homography
+    wanted = [[[1.91, 0.25793, -12.695], [0.3377, 1.517, -1.3842]], [[0.6877, 0.0061291, 3.1759], [-0.054033, 0.85519, 1.2996]]]
+    torch.testing.assert_close(views[:, :2], torch.tensor(wanted, dtype=torch.float64), rtol=1e-3, atol=1e-4)
+    first, line = label_clips(3, "photographs", count=2, frames=3, size=32).labels[:, 0], torch.arange(32.0)
+    centres = [[float((mask * axis).sum() / mask.sum()) for axis in (line, line[:, None])] for labels in first for mask in (labels == 1, labels == 2)]
+    assert np.allclose(centres, [[16.9, 9.2], [14.3, 21.7], [9.5, 17.7], [21.5, 13.3]], atol=0.3)
+
+
 def test_targets_and_masks_agree_with_scikit_image(views):
     for i in (0, 1, 2, 8):
         back = np.linalg.inv(views.homography[i].numpy())  # scikit-image's pixel centres are whole numbers too
@@ -270,6 +311,9 @@ def test_stereo_points_by_hand():
     pair = StereoPair(torch.zeros(3, 4, 6), torch.zeros(3, 4, 6), disparity)
     points = stereo_points(pair, 9, 0)
     assert sorted(points.source.tolist()) == [[4, 3], [5, 1]] and sorted(points.target.tolist()) == [[0, 3], [2.75, 1]]
+    edges = disparity.clone()
+    edges[0, 5], edges[0, 0], edges[1, 5], edges[2, 0] = -0.5, 0.5, -0.75, 0.75  # the last two leave the picture, which spans -0.5 to 5.5
+    assert sorted(stereo_points(StereoPair(pair.left, pair.right, edges), 9, 0).target.tolist()) == [[-0.5, 0], [0, 3], [5.5, 0]]
     assert torch.equal(stereo_points(pair, 1, 0).source, points.source[:1])
     with pytest.raises(ValueError, match="pair must have a measured disparity"):
         stereo_points(StereoPair(pair.left, pair.right, disparity * 0 + 100), 3, 0)
@@ -316,6 +360,8 @@ def test_twins_are_alike_and_walk_through_each_other():
     line = torch.arange(64) + 0.5
     for video, labels, caption in zip(clips.video, clips.labels, clips.captions, strict=True):
         areas = torch.stack([(labels == k).sum((1, 2)) for k in (1, 2)])
+        rows = [float(((labels[0] == k) * line[:, None]).sum() / (labels[0] == k).sum()) for k in (1, 2)]
+        assert rows[1] - rows[0] == pytest.approx(0.08 * 64, abs=0.6) and sum(rows) / 2 == pytest.approx(32, abs=3)
         assert areas[0, 0] == pytest.approx(int(areas[1, 0]), rel=0.1) and areas[0].min() < 0.8 * areas[0].max()  # one passes before the other
         first, last = ([float(((labels[t] == k) * line).sum() / (labels[t] == k).sum()) for k in (1, 2)] for t in (0, -1))
         assert first[0] < 28 < 36 < first[1] and last[1] < 28 < 36 < last[0]
@@ -513,6 +559,24 @@ def test_pictures_and_points_of_any_kind():
     assert raw_patches(picture[None].half(), 5).dtype == torch.float16
 
 
+def test_models_that_do_not_fit_are_refused():
+    vae, vit = small_models().values()
+    images = torch.rand(1, 3, 16, 24)
+    bad = ((vae_latents, vit, "vae"), (vae_latents, torch.nn.Linear(2, 2), "vae"), (vae_latents, None, "vae"), (vit_features, vae, "model"))
+    for describe, model, name in bad:
+        (vae_latents, vit, "vae"),
+        (vae_latents, torch.nn.Linear(2, 2), "vae"),
+        (vae_latents, None, "vae"),
+        (vit_features, vae, "model"),
+    ):
+        with pytest.raises(TypeError, match=f"{name} must be an? "):
+            describe(model, images)
+    with pytest.raises(ValueError, match=r"std must be > 0, got \[0.5, 0.0, 0.5\]"):
+        vit_features(vit, images, std=(0.5, 0, 0.5))
+    with pytest.raises(ValueError, match=r"images must have sides that are multiples of 2, got \(15, 24\)"):
+        vae_latents(vae, images[:, :, 1:])
+
+
 def test_points_at_infinity_are_refused():
     with pytest.raises(ValueError, match="homography must have an inverse"):
         warp_points(torch.zeros(3, 3), torch.zeros(1, 2))
@@ -534,6 +598,10 @@ def test_sift_finds_a_shifted_picture_and_admits_when_it_finds_nothing():
     flat = torch.full((3, 40, 48), 0.5)
     assert sift_matches(flat, a).source.shape == (0, 2)
     assert sift_transfer(a, flat, points).isnan().all() and sift_transfer(flat, flat, points[1:2] - 10).shape == (1, 2)
+    assert len(sift_transfer(flat, a, [[47.5, 39.5], [-0.5, -0.5]])) == 2
+    for outside in ([[47.6, 3.0]], [[3.0, 39.6]], [[-0.6, 3.0]], [[3.0, -0.6]]):
+        with pytest.raises(ValueError, match="points must lie in the picture of height 40 and width 48"):
+            sift_transfer(flat, a, outside)
     with pytest.raises(ValueError, match="points must lie in the picture of height 40 and width 48$"):
         sift_transfer(flat, a, points)
     with pytest.raises(ValueError, match="points must lie in the picture of height 40 and width 48; as row, column they would: swap them"):

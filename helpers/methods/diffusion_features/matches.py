@@ -38,7 +38,8 @@ __all__ = [
 
 CONVENTIONS = ("paper", "consistent", "official")
 ROUNDING = 1 + 1e-9  # "at most" allows for the rounding of the bound
-MOST_LABELS = 2**16  # what a mask of 16 bits holds
+MOST_LABELS = MOST_PIXELS = 2**16  # what a mask of 16 bits holds; along a side
+MOST_TRIALS = 10**6
 
 
 # --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
@@ -115,7 +116,7 @@ def _several(name: str, values: Any) -> tuple:
 def _size(name: str, size: Any, smallest: int = 2) -> tuple[int, int]:
     if len(found := _several(name, size)) != 2:
         raise ValueError(f"{name} must be (height, width), got {_got(size)}")
-    return _integer(name, found[0], smallest), _integer(name, found[1], smallest)
+    return _integer(name, found[0], smallest, MOST_PIXELS), _integer(name, found[1], smallest, MOST_PIXELS)
 
 
 def _numbers(name: str, value: Any, *layouts: str, note: str = "", masks: bool = False, finite: bool = True) -> Tensor:
@@ -469,7 +470,7 @@ def fit_homography(
     """
     given, source, target = source, *(_points(name, one).cpu().double().numpy() for name, one in (("source", source), ("target", target)))
     _option("method", method, ("lmeds", "ransac"))
-    threshold, trials, rng = _number("threshold", threshold, above=0), _integer("trials", trials, 1), _rng("rng", rng)
+    threshold, trials, rng = _number("threshold", threshold, above=0), _integer("trials", trials, 1, MOST_TRIALS), _rng("rng", rng)
     if source.shape != target.shape:
         raise ValueError(f"source {source.shape} must have the shape of target {target.shape}")
     once, back = np.unique(np.hstack([source, target]), axis=0, return_inverse=True)
@@ -630,7 +631,7 @@ def _min_max(labels: Tensor) -> Tensor:
 def labels_to_masks(labels: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
     """Masks (..., H, W) of integers from soft labels (K, h, w) or (T, K, h, w): bilinear times `stride`, `_min_max`, argmax, nearest pixel of `size`."""
     given, labels = labels, _full(_floats("labels", labels, "K, h, w", "T, K, h, w", masks=True))
-    size, stride = _size("size", size, 1), _integer("stride", stride, 1)
+    size, stride = _size("size", size, 1), _integer("stride", stride, 1, 1024)
     stack = labels if labels.ndim == 4 else labels[None]
     large = F.interpolate(stack, scale_factor=stride, mode="bilinear", align_corners=False)
     masks = F.interpolate(_min_max(large).argmax(1, keepdim=True).double(), size=size, mode="nearest-exact")[:, 0].long()
