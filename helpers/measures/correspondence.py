@@ -7,7 +7,7 @@ which brings points of its own.
 Points are (N, 2), x then y, in px, and pixel centres are whole numbers, as in the papers' data: the top left pixel's centre is (0, 0) and a picture spans
 [-0.5, W - 0.5] x [-0.5, H - 0.5]. (The toy world counts from the corner; its points are half a pixel less here.) Cell (row i, column j) of a map with
 stride s is centred on ((j + 0.5) s - 0.5, (i + 0.5) s - 0.5). Everything is looked up by (seed, item number): an item is the same alone and among many.
-Bad arguments raise ValueError or TypeError that names the argument.
+Bad arguments raise ValueError or TypeError that names the argument. Pictures and points may be any array-like: of numpy come numpy arrays.
 """
 
 import inspect
@@ -21,12 +21,18 @@ from skimage.feature import SIFT, corner_harris, corner_peaks, match_descriptors
 from skimage.transform import resize
 from torch import Tensor, nn
 
+from ..arguments import choice, flag, got, instance, integer, like, numbers, real, texts
 from ..datasets.real import StereoPair, marked_heads, photo_clips, photographs
 from ..toyworld.creatures import STYLES, CreatureClips, creature_clips, creatures
 from ..toyworld.draws import Draws
 from ..toyworld.render import TEXTURES, waved_background
-from ..toyworld.shapes import check_names, check_size, clips, shapes
+from ..toyworld.shapes import clips, shapes
 from ..toyworld.skeletons import CATEGORIES, KEYPOINTS
+
+__all__ = [
+    "HomographyPairs", "LabelClips", "PointPairs", "SemanticPairs", "confusion", "head_pairs", "homography_pairs", "interest_points", "label_clips",
+    "raw_patches", "semantic_pairs", "sift_matches", "sift_transfer", "stereo_points", "stereo_view", "vae_latents", "vit_features", "warp_points",
+]  # fmt: skip
 
 TEXTURED_PHOTOGRAPHS = ("astronaut", "camera", "cat", "coffee", "coins", "gravel")
 KINDS = ("viewpoint", "illumination")
@@ -46,28 +52,47 @@ class PointPairs:
         return len(self.source)
 
 
-def _check_images(argument: str, images, ndim: int) -> Tensor:
-    """`images` as it came, if it is a float tensor (B, 3, H, W) or (3, H, W) in [0, 1]."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        what = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"{argument} must be a float tensor, got {what}")
-    if images.ndim != ndim or images.shape[-3] != 3 or images.numel() == 0:
-        raise ValueError(f"{argument} must be {'(B, 3, H, W)' if ndim == 4 else '(3, H, W)'}, got {tuple(images.shape)}")
-    low, high = images.min().item(), images.max().item()
+def _pictures(argument: str, images, shape: str) -> Tensor:
+    """`images` as a float tensor, (B, 3, H, W) or (3, H, W), in [0, 1] up to rounding; bytes are refused: they would all be white."""
+    found = numbers(argument, images, shape)
+    if not found.is_floating_point():
+        raise TypeError(f"{argument} must be floating-point numbers in [0, 1], got {got(images)}")
+    low, high = found.min().item(), found.max().item()
     if not (low >= -1e-4 and high <= 1 + 1e-4):
         raise ValueError(f"{argument} must lie in [0, 1], got values from {low:.3g} to {high:.3g}")
-    return images
+    return found
 
 
-def _check_points(argument: str, points, rows: int | None = None) -> Tensor:
-    points = torch.as_tensor(points)
-    if points.ndim != 2 or points.shape[1] != 2 or rows not in (None, len(points)):
-        raise ValueError(f"{argument} must be ({'N' if rows is None else rows}, 2), got {tuple(points.shape)}")
-    return points.double()
+def _points(argument: str, points, rows: int | str = "N", size: tuple[int, int] | None = None, finite: bool = True) -> Tensor:
+    """(N, 2) float64, inside a picture of `size` (height, width) where it is given. finite=False: rows of NaN may be among them."""
+    found = numbers(argument, points, f"{rows} 2", finite=finite).double()
+    if not finite and found.isinf().any():
+        raise ValueError(f"{argument} must be points or NaN, got an infinity in it")
+    if size is not None:
+        inside = [(points >= -0.5).all() and (points <= points.new_tensor(size[::-1]) - 0.5).all() for points in (found, found.flip(1))]
+        if not inside[0]:
+            hint = "; as row, column they would: swap them" if inside[1] else ""
+            raise ValueError(f"{argument} must lie in the picture of height {size[0]} and width {size[1]}{hint}")
+    return found
+
+
+def _each(argument: str, values, count: int, of: str) -> list:
+    """The entries of a list, tuple or array, one for each of `count`."""
+    if not isinstance(values, list | tuple) and not (isinstance(values, Tensor | np.ndarray) and values.ndim):
+        raise TypeError(f"{argument} must be a list, one entry for each {of}, got {got(values)}")
+    if len(values) != count:
+        raise ValueError(f"{argument} must hold one entry for each of the {count} {of}s, got {len(values)}")
+    return list(values)
+
+
+def _seed(seed) -> int:
+    if integer("seed", seed, low=0) >= 2**63:
+        raise ValueError(f"seed must be below 2**63, got {got(seed)}")
+    return int(seed)
 
 
 def _sides(argument: str, value: int) -> int:
-    if check_size(argument, value, 32) % 32:
+    if integer(argument, value, low=32) % 32:
         raise ValueError(f"{argument} must be a multiple of 32, got {value}")
     return int(value)
 
@@ -103,19 +128,17 @@ class SemanticPairs:
 
 def relatives(category: str) -> tuple[str, ...]:
     """The other categories whose keypoints have the same names: quadrupeds of quadrupeds, the bird of the fish; a thing has none."""
-    check_names("category", category, CATEGORIES)
+    choice("category", category, CATEGORIES)
     return tuple(c for c in CATEGORIES if c != category and KEYPOINTS[c] == KEYPOINTS[category])
 
 
 def _each_side(styles) -> tuple:
     """Styles of source and target, each None (85 % photos) or one name."""
-    pair = (styles, styles) if styles is None or isinstance(styles, str) else tuple(styles)
-    if len(pair) != 2:
-        raise ValueError(f"styles must be None, one of {STYLES} or a pair (source's, target's), got {styles!r}")
-    for style in pair:
-        if style is not None:
-            check_names("styles", style, STYLES)
-    return pair
+    if styles is None or isinstance(styles, str):
+        styles = (styles, styles)
+    if not isinstance(styles, list | tuple) or len(styles) != 2:
+        raise ValueError(f"styles must be None, one of {STYLES} or a pair (source's, target's), got {got(styles)}")
+    return tuple(style if style is None else choice("styles", style, STYLES) for style in styles)
 
 
 def semantic_pairs(
@@ -130,12 +153,11 @@ def semantic_pairs(
     keypoint, or faces another way than asked, is drawn again. Pair k of a category does not depend on how many pairs or categories are asked for
     (across: it depends on which relatives are allowed).
     """
-    count, size, sides = check_size("pairs_per_category", pairs_per_category, 1), check_size("size", size, 32), _each_side(styles)
-    if facing not in (None, "same", "opposite"):
-        raise ValueError(f"facing must be None, 'same' or 'opposite', got {facing!r}")
-    if count > _MANY:
-        raise ValueError(f"pairs_per_category must be at most {_MANY}, got {count}")
-    chosen = [CATEGORIES[i] for i in check_names("categories", categories, CATEGORIES)]
+    seed, count, size = _seed(seed), integer("pairs_per_category", pairs_per_category, low=1, high=_MANY), integer("size", size, low=32)
+    across, sides, textures = flag("across", across), _each_side(styles), texts("textures", textures, options=TEXTURES)
+    if facing is not None:
+        choice("facing", facing, ("same", "opposite"))
+    chosen = texts("categories", categories, options=CATEGORIES)
     partners = {c: [r for r in relatives(c) if r in chosen] if across else [c] for c in dict.fromkeys(chosen)}
     if not any(partners.values()):
         raise ValueError(f"categories must hold two relatives where across is asked for, got {chosen}")
@@ -178,7 +200,7 @@ def head_pairs(size: int = 64) -> SemanticPairs:
 
     A head has no mask; its box is the whole picture's middle, half as wide and as high, about as large as the face. Its category is its name.
     """
-    heads, rows = marked_heads(size), []
+    heads, rows = marked_heads(integer("size", size, low=16)), []
     box = torch.tensor([0.25, 0.25, 0.75, 0.75]) * size - 0.5
     for i, here in enumerate(heads.points):
         for j, there in enumerate(heads.points):
@@ -193,16 +215,16 @@ def head_pairs(size: int = 64) -> SemanticPairs:
 def confusion(predicted, pairs: SemanticPairs) -> tuple[tuple[str, ...], Tensor]:
     """Which keypoint was taken instead: (names, matrix (K, K) int64), rows the keypoint asked for, columns the visible keypoint of the target nearest
     to the prediction. predicted: for each pair (n_i, 2) px in the target, in the order of pairs.names[i]; a row with NaN (no answer) counts nowhere."""
-    if len(predicted) != len(pairs):
-        raise ValueError(f"predicted must hold one tensor for each of the {len(pairs)} pairs, got {len(predicted)}")
+    instance("pairs", pairs, SemanticPairs, "SemanticPairs")
+    predicted = _each("predicted", predicted, len(pairs), "pair")
+    places = [_points(f"predicted[{i}]", points, len(pairs.names[i]), finite=False).cpu() for i, points in enumerate(predicted)]
     names = tuple(dict.fromkeys(name for c in pairs.source_category for name in KEYPOINTS[c]))
     matrix = torch.zeros(len(names), len(names), dtype=torch.long)
-    for i, points in enumerate(predicted):
-        points = _check_points(f"predicted[{i}]", points, len(pairs.names[i]))
+    for i, points in enumerate(places):
         nearest = torch.cdist(points, pairs.seen_points[i].double()).argmin(1).tolist()
         for name, k, answered in zip(pairs.names[i], nearest, (~points.isnan().any(1)).tolist(), strict=True):
             matrix[names.index(name), names.index(pairs.seen_names[i][k])] += answered
-    return names, matrix
+    return names, like(predicted[0], matrix)
 
 
 # ----------------------------------------------------------------------------------------------------------------- homography pairs
@@ -225,11 +247,19 @@ class HomographyPairs:
 
 
 def warp_points(homography: Tensor, points: Tensor) -> Tensor:
-    """Points (N, 2) through one homography (3, 3), in float64."""
-    if homography.shape != (3, 3):
-        raise ValueError(f"homography must be (3, 3), got {tuple(homography.shape)}")
-    points = _check_points("points", points)
-    moved = torch.cat([points, torch.ones_like(points[:, :1])], 1) @ homography.double().T
+    """Points (N, 2) through one homography (3, 3), in float64. Raises ValueError for a matrix that has no inverse, and where a point goes to infinity."""
+    matrix, came = numbers("homography", homography, "3 3").double().cpu(), points
+    points = _points("points", points).cpu()
+    if torch.linalg.matrix_rank(matrix) < 3:
+        raise ValueError(f"homography must have an inverse, got {matrix.tolist()}")
+    moved = _warped(matrix, points)
+    if not moved.isfinite().all():
+        raise ValueError("homography must keep the points at a finite distance, got one that does not")
+    return like(came, moved)
+
+
+def _warped(matrix: Tensor, points: Tensor) -> Tensor:
+    moved = torch.cat([points, torch.ones_like(points[:, :1])], 1) @ matrix.T
     return moved[:, :2] / moved[:, 2:]
 
 
@@ -277,10 +307,10 @@ def _view(canvas: Tensor, homography: Tensor, size: int) -> tuple[Tensor, Tensor
     back = torch.linalg.inv(homography)
     line = (torch.arange(4 * size, dtype=torch.float64) + 0.5) / 4 - 0.5
     grid = torch.stack([line.repeat(4 * size), line.repeat_interleave(4 * size)], 1)
-    place = (warp_points(back, grid) + 0.5 + size / 4) / (0.75 * size) - 1  # canvas edges at -1 and 1
+    place = (_warped(back, grid) + 0.5 + size / 4) / (0.75 * size) - 1  # canvas edges at -1 and 1
     seen = F.grid_sample(canvas[None], place.float().view(1, 4 * size, 4 * size, 2), padding_mode="border", align_corners=False)
     centre = torch.arange(size, dtype=torch.float64)
-    here = warp_points(back, torch.stack([centre.repeat(size), centre.repeat_interleave(size)], 1))
+    here = _warped(back, torch.stack([centre.repeat(size), centre.repeat_interleave(size)], 1))
     return F.avg_pool2d(seen, 4)[0].clamp(0, 1), ((here >= -0.5) & (here <= size - 0.5)).all(1).view(size, size)
 
 
@@ -317,15 +347,11 @@ def homography_pairs(
     lie up to `jitter` (in (0, 0.25]) of the side from the source's, both axes, and the scene goes on beyond the source's borders. illumination: the
     same view relit, homography = identity. size: side in px, a multiple of 32. A pair does not depend on the other scenes, kinds or numbers.
     """
-    if source not in ("toy", "photographs"):
-        raise ValueError(f"source must be 'toy' or 'photographs', got {source!r}")
-    most = _MANY if source == "toy" else len(TEXTURED_PHOTOGRAPHS)
-    scenes = check_size("scenes", min(8, most) if scenes is None else scenes, 1)
-    size, per_scene, kinds = _sides("size", size), check_size("per_scene", per_scene, 1), [KINDS[i] for i in check_names("kinds", kinds, KINDS)]
-    if scenes > most or per_scene > 1000:
-        raise ValueError(f"scenes must be at most {most} and per_scene at most 1000, got {scenes} and {per_scene}")
-    if not 0 < jitter <= 0.25:
-        raise ValueError(f"jitter must be in (0, 0.25], got {jitter}")
+    seed, kinds = _seed(seed), texts("kinds", kinds, options=KINDS)
+    most = _MANY if choice("source", source, ("toy", "photographs")) == "toy" else len(TEXTURED_PHOTOGRAPHS)
+    scenes = integer("scenes", min(8, most) if scenes is None else scenes, low=1, high=most)
+    size, per_scene = _sides("size", size), integer("per_scene", per_scene, low=1, high=1000)
+    jitter = real("jitter", jitter, low=0, high=0.25, above=True)
     rows, still = [], torch.eye(3, dtype=torch.float64)
     for scene in range(scenes):
         name = f"toy {scene}" if source == "toy" else TEXTURED_PHOTOGRAPHS[scene]
@@ -346,14 +372,14 @@ def interest_points(image: Tensor, count: int, *, min_distance: int = 2) -> Tens
 
     No two are within `min_distance` px of each other (the larger of the two axes), none that near to the border.
     """
-    grey = rgb2gray(_check_images("image", image, 3).permute(1, 2, 0).double().cpu().numpy())
-    count, min_distance = check_size("count", count, 1), check_size("min_distance", min_distance, 1)
+    count, min_distance = integer("count", count, low=1), integer("min_distance", min_distance, low=1, high=10**6)
+    grey = rgb2gray(_pictures("image", image, "3 H W").permute(1, 2, 0).double().cpu().numpy())
     strength = corner_harris(grey)
     if not strength.max() > 1e-12:
-        return torch.zeros(0, 2)
+        return like(image, torch.zeros(0, 2))
     peaks = corner_peaks(strength, min_distance=min_distance, threshold_rel=1e-4)
     order = np.argsort(-strength[tuple(peaks.T)], kind="stable")[:count]
-    return torch.from_numpy(peaks[order][:, ::-1].copy()).float()
+    return like(image, torch.from_numpy(peaks[order][:, ::-1].copy()).float())
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- stereo
@@ -366,19 +392,37 @@ def stereo_view(pair: StereoPair, *, window: tuple[int, int, int, int], size: tu
     every disparity. size: height, width of the result, multiples of 32. Pictures are averaged; the disparity is that of the pixel under each new
     pixel's centre, so that nothing is mixed across an edge.
     """
-    left, top, width, height = (check_size("window", v, low) for v, low in zip(window, (0, 0, 1, 1), strict=True))
+    left_picture, right_picture, disparity = _eyes(pair)
+    window, size, shift = _whole("window", window, 4), _whole("size", size, 2), integer("shift", shift)
+    left, top, width, height = (integer("window", v, low=low) for v, low in zip(window, (0, 0, 1, 1), strict=True))
     out = tuple(_sides("size", s) for s in size)
-    whole_height, whole_width = pair.disparity.shape
+    whole_height, whole_width = disparity.shape
     if left + width > whole_width or top + height > whole_height or not 0 <= left - shift <= whole_width - width:
-        raise ValueError(f"window {window} with shift {shift} must lie inside both pictures of {whole_width} x {whole_height} px")
+        raise ValueError(f"window {tuple(window)} with shift {shift} must lie inside both pictures of {whole_width} x {whole_height} px")
 
     def cut(picture: Tensor, x: int) -> Tensor:
-        part = picture[:, top : top + height, x : x + width].permute(1, 2, 0).double().numpy()
-        return torch.from_numpy(resize(part, out, anti_aliasing=True)).permute(2, 0, 1).float().clamp(0, 1).contiguous()
+        part = picture[:, top : top + height, x : x + width].permute(1, 2, 0).double().cpu().numpy()
+        return like(pair.left, torch.from_numpy(resize(part, out, anti_aliasing=True)).permute(2, 0, 1).float().clamp(0, 1).contiguous())
 
     rows, columns = (((torch.arange(n) + 0.5) * full / n).long() for n, full in zip(out, (height, width), strict=True))
-    disparity = (pair.disparity[top + rows][:, left + columns] - shift) * (out[1] / width)
-    return StereoPair(cut(pair.left, left), cut(pair.right, left - shift), disparity)
+    disparity = (disparity[top + rows][:, left + columns] - shift) * (out[1] / width)
+    return StereoPair(cut(left_picture, left), cut(right_picture, left - shift), like(pair.left, disparity))
+
+
+def _whole(argument: str, values, count: int) -> list[int]:
+    return numbers(argument, values, str(count), whole=True).tolist()
+
+
+def _eyes(pair) -> tuple[Tensor, Tensor, Tensor]:
+    """Both pictures and the disparity (on the CPU), of one size."""
+    instance("pair", pair, StereoPair, "a StereoPair")
+    sizes = {}
+    left, right = (_pictures(f"pair.{side}", getattr(pair, side), "3 H W") for side in ("left", "right"))
+    disparity = numbers("pair.disparity", pair.disparity, "H W", sizes, finite=False).cpu()
+    if left.shape[1:] != disparity.shape or right.shape[1:] != disparity.shape:
+        shapes = ", ".join(str(tuple(one.shape)) for one in (left, right, disparity))
+        raise ValueError(f"pair must have pictures and a disparity of one size, got {shapes}")
+    return left, right, disparity
 
 
 def stereo_points(pair: StereoPair, count: int, seed: int) -> PointPairs:
@@ -386,16 +430,17 @@ def stereo_points(pair: StereoPair, count: int, seed: int) -> PointPairs:
     right picture. One disparity map cannot tell whether the match is hidden behind something nearer: a few of the points have none to be seen.
     A larger `count` only adds points at the end.
     """
-    count, seed = check_size("count", count, 1), check_size("seed", seed, 0)
-    rows, columns = pair.disparity.isfinite().nonzero().unbind(1)
+    count, seed, (_, right, disparity) = integer("count", count, low=1), _seed(seed), _eyes(pair)
+    rows, columns = disparity.isfinite().nonzero().unbind(1)
     source = torch.stack([columns, rows], 1).double()
-    moved = source[:, 0] - pair.disparity[rows, columns].double()
-    inside = (moved >= -0.5) & (moved <= pair.right.shape[-1] - 0.5)
+    moved = source[:, 0] - disparity[rows, columns].double()
+    inside = (moved >= -0.5) & (moved <= right.shape[-1] - 0.5)
     if not bool(inside.any()):
         raise ValueError("pair must have a measured disparity whose match lies inside the right picture, got none")
     source, moved = source[inside], moved[inside]
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(source))[:count])
-    return PointPairs(source[order].float(), torch.stack([moved, source[:, 1]], 1)[order].float())
+    target = torch.stack([moved, source[:, 1]], 1)
+    return PointPairs(*(like(pair.left, one[order].float()) for one in (source, target)))
 
 
 # ----------------------------------------------------------------------------------------------------------------------------- clips
@@ -437,15 +482,14 @@ def label_clips(seed: int, kind: str = "creatures", *, count: int = 8, frames: i
     discs of what frame 0 shows. They are carried by the camera's own path, so their edges are exact to a fraction of a pixel; what leaves the canvas
     is gone and comes back with the camera. size: side in px (>= 32).
     """
-    items = _PICTURES + np.arange(check_size("count", count, 1))
-    frames, size = check_size("frames", frames, 2), check_size("size", size, 32)
-    if kind in ("shapes", "creatures", "twins"):
+    seed, kind = _seed(seed), choice("kind", kind, ("shapes", "creatures", "twins", "photographs"))
+    items = _PICTURES + np.arange(integer("count", count, low=1, high=_MANY))
+    frames, size = integer("frames", frames, low=2, high=10**4), integer("size", size, low=32)
+    if kind != "photographs":
         drawn = (clips if kind == "shapes" else creature_clips)(seed, items, size=size, frames=frames, motions=("two",))
         drawn = _twinned(drawn) if kind == "twins" else drawn
         out = drawn.render()
         return LabelClips(out.video, out.object_id, drawn.captions)
-    if kind != "photographs":
-        raise ValueError(f"kind must be 'shapes', 'creatures', 'twins' or 'photographs', got {kind!r}")
     film = photo_clips(seed, items, size=size, frames=frames, moves=("pan", "zoom in", "zoom out", "shake"))
     d = Draws(seed, items)
     turn, radii = d.uniform(0, 2 * np.pi), [d.uniform(0.11, 0.17) * size for _ in range(2)]
@@ -469,23 +513,47 @@ def raw_patches(images: Tensor, patch: int = 7, stride: int = 1) -> Tensor:
     Cosines between them are normalised cross-correlations. Each patch is centred on its cell, so patch - stride must be even and >= 0, and the sides
     multiples of the stride; beyond the border the edge pixels go on. Channels are ordered colour, row, column.
     """
-    height, width = _check_images("images", images, 4).shape[-2:]
-    patch, stride = check_size("patch", patch, 1), check_size("stride", stride, 1)
+    patch, stride, came = integer("patch", patch, low=1), integer("stride", stride, low=1), images
+    images = _pictures("images", images, "B 3 H W")
+    height, width = images.shape[-2:]
     if patch < stride or (patch - stride) % 2:
         raise ValueError(f"patch must be stride plus an even number >= 0, got patch {patch} and stride {stride}")
     if height % stride or width % stride:
         raise ValueError(f"images must have sides that are multiples of stride {stride}, got {height} x {width}")
-    out = F.unfold(F.pad(images, [(patch - stride) // 2] * 4, mode="replicate"), patch, stride=stride)
+    if patch > 2 * max(height, width) + stride:
+        raise ValueError(f"patch must be at most twice the picture's longer side and the stride, {2 * max(height, width) + stride}, got {patch}")
+    full = images if images.dtype == torch.float64 else images.float()
+    out = F.unfold(F.pad(full, [(patch - stride) // 2] * 4, mode="replicate"), patch, stride=stride)
     out = out - out.mean(1, keepdim=True)
     norm = out.norm(dim=1, keepdim=True)
     out = torch.where(norm > 1e-5, out / norm.clamp_min(1e-5), 0.0)
-    return out.unflatten(2, (height // stride, width // stride))
+    return like(came, out.unflatten(2, (height // stride, width // stride)).to(images.dtype))
+
+
+def _runs_on(model: nn.Module) -> torch.device:
+    """The device that a model executes on: under offloading its weights lie elsewhere until it is called."""
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        if getattr(hook, "execution_device", None) is not None:
+            return torch.device(hook.execution_device)
+        for hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values():
+            if hasattr(hook, "group"):
+                return hook.group.onload_device
+    return next(model.parameters()).device
 
 
 @torch.no_grad()
 def vae_latents(vae: nn.Module, images: Tensor) -> Tensor:
     """Mean latents (B, c, h, w), scaled as the U-Net sees them, of pixels (B, 3, H, W) in [0, 1]; `vae` is diffusers' AutoencoderKL."""
-    return vae.encode(_check_images("images", images, 4) * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
+    instance("vae", vae, nn.Module, "an AutoencoderKL of diffusers")
+    if not hasattr(vae, "encode") or not hasattr(getattr(vae, "config", None), "scaling_factor"):
+        raise TypeError(f"vae must be an AutoencoderKL of diffusers, got {got(vae)}")
+    pixels = _pictures("images", images, "B 3 H W")
+    step = 2 ** (len(vae.config.block_out_channels) - 1)
+    if any(side % step for side in pixels.shape[2:]):
+        raise ValueError(f"images must have sides that are multiples of {step}, got {tuple(pixels.shape[2:])}")
+    found = vae.encode((pixels * 2 - 1).to(_runs_on(vae), vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
+    return like(images, found.to(pixels.dtype))
 
 
 @torch.no_grad()
@@ -495,26 +563,32 @@ def vit_features(model: nn.Module, images: Tensor, layer: int = -1, *, mean=(0.4
     layer: index into `hidden_states` (0: the embedding; -1: the last block's output, before the model's final norm). The class token and registers come
     first and are dropped. mean, std: the checkpoint's normalisation (ImageNet's by default). Sides must be multiples of the patch.
     """
-    height, width = _check_images("images", images, 4).shape[-2:]
-    patch = model.config.patch_size
+    while isinstance(model, nn.Module) and (hasattr(model, "_orig_mod") or isinstance(model, nn.DataParallel)):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    if not isinstance(model, nn.Module) or not hasattr(getattr(model, "config", None), "patch_size"):
+        raise TypeError(f"model must be a vision transformer of transformers, got {got(model)}")
+    layers, patch, pixels = model.config.num_hidden_layers, model.config.patch_size, _pictures("images", images, "B 3 H W")
+    layer = integer("layer", layer, low=-layers - 1, high=layers)
+    mean, std = (numbers(name, value, "3").to(pixels).view(3, 1, 1) for name, value in (("mean", mean), ("std", std)))
+    if not (std > 0).all():
+        raise ValueError(f"std must be > 0, got {std.flatten().tolist()}")
+    height, width = pixels.shape[-2:]
     down, right = (patch, patch) if isinstance(patch, int) else patch
     rows, columns = height // down, width // right
     if height % down or width % right:
         raise ValueError(f"images must have sides that are multiples of the patch {patch}, got {height} x {width}")
-    mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device).view(3, 1, 1) for v in (mean, std))
     more = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in inspect.signature(model.forward).parameters else {}
-    states = model(pixel_values=(images - mean) / std, output_hidden_states=True, **more).hidden_states
-    if not -len(states) <= layer < len(states):
-        raise ValueError(f"layer must be in {-len(states)} .. {len(states) - 1}, got {layer}")
-    return states[layer][:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+    pixels_in = ((pixels - mean) / std).to(_runs_on(model), model.dtype)
+    states = model(pixel_values=pixels_in, output_hidden_states=True, **more).hidden_states
+    return like(images, states[layer][:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns)).to(pixels.dtype))
 
 
-def sift_features(image: Tensor) -> tuple[Tensor, np.ndarray]:
+def sift_features(image: Tensor, argument: str = "image") -> tuple[Tensor, np.ndarray]:
     """SIFT keypoints (K, 2) and descriptors (K, 128) of one picture (3, H, W) in [0, 1]; K may be 0.
 
     Small pictures are enlarged by a whole factor until their shorter side has 256 px, since SIFT finds next to nothing below.
     """
-    array = _check_images("image", image, 3).permute(1, 2, 0).double().cpu().numpy()
+    array = _pictures(argument, image, "3 H W").permute(1, 2, 0).double().cpu().numpy()
     factor = -(-256 // min(array.shape[:2]))
     grey = rgb2gray(array)
     sift = SIFT()
@@ -527,11 +601,12 @@ def sift_features(image: Tensor) -> tuple[Tensor, np.ndarray]:
 
 def sift_matches(a: Tensor, b: Tensor) -> PointPairs:
     """SIFT keypoints of pictures a and b (3, H, W) that are each other's nearest descriptor; empty where either picture has none."""
-    (here, left), (there, right) = sift_features(a), sift_features(b)
+    _pictures("b", b, "3 H W")
+    (here, left), (there, right) = sift_features(a, "a"), sift_features(b, "b")
     if not len(here) or not len(there):
-        return PointPairs(torch.zeros(0, 2), torch.zeros(0, 2))
+        return PointPairs(*(like(a, torch.zeros(0, 2)) for _ in range(2)))
     i, j = torch.from_numpy(match_descriptors(left, right, cross_check=True)).long().unbind(1)
-    return PointPairs(here[i], there[j])
+    return PointPairs(like(a, here[i]), like(a, there[j]))
 
 
 def sift_transfer(a: Tensor, b: Tensor, points: Tensor) -> Tensor:
@@ -539,10 +614,12 @@ def sift_transfer(a: Tensor, b: Tensor, points: Tensor) -> Tensor:
 
     scikit-image describes only the keypoints it detects, so a point borrows the descriptor of the nearest one and keeps its offset from it.
     """
-    points = _check_points("points", points).float()
-    (here, left), (there, right) = sift_features(a), sift_features(b)
+    size = tuple(_pictures("a", a, "3 H W").shape[1:])
+    _pictures("b", b, "3 H W")
+    points = _points("points", points, size=size).float().cpu()
+    (here, left), (there, right) = sift_features(a, "a"), sift_features(b, "b")
     if not len(here) or not len(there):
-        return torch.full_like(points, torch.nan)
+        return like(a, torch.full_like(points, torch.nan))
     near = torch.cdist(points, here).argmin(1)
     left, right = (torch.from_numpy(d.astype(np.float32)) for d in (left[near.numpy()], right))
-    return there[torch.cdist(left, right).argmin(1)] + points - here[near]
+    return like(a, there[torch.cdist(left, right).argmin(1)] + points - here[near])

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from helpers.measures.correspondence import HomographyPairs, PointPairs, homography_pairs, semantic_pairs
 from helpers.measures.matching import carry, find, match_views, pair_maps, results, score_masks, score_views, view_maps, view_points
 from helpers.methods.diffusion_features import pck_table
+from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
 
@@ -79,8 +81,12 @@ def test_maps_of_another_shape_are_refused(pairs, wrong):
 
 def test_counts_must_agree(pairs):
     maps = random_maps(3, 2, 4, 4)
-    with pytest.raises(ValueError, match="source_maps must hold one entry for each of the 4 pairs, got 3"):
+    with pytest.raises(ValueError, match=r"source_maps must be numbers \(4, C, h, w\), got shape \(3, 2, 4, 4\)"):
         find(maps, maps, pairs)
+    with pytest.raises(ValueError, match="source_maps must hold one entry for each of the 4 pairs, got 3"):
+        find(list(maps), maps, pairs)
+    with pytest.raises(ValueError, match="target_maps must have the 2 channels of source_maps, got 3"):
+        find(random_maps(4, 2, 4, 4), random_maps(4, 3, 4, 4), pairs)
     with pytest.raises(ValueError, match="found"):
         results([], pairs)
 
@@ -162,13 +168,50 @@ def test_a_still_clip_keeps_its_mask():
     assert torch.equal(cells, labels[:, 1::2, 1::2]) and found.masks.shape == (3, 8, 10) and (found.region > 0.6).all()
 
 
+def test_arrays_come_back_as_arrays(pairs):
+    maps, scene = random_maps(4, 5, 8, 8), views("ab", shift(0, 0))
+    for right, found in zip(find(maps, maps, pairs), find(maps.numpy()[::-1].copy()[::-1], maps, pairs), strict=True):
+        assert isinstance(found, np.ndarray) and np.array_equal(found, right)
+    assert isinstance(find(list(maps.numpy()), list(maps), pairs)[0], np.ndarray)
+    answers = [p.numpy() for p in pairs.target_points]
+    assert isinstance(results(answers, pairs)[0].predicted, np.ndarray) and pck_table(results(answers, pairs))[0.1].per_point == 100
+    there = [torch.tensor([[2, 3], [20, 5], [9, 27], [25, 30]]).float()] * 2
+    matched = match_views(maps[:2].numpy(), maps[:2], scene, (there, there))
+    scores = score_views(matched, scene)
+    assert isinstance(matched[0].source, np.ndarray) and isinstance(scores.corner_error, np.ndarray) and scores.correct.tolist() == [4, 4]
+    labels = torch.zeros(3, 8, 8, dtype=torch.long)
+    labels[:, :4, :4] = 1
+    carried = carry(random_maps(3, 5, 4, 4), labels, top_k=3)
+    for found in (carry(random_maps(3, 5, 4, 4).numpy(), labels.numpy(), top_k=3), carry(random_maps(3, 5, 4, 4).tolist(), labels.tolist(), top_k=3)):
+        assert all(isinstance(part, np.ndarray) and np.array_equal(part, right) for part, right in zip(found, carried, strict=True))
+
+
+def test_maps_may_lie_on_an_accelerator(pairs):
+    maps, scene = random_maps(4, 5, 8, 8), views("ab", shift(0, 0))
+    there = [torch.tensor([[2, 3], [20, 5], [9, 27], [25, 30]]).float()] * 2
+    labels = torch.zeros(3, 8, 8, dtype=torch.long)
+    labels[:, :4, :4] = 1
+    right = find(maps, maps, pairs), match_views(maps[:2], maps[:2], scene, (there, there)), carry(random_maps(3, 5, 4, 4), labels, top_k=3)
+    with Accelerator():
+        far = maps.to(DEVICE)
+        found = find(far, far, pairs)
+        assert all(one.device == DEVICE and torch.equal(near(one), wanted) for one, wanted in zip(found, right[0], strict=True))
+        assert pck_table(results(found, pairs)) == pck_table(results(right[0], pairs))
+        matched = match_views(far[:2], far[:2], scene, (there, there))
+        assert torch.equal(near(matched[0].source), right[1][0].source)
+        scores = score_views(matched, scene)
+        assert near(scores.correct).tolist() == [4, 4]
+        carried = carry(random_maps(3, 5, 4, 4).to(DEVICE), labels.to(DEVICE), top_k=3)
+        assert all(torch.equal(near(one), wanted) for one, wanted in zip(carried, right[2], strict=True))
+
+
 def test_clips_that_do_not_fit_are_refused():
     features, labels = random_maps(2, 3, 4, 4), torch.ones(2, 8, 8, dtype=torch.long)
-    with pytest.raises(ValueError, match="one T"):
+    with pytest.raises(ValueError, match="labels must have the 1 frames of features, got 2"):
         carry(features[:1], labels)
     with pytest.raises(ValueError, match="one multiple"):
         carry(features, torch.ones(2, 8, 12, dtype=torch.long))
     with pytest.raises(ValueError, match="object in frame 0"):
         score_masks(labels * 0, labels * 0)
-    with pytest.raises(ValueError, match="masks must be"):
+    with pytest.raises(ValueError, match=r"labels must have the shape of masks, \(1, 8, 8\), got \(2, 8, 8\)"):
         score_masks(labels[:1], labels)

@@ -10,14 +10,8 @@ of both are found here. Copy this folder, under any name, and it works.
 from typing import TYPE_CHECKING, Any
 
 from .matches import (
-    CONVENTIONS,
-    Edit,
-    Fit,
-    Matches,
     Pair,
-    Pck,
     boundary_accuracy,
-    contexts,
     corner_error,
     describe,
     feature_colours,
@@ -26,7 +20,6 @@ from .matches import (
     homography_accuracy,
     labels_to_masks,
     match,
-    min_max,
     mutual_matches,
     nearest,
     pck,
@@ -41,10 +34,9 @@ if TYPE_CHECKING:
     from .features import block_layers, dift, dift_blocks, dift_grid, dift_layers, layer_names, noise_to_signal
 
 __all__ = [
-    "CONVENTIONS", "Edit", "Fit", "Matches", "Pair", "Pck", "block_layers", "boundary_accuracy", "contexts", "corner_error", "describe", "dift",
-    "dift_blocks", "dift_grid", "dift_layers", "feature_colours", "first_mask_to_labels", "fit_homography", "homography_accuracy", "labels_to_masks",
-    "layer_names", "match", "min_max", "mutual_matches", "nearest", "noise_to_signal", "pck", "pck_table", "propagate_edit", "propagate_labels",
-    "region_similarity", "similarity_map",
+    "Pair", "block_layers", "boundary_accuracy", "corner_error", "describe", "dift", "dift_blocks", "dift_grid", "dift_layers", "feature_colours",
+    "first_mask_to_labels", "fit_homography", "homography_accuracy", "labels_to_masks", "layer_names", "match", "mutual_matches", "nearest",
+    "noise_to_signal", "pck", "pck_table", "propagate_edit", "propagate_labels", "region_similarity", "similarity_map",
 ]  # fmt: skip
 
 

@@ -15,22 +15,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
-from .matches import _choice, _floats, _full, _integer, _several
+from .matches import _floats, _full, _got, _integer, _like, _option, _pictures, _several
 
 __all__ = ["block_layers", "dift", "dift_blocks", "dift_grid", "dift_layers", "layer_names", "noise_to_signal"]
 
 
-def _alpha_bar(scheduler: Any, t: Any) -> float:
+UNETS = UNet2DConditionModel | UNet2DModel
+
+
+def _alpha_bar(scheduler: Any, t: Any, name: str = "t") -> float:
     kept, config = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "config", {})
     if kept is None or abs(float(getattr(scheduler, "init_noise_sigma", 1)) - 1) > 1e-6 or config.get("use_flow_sigmas"):
         raise ValueError(f"scheduler must keep the variance (DDIM, DDPM, PNDM), got {type(scheduler).__name__}, which adds noise in units of sigma")
-    return float(kept[_integer("t", t, 0, len(kept) - 1)])
+    return float(kept[_integer(name, t, 0, len(kept) - 1)])
 
 
 def noise_to_signal(scheduler: Any, t: int) -> float:
@@ -48,9 +53,12 @@ def layer_names(unet: nn.Module, *, merged: bool | None = None) -> list[str]:
     A layer is a resnet with the attention behind it, or an upsampler. merged=True counts as ADM does: the upsampler belongs to the last
     layer of its block. Default: apart for a UNet2DConditionModel (Stable Diffusion), merged for a UNet2DModel.
     """
+    unet = _check_unet(unet)
+    if not isinstance(merged, bool | np.bool_ | None):
+        raise TypeError(f"merged must be True, False or None, got {_got(merged)}")
     merged = not isinstance(unet, UNet2DConditionModel) if merged is None else merged
     names = []
-    for n, block in enumerate(_decoder(unet)):
+    for n, block in enumerate(unet.up_blocks):
         attentions = getattr(block, "attentions", None) or ()
         if len(attentions) not in (0, len(block.resnets)):
             raise ValueError(f"unet has {len(attentions)} attentions and {len(block.resnets)} resnets in up-block {n}, its layers cannot be counted")
@@ -93,23 +101,25 @@ def dift(
 
     pipe: a diffusers pipeline with a U-Net, in latents (StableDiffusionPipeline, its Img2Img) or in pixels without text (DDPMPipeline).
     images: (B, 3, H, W) in [-1, 1]. prompt: one for all, or one an image. n counts from the coarsest block.
-    generator: one, which is asked for image after image, or one an image, which makes an image's noise its own. noise: standard normal
-    instead, (e, c, h, w) of latents for all images or (B, e, c, h, w). latent: "sample" of the VAE's posterior for every member (the
-    official code; asks the generator, too), or its "mean". batch: pairs (image, noise) that run together, which changes the speed only.
-    Returns (B, C, h, w) in the U-Net's dtype. Without gradients; later blocks never run.
+    generator: one, which is asked for image after image, or a list of one an image, which makes an image's noise its own; it may be of another
+    device. noise: standard normal instead, (e, c, h, w) of latents for all images or (B, e, c, h, w). latent: "sample" of the VAE's posterior
+    for every member (the official code; asks the generator, too), or its "mean". batch: pairs (image, noise) that run together, which changes
+    the speed only.
+    Returns (B, C, h, w) in the U-Net's dtype, on the device that the pipeline executes on (numpy for images that are no tensor). Without
+    gradients; later blocks never run (they do where hooks of diffusers, as those of group offloading, tidy up behind them).
 
     Raises ValueError for t and n out of range, images outside [-1, 1] or with sides that VAE and U-Net cannot halve, ensemble < 1, neither
     noise nor generator, schedulers in units of sigma, and U-Nets that want more than image, t and text; TypeError for a pipeline without U-Net.
     """
     options = dict(ensemble=ensemble, generator=generator, noise=noise, latent=latent, batch=batch)
-    return dift_grid(pipe, images, prompt, times=(t,), blocks=(n,), **options)[t, n]
+    return next(iter(_features(pipe, images, prompt, "t", (t,), _blocks(pipe, "n", (n,)), **options).values()))
 
 
 def dift_blocks(
     pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, t: int, blocks: Sequence[int] = (0, 1, 2, 3), **options: Any
 ) -> dict[int, Tensor]:
     """Maps of several up-blocks from one pass, {n: (B, C, h, w)}; options as in `dift`."""
-    return {n: found for (_, n), found in dift_grid(pipe, images, prompt, times=(t,), blocks=blocks, **options).items()}
+    return {n: found for (_, n), found in _features(pipe, images, prompt, "t", (t,), _blocks(pipe, "blocks", blocks), **options).items()}
 
 
 def dift_layers(
@@ -119,38 +129,44 @@ def dift_layers(
 
     A layer of the encoder, which hands its map on to a layer of the decoder, can be named as well: "down_blocks.1.attentions.0".
     """
-    names = layer_names(_check_pipe(pipe)[0])
+    unet = _check_pipe(pipe)[0]
+    names = layer_names(unet)
     layers = range(len(names)) if layers is None else _several("layers", layers)
     chosen = {i: i if isinstance(i, str) else names[_integer("layers", i, 0, len(names) - 1)] for i in layers}
-    known = names + layer_names(pipe.unet, merged=True) + _encoder_names(pipe.unet)
+    known = names + layer_names(unet, merged=True) + _encoder_names(unet)
     if unknown := [name for name in chosen.values() if name not in known]:
         raise ValueError(f"layers must be in 0..{len(names) - 1} or names of layer_names(unet), got {unknown[0]!r}")
-    modules = {i: pipe.unet.get_submodule(name) for i, name in chosen.items()}
-    return {i: found for (_, i), found in _features(pipe, images, prompt, (t,), modules, **options).items()}
+    modules = {i: unet.get_submodule(name) for i, name in chosen.items()}
+    return {i: found for (_, i), found in _features(pipe, images, prompt, "t", (t,), modules, **options).items()}
 
 
 def dift_grid(
     pipe: Any, images: Tensor, prompt: str | Sequence[str] = "", *, times: Sequence[int], blocks: Sequence[int] = (0, 1, 2, 3), **options: Any
 ) -> dict[tuple[int, int], Tensor]:
     """Maps of several timesteps and up-blocks, {(t, n): (B, C, h, w)}: encodes once, one pass a timestep, all with the same noise."""
-    up_blocks = _decoder(_check_pipe(pipe)[0])
-    modules = {_integer("n", n, 0, len(up_blocks) - 1): up_blocks[n] for n in _several("blocks", blocks)}
-    return _features(pipe, images, prompt, _several("times", times), modules, **options)
+    return _features(pipe, images, prompt, "times", times, _blocks(pipe, "blocks", blocks), **options)
+
+
+def _blocks(pipe: Any, name: str, blocks: Any) -> dict[int, nn.Module]:
+    up_blocks = _check_pipe(pipe)[0].up_blocks
+    return {n: up_blocks[n] for n in (_integer(name, n, 0, len(up_blocks) - 1) for n in _several(name, blocks))}
 
 
 @torch.no_grad()
-def _features(pipe, images, prompt, times, modules, *, ensemble=8, generator=None, noise=None, latent="sample", batch=8) -> dict[tuple, Tensor]:
+def _features(pipe, images, prompt, name, times, modules, *, ensemble=8, generator=None, noise=None, latent="sample", batch=8) -> dict[tuple, Tensor]:
     unet, vae = _check_pipe(pipe)
-    kept = {t: _alpha_bar(pipe.scheduler, t) for t in times}
+    kept = {t: _alpha_bar(pipe.scheduler, t, name) for t in _several(name, times)}
     ensemble, batch = _integer("ensemble", ensemble, 1), _integer("batch", batch, 1)
-    _choice("latent", latent, ("sample", "mean"))
-    factor = _check_images(images, unet, vae)
+    _option("latent", latent, ("sample", "mean"))
+    given, (images, factor) = images, _check_images(images, unet, vae)
     prompts = _check_prompt(prompt, len(images), unet)
     shape = (unet.config.in_channels, images.shape[2] // factor, images.shape[3] // factor)
-    noise, other = _draws(len(images), ensemble, shape, generator, noise, vae is not None, latent)
-    x0, spread = (images, None) if vae is None else _encode(vae, images, batch)
-    x0 = x0.to(unet.device, unet.dtype)
-    text = {p: pipe.encode_prompt([p], unet.device, 1, False)[0].to(x0) for p in dict.fromkeys(prompts)}
+    # under offloading the weights lie elsewhere until their module is called: what the pipeline executes on is its own to say
+    device = torch.device(getattr(pipe, "_execution_device", None) or unet.device)
+    noise, other = _draws(len(images), ensemble, shape, generator, noise, vae is not None, latent, device)
+    x0, spread = (images, None) if vae is None else _encode(vae, images.to(device, vae.dtype), batch)
+    x0 = x0.to(device, unet.dtype)
+    text = {p: pipe.encode_prompt([p], device, 1, False)[0].to(x0) for p in dict.fromkeys(prompts)}
     sums: dict[tuple, Tensor] = {}
     for t, rows in ((t, rows) for t in kept for rows in torch.arange(len(images) * ensemble).split(batch)):
         i, member = rows // ensemble, rows % ensemble
@@ -160,7 +176,10 @@ def _features(pipe, images, prompt, times, modules, *, ensemble=8, generator=Non
         for key, found in _outputs(unet, modules, sample=x, timestep=t, **words).items():
             total = sums.setdefault((t, key), _full(found).new_zeros(len(images), *found.shape[1:]))
             total.index_add_(0, i.to(found.device), _full(found))
-    return {key: (total / ensemble).to(unet.dtype) for key, total in sums.items()}
+    if hasattr(pipe, "maybe_free_model_hooks"):
+        pipe.maybe_free_model_hooks()  # as a pipeline ends its own call: what was brought to the accelerator goes back
+    found = {key: (total / ensemble).to(unet.dtype) for key, total in sums.items()}
+    return found if isinstance(given, Tensor) else {key: _like(given, one) for key, one in found.items()}
 
 
 class _Enough(Exception):
@@ -168,20 +187,26 @@ class _Enough(Exception):
 
 
 def _outputs(unet: nn.Module, modules: dict, **inputs: Any) -> dict:
-    """Outputs of some of the U-Net's modules in one forward pass, which ends with the last of them."""
+    """Outputs of some of the U-Net's modules in one forward pass, which ends with the last of them.
+
+    Hooks of diffusers (group offloading, casts of layers) tidy up behind a forward pass: with these it runs to its end.
+    """
     seen, handles = {}, []
+    whole = any(hasattr(module, "_diffusers_hook") for module in unet.modules())
+    compiled = any(module._compiled_call_impl is not None for module in unet.modules())
 
     def keep(key):
         def hook(module, args, output):
             seen[key] = output[0] if isinstance(output, tuple) else output
-            if len(seen) == len(modules):
+            if len(seen) == len(modules) and not whole:
                 raise _Enough
 
         return hook
 
     try:
         handles += [module.register_forward_hook(keep(key)) for key, module in modules.items()]
-        unet(**inputs)
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():  # compiled code would not see the hooks
+            unet(**inputs)
     except _Enough:
         pass
     finally:
@@ -192,13 +217,13 @@ def _outputs(unet: nn.Module, modules: dict, **inputs: Any) -> dict:
 
 def _encode(vae: nn.Module, images: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the scaled latents."""
-    found = [vae.encode(some).latent_dist for some in images.to(vae.device, vae.dtype).split(batch)]
+    found = [vae.encode(some).latent_dist for some in images.split(batch)]
     mean, std = torch.cat([f.mean for f in found]), torch.cat([f.std for f in found])
     scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0
     return (mean - shift) * scale, std * scale
 
 
-def _draws(count, ensemble, shape, generator, noise, posterior, latent) -> tuple[Tensor, Tensor | None]:
+def _draws(count, ensemble, shape, generator, noise, posterior, latent, device) -> tuple[Tensor, Tensor | None]:
     """Noise and posterior draws, (B, e, c, h, w) both, drawn image by image and member by member: no number depends on what comes later."""
     if noise is not None:
         noise = _floats("noise", noise, "e, c, h, w", "B, e, c, h, w")
@@ -209,27 +234,45 @@ def _draws(count, ensemble, shape, generator, noise, posterior, latent) -> tuple
     if asked and generator is None:
         wanted = "noise or a generator" if noise is None else "a generator as well as noise with latent='sample'"
         raise ValueError(f"generator is None: give {wanted}, or nobody can repeat the result")
-    generators = [generator] * count if isinstance(generator, torch.Generator) or generator is None else list(generator)
-    if asked and (len(generators) != count or not all(isinstance(g, torch.Generator) for g in generators)):
-        raise ValueError(f"generator must be one torch.Generator or {count}, one an image, got {generator!r}")
+    generators = [generator] * count if isinstance(generator, torch.Generator | None) else generator
+    if not isinstance(generators, list | tuple) or (asked and not all(isinstance(g, torch.Generator) for g in generators)):
+        raise TypeError(f"generator must be a torch.Generator or a list of them, got {_got(generator)}")
+    if len(generators) != count:
+        raise ValueError(f"generator must be one torch.Generator or {count}, one an image, got {len(generators)}")
     if not asked:
         return noise, None
-    drawn = [[torch.randn(shape, generator=g, device=g.device) for _ in range((1 + posterior) * ensemble)] for g in generators]
-    drawn = torch.stack([torch.stack(some) for some in drawn])  # a member's noise, its posterior draw, the next member's noise...
+    drawn = [torch.stack([torch.randn(shape, generator=g, device=g.device) for _ in range((1 + posterior) * ensemble)]) for g in generators]
+    drawn = torch.stack([some.to(device) for some in drawn])  # a member's noise, its posterior draw, the next member's noise...
     other = drawn[:, 1::2] if posterior and latent == "sample" else None
     return drawn[:, :: 1 + posterior] if noise is None else noise, other
 
 
-def _decoder(unet: Any) -> nn.ModuleList:
-    if not isinstance(unet, UNet2DConditionModel | UNet2DModel):
+def _bare(module: Any, kinds: Any = UNETS) -> Any:
+    """A module without what torch.compile, data parallelism or peft have put around it."""
+    while isinstance(module, nn.Module) and not isinstance(module, kinds):
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif hasattr(module, "_orig_mod"):
+            module = module._orig_mod
+        elif hasattr(module, "get_base_model"):
+            module = module.get_base_model()
+        else:
+            break
+    return module
+
+
+def _check_unet(unet: Any) -> nn.Module:
+    if not isinstance(_bare(unet), UNETS):
         raise TypeError(f"unet must be a UNet2DConditionModel or UNet2DModel, got {type(unet).__name__}")
-    return unet.up_blocks
+    return _bare(unet)
 
 
 def _check_pipe(pipe: Any) -> tuple[nn.Module, nn.Module | None]:
-    unet, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
-    if not isinstance(unet, UNet2DConditionModel | UNet2DModel):
+    unet, vae = _bare(getattr(pipe, "unet", None)), _bare(getattr(pipe, "vae", None), AutoencoderKL)
+    if not isinstance(unet, UNETS):
         raise TypeError(f"pipe must be a pipeline with a UNet2DConditionModel or UNet2DModel, got {type(pipe).__name__}")
+    if not isinstance(vae, AutoencoderKL | None):
+        raise TypeError(f"pipe must have an AutoencoderKL or no VAE, got one with {_got(vae)}")
     more = [name for name in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type") if getattr(unet.config, name, None)]
     channels = vae.config.latent_channels if vae is not None else 3
     if more or unet.config.in_channels != channels:
@@ -238,25 +281,26 @@ def _check_pipe(pipe: Any) -> tuple[nn.Module, nn.Module | None]:
     return unet, vae
 
 
-def _check_images(images: Any, unet: nn.Module, vae: nn.Module | None) -> int:
-    """The VAE's factor, once the images are found good."""
-    images = _floats("images", images, "B, 3, H, W")
-    if images.shape[1] != 3 or images.abs().max() > 1:
-        raise ValueError(f"images must be (B, 3, H, W) in [-1, 1], got {tuple(images.shape)} in [{images.min():.3g}, {images.max():.3g}]")
+def _check_images(images: Any, unet: nn.Module, vae: nn.Module | None) -> tuple[Tensor, int]:
+    """The images as a tensor, and the VAE's factor."""
+    images = _pictures("images", images, "B, 3, H, W", -1)
     factor = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
     # a UNet2DConditionModel fits its upsamplers to odd maps, a UNet2DModel does not
     step = factor if isinstance(unet, UNet2DConditionModel) else factor * 2 ** sum(block.upsamplers is not None for block in unet.up_blocks)
     if images.shape[2] % step or images.shape[3] % step:
         raise ValueError(f"images must have sides that are multiples of {step}, got {tuple(images.shape[2:])}")
-    return factor
+    return images, factor
 
 
 def _check_prompt(prompt: Any, count: int, unet: nn.Module) -> list[str]:
-    prompts = [prompt] * count if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, Sequence) or len(prompts) != count or not all(isinstance(p, str) for p in prompts):
-        raise ValueError(f"prompt must be one text or {count}, one an image, got {prompt!r}")
+    several = prompt.tolist() if hasattr(prompt, "tolist") and not isinstance(prompt, Tensor) else prompt
+    prompts = [prompt] * count if isinstance(prompt, str) else several
+    if not isinstance(prompts, list | tuple) or not all(isinstance(p, str) for p in prompts):
+        raise TypeError(f"prompt must be a text or a list of texts, got {_got(prompt)}")
+    if len(prompts) != count:
+        raise ValueError(f"prompt must be one text or {count}, one an image, got {len(prompts)}")
     if not isinstance(unet, UNet2DConditionModel):
         if any(prompts):
-            raise ValueError(f"prompt must be empty for a model without text, got {prompt!r}")
+            raise ValueError(f"prompt must be empty for a model without text, got {_got(prompt)}")
         return []
-    return list(prompts)
+    return [str(p) for p in prompts]

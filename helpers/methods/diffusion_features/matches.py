@@ -1,4 +1,4 @@
-"""DIFT: what feature maps match. Tensors in, tensors and numbers out; nothing here needs a model or diffusers.
+"""DIFT: what feature maps match. Tensors in, tensors and numbers out (numpy in, numpy out); nothing here needs a model or diffusers.
 
 Tang et al. 2023, "Emergent Correspondence from Image Diffusion", NeurIPS 2023, arXiv 2306.03881.
 
@@ -9,13 +9,14 @@ three scores called PCK, 3. homographies, 4. label propagation in videos, 5. car
     found = match(source, target, points, source_size=(512, 512), target_size=(512, 512))
 
 Notation: F, a feature map (C, h, w); a point is (x, y) in pixels whose centres are whole numbers, the top left pixel being
-(0, 0); a size is (height, width). Where paper and official code differ the code is followed.
+(0, 0); a size is (height, width). Where paper and official code differ the code is followed. Wherever a tensor is asked for,
+any array-like serves: the first argument decides whether tensors, on its device, or numpy arrays come back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -26,17 +27,19 @@ from skimage.measure import ransac
 from skimage.morphology import disk
 from skimage.transform import ProjectiveTransform, warp
 from sklearn.decomposition import PCA
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = [
-    "CONVENTIONS", "Edit", "Fit", "Matches", "Pair", "Pck", "boundary_accuracy", "contexts", "corner_error", "describe", "feature_colours",
-    "first_mask_to_labels", "fit_homography", "homography_accuracy", "labels_to_masks", "match", "min_max", "mutual_matches", "nearest", "pck",
-    "pck_table", "propagate_edit", "propagate_labels", "region_similarity", "similarity_map",
+    "Pair", "boundary_accuracy", "corner_error", "describe", "feature_colours", "first_mask_to_labels", "fit_homography", "homography_accuracy",
+    "labels_to_masks", "match", "mutual_matches", "nearest", "pck", "pck_table", "propagate_edit", "propagate_labels", "region_similarity",
+    "similarity_map",
 ]  # fmt: skip
 
 CONVENTIONS = ("paper", "consistent", "official")
 ROUNDING = 1 + 1e-9  # "at most" allows for the rounding of the bound
+MOST_LABELS = MOST_PIXELS = 2**16  # what a mask of 16 bits holds; along a side
+MOST_TRIALS = 10**6
 
 
 # --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
@@ -70,46 +73,140 @@ def _choice(name: str, value: Any, choices: Sequence) -> Any:
 # --- end of the checks ---
 
 
+def _got(value: Any) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        place = f" on {value.device.type}" if isinstance(value, Tensor) and value.device.type != "cpu" else ""
+        return f"{str(value.dtype).removeprefix('torch.')} {'tensor' if isinstance(value, Tensor) else 'array'} of shape {tuple(value.shape)}{place}"
+    if isinstance(value, list | tuple | dict | set) and len(repr(value)) > 60:
+        return f"a {type(value).__name__} of {len(value)}"
+    plain = value is None or isinstance(value, str | bytes | Real | complex | list | tuple | dict | set)
+    return repr(value) if plain else f"a {type(value).__name__}"
+
+
+def _hollow(value: Any) -> bool:
+    """A shape without numbers, on the meta device; a subclass of Tensor that names this device holds numbers of its own."""
+    return isinstance(value, Tensor) and value.is_meta and type(value) in (Tensor, nn.Parameter)
+
+
+def _option(name: str, value: Any, options: Sequence[str]) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(options)}, got {_got(value)}")
+    return _choice(name, value, options)
+
+
+def _rng(name: str, value: Any) -> np.random.Generator:
+    if isinstance(value, np.random.Generator):
+        return value
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer >= 0, the seed, or a numpy Generator, got {_got(value)}")
+    return np.random.default_rng(_integer(name, value, 0))
+
+
+def _several(name: str, values: Any) -> tuple:
+    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence, got {_got(values)}")
+    if isinstance(values, Tensor | np.ndarray) and (not values.ndim or _hollow(values)):
+        raise TypeError(f"{name} must be a sequence, got {_got(values)}")
+    flat = hasattr(values, "tolist") and getattr(values, "ndim", 1) == 1
+    if not (found := tuple(values.tolist() if flat else values)):
+        raise ValueError(f"{name} must be a sequence that is not empty, got {_got(values)}")
+    return found
+
+
 def _size(name: str, size: Any, smallest: int = 2) -> tuple[int, int]:
-    if isinstance(size, str) or not isinstance(size, Iterable) or len(size := tuple(size)) != 2:
-        raise ValueError(f"{name} must be (height, width), got {size!r}")
-    return _integer(name, size[0], smallest), _integer(name, size[1], smallest)
+    if len(found := _several(name, size)) != 2:
+        raise ValueError(f"{name} must be (height, width), got {_got(size)}")
+    return _integer(name, found[0], smallest, MOST_PIXELS), _integer(name, found[1], smallest, MOST_PIXELS)
 
 
-def _floats(name: str, value: Any, axes: str, *more: str) -> Tensor:
-    """`value`, if it is a finite floating-point tensor with as many axes as one of the given layouts."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype if isinstance(value, Tensor) else type(value).__name__}")
-    layouts = (axes, *more)
-    if value.ndim not in [len(layout.split(", ")) for layout in layouts] or not value.numel():
-        raise ValueError(f"{name} must be ({') or ('.join(layouts)}) and not empty, got {tuple(value.shape)}")
-    if not value.isfinite().all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    return value
+def _numbers(name: str, value: Any, *layouts: str, note: str = "", masks: bool = False, finite: bool = True) -> Tensor:
+    """Any array-like of numbers as a tensor, on the device it came on; numpy, lists and pandas (by position) land on the CPU.
+
+    layouts: of its axes, as "K, 2": a number fixes its size. masks: takes booleans, too. The result keeps its dtype and its gradient.
+    """
+    expected = f"numbers ({') or ('.join(layouts)}){note}"
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized or _hollow(value):
+            raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        tensor = value
+    else:
+        if isinstance(value, Mapping) or not (isinstance(value, list | tuple) or hasattr(value, "__array__")):
+            raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        try:
+            if isinstance(value, list | tuple) and any(isinstance(one, Tensor) for one in value):
+                value = torch.stack([torch.as_tensor(one) for one in value]).detach().cpu()
+            array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
+        except Exception as error:  # whatever numpy makes of a ragged list or of what only looks like an array
+            raise ValueError(f"{name} must be {expected}, got {_got(value)}, which makes no array") from error
+        if array.dtype.kind not in "biuf" or np.ma.is_masked(value):
+            raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object else array)}")
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.float64 if array.dtype.itemsize == 8 and array.size and array.max() >= 2**63 else np.int64)
+        array = array.astype(np.float64 if array.dtype == np.longdouble else array.dtype.newbyteorder("="), copy=False)
+        tensor = torch.from_numpy(array if array.flags.writeable and all(step >= 0 for step in array.strides) else array.copy())
+    if tensor.is_complex() or (tensor.dtype == torch.bool and not masks):
+        raise TypeError(f"{name} must be {expected}, got {_got(tensor)}")
+    axes = [layout.split(", ") for layout in layouts]
+    if not any(len(words) == tensor.ndim and all(not w.isdigit() or int(w) == n for w, n in zip(words, tensor.shape)) for words in axes):
+        raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
+    if not tensor.numel():
+        raise ValueError(f"{name} must be {expected} and not empty, got shape {tuple(tensor.shape)}")
+    if finite and not tensor.isfinite().all():
+        raise ValueError(f"{name} must be finite {expected}, got {'NaN' if tensor.isnan().any() else 'an infinity'} in it")
+    return tensor
+
+
+def _floats(name: str, value: Any, *layouts: str, masks: bool = False) -> Tensor:
+    """As `_numbers`, in a floating-point dtype and without a gradient."""
+    found = _numbers(name, value, *layouts, masks=masks).detach()
+    return found if found.is_floating_point() else found.to(torch.get_default_dtype())
+
+
+def _pictures(name: str, value: Any, layout: str, low: float = 0) -> Tensor:
+    """Floating-point numbers in [low, 1]: bytes would be taken for pictures that are nearly white."""
+    found = _numbers(name, value, layout, note=f" in [{low:g}, 1]").detach()
+    if not found.is_floating_point():
+        raise TypeError(f"{name} must be floating-point numbers ({layout}) in [{low:g}, 1], got {_got(value)}")
+    least, most = float(found.min()), float(found.max())
+    if least < low or most > 1:
+        raise ValueError(f"{name} must be numbers ({layout}) in [{low:g}, 1], got values from {least:.3g} to {most:.3g}")
+    return found
 
 
 def _full(value: Tensor) -> Tensor:
     return value if value.dtype == torch.float64 else value.float()
 
 
+def _tame(*values: Tensor) -> list[Tensor]:
+    """In float32 or better, and all divided by the largest of their numbers where its square could leave the range."""
+    full = [_full(value) for value in values]
+    largest = max(float(value.abs().max()) for value in full)
+    return full if largest == 0 or 1e-12 < largest < 1e12 else [value / largest for value in full]
+
+
 def _points(name: str, points: Any, size: tuple[int, int] | None = None) -> Tensor:
-    if not isinstance(points, Tensor | np.ndarray | Sequence) or isinstance(points, str):
-        raise TypeError(f"{name} must be points (K, 2) as x, y, got {type(points).__name__}")
-    points = torch.as_tensor(points)
-    if points.ndim != 2 or points.shape[-1] != 2 or not points.numel() or points.is_complex() or points.dtype == torch.bool:
-        raise ValueError(f"{name} must be at least one point, (K, 2) as x, y, got {tuple(points.shape)} of {points.dtype}")
-    if not points.isfinite().all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    if size is not None and not ((points >= -0.5) & (points.cpu() <= torch.tensor([size[1] - 0.5, size[0] - 0.5])).to(points.device)).all():
-        raise ValueError(f"{name} must lie in the image of height {size[0]} and width {size[1]}, got x, y up to {points.amax(0).tolist()}"
-                         f" and down to {points.amin(0).tolist()}")  # fmt: skip
-    return points
+    named = [str(column).strip().lower() for column in getattr(points, "columns", ())]
+    if named in (["y", "x"], ["row", "column"], ["row", "col"], ["rows", "columns"], ["r", "c"], ["i", "j"]):
+        raise ValueError(f"{name} must be (K, 2) as x, y, got columns {', '.join(map(str, points.columns))}: swap them")
+    found = _numbers(name, points, "K, 2", note=" as x, y").detach()
+    if size is not None and not _inside(found, size):
+        swapped = "; as row, column they would: swap them" if _inside(found.flip(1), size) else ""
+        raise ValueError(f"{name} must lie in the image of height {size[0]} and width {size[1]}, got x, y up to {found.amax(0).tolist()}"
+                         f" and down to {found.amin(0).tolist()}{swapped}")  # fmt: skip
+    return found
 
 
-def _several(name: str, values: Any) -> tuple:
-    if isinstance(values, str) or not isinstance(values, Iterable) or not (values := tuple(values)):
-        raise ValueError(f"{name} must be a sequence that is not empty, got {values!r}")
-    return values
+def _inside(points: Tensor, size: tuple[int, int]) -> bool:
+    points = points.cpu().double()
+    return bool(((points >= -0.5) & (points <= torch.tensor([size[1] - 0.5, size[0] - 0.5]))).all())
+
+
+def _like(given: Any, found: Tensor) -> Any:
+    """`found` as the kind that `given` is: a tensor on its device; numpy for all else."""
+    if isinstance(given, Tensor):
+        return found.float().to(given.device) if given.device.type == "mps" and found.dtype == torch.float64 else found.to(given.device)
+    found = found.detach().cpu()
+    return (found.float() if found.dtype == torch.bfloat16 else found).numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -118,7 +215,7 @@ def _several(name: str, values: Any) -> tuple:
 
 
 class Matches(NamedTuple):
-    points: Tensor  # (K, 2) or (B, K, 2), the pixels (x, y) found
+    points: Tensor  # (K, 2) or (B, K, 2) integers, the pixels (x, y) found
     similarity: Tensor  # (K,) or (B, K), their cosines
 
 
@@ -130,9 +227,13 @@ def describe(maps: Tensor, points: Tensor, *, size: tuple[int, int], convention:
     corner cells (align_corners=True). "official": the HPatches code, (x - c) / c with align_corners=False and zero padding, which is up to
     half a cell off at the borders. Raises ValueError for an empty list of points and points outside the image.
     """
-    maps, size = _floats("maps", maps, "C, h, w", "B, C, h, w"), _size("size", size)
-    points = _points("points", points, size).to(maps.device, _full(maps).dtype)
-    _choice("convention", convention, CONVENTIONS)
+    stack, size = _numbers("maps", maps, "C, h, w", "B, C, h, w"), _size("size", size)
+    stack = stack if stack.is_floating_point() else stack.to(torch.get_default_dtype())
+    return _like(maps, _sampled(stack, _points("points", points, size), size, _option("convention", convention, CONVENTIONS)))
+
+
+def _sampled(maps: Tensor, points: Tensor, size: tuple[int, int], convention: str) -> Tensor:
+    points = points.to(maps.device, _full(maps).dtype)
     edge = points.new_tensor([size[1], size[0]])
     grid = (2 * points + 1) / edge - 1 if convention == "paper" else 2 * points / (edge - 1) - 1
     stack = _full(maps if maps.ndim == 4 else maps[None])
@@ -155,18 +256,18 @@ def match(
     """The pixel of the target whose descriptor has the largest cosine with that of each source point, over all target pixels.
 
     source_map: (C, h, w); target_map: (C, h', w') or several (B, C, h', w'), of images of one size; points: (K, 2) in the source image.
-    Never holds a map at the size of an image: see `_cosines`. memory_mb bounds its working memory. The first pixel wins a tie.
+    Never holds a map at the size of an image: see `_cosines`. memory_mb bounds its working memory. The first pixel wins a tie; a descriptor
+    of zeros has the cosine 0 with all.
     """
-    targets, bands = _prepare(source_map, target_map, points, source_size, target_size, convention, memory_mb)
-    width = _size("target_size", target_size)[1]
-    best, place = targets.new_full((len(targets), len(points)), -math.inf), torch.zeros(len(targets), len(points), dtype=torch.long, device=targets.device)
+    targets, one, count, (_, width), bands = _prepare(source_map, target_map, "points", points, source_size, target_size, convention, memory_mb)
+    best, place = targets.new_full((len(targets), count), -math.inf), torch.zeros(len(targets), count, dtype=torch.long, device=targets.device)
     for b, some, row, cosines in bands:
         value, where = cosines.flatten(1).max(1).values, cosines.flatten(1).argmax(1)
         better = value > best[b, some]
         best[b, some] = torch.where(better, value, best[b, some])
         place[b, some] = torch.where(better, where + row * width, place[b, some])
-    found = Matches(torch.stack([place % width, place // width], -1), best)
-    return found if target_map.ndim == 4 else Matches(*(part[0] for part in found))
+    found = torch.stack([place % width, place // width], -1), best
+    return Matches(*(_like(source_map, part[0] if one else part) for part in found))
 
 
 def nearest(
@@ -184,43 +285,47 @@ def nearest(
     Between cells that differ a sample is shorter than 1, so this is not the largest cosine of `match`. source_map: (C, h, w); target_map: (C, h', w');
     points: (K, 2) in the source image. `similarity` is the negative distance. The first pixel wins a tie. memory_mb bounds the working memory.
     """
-    source, target = _full(_floats("source_map", source_map, "C, h, w")), _full(_floats("target_map", target_map, "C, h, w"))
+    (source,), (target,) = _tame(_floats("source_map", source_map, "C, h, w")), _tame(_floats("target_map", target_map, "C, h, w"))
     if len(source) != len(target):
         raise ValueError(f"target_map must have the {len(source)} channels of source_map, got {len(target)}")
     (height, width), memory = _size("target_size", target_size), _number("memory_mb", memory_mb, above=0)
-    wanted = describe(F.normalize(source, dim=0), points, size=_size("source_size", source_size), convention=convention).to(target)
+    size, convention = _size("source_size", source_size), _option("convention", convention, CONVENTIONS)
+    wanted = _sampled(F.normalize(source, dim=0), _points("points", points, size), size, convention).to(target)
     target, best, place = F.normalize(target, dim=0), None, None
     rows = max(1, int(memory * 2**20 / target.element_size() / (width * (len(target) + 2 * len(wanted)))))
     for row in range(0, height, rows):
         y, x = torch.meshgrid(torch.arange(row, min(row + rows, height)), torch.arange(width), indexing="ij")
-        pixels = describe(target, torch.stack([x.flatten(), y.flatten()], 1), size=(height, width), convention=convention)
+        pixels = _sampled(target, torch.stack([x.flatten(), y.flatten()], 1), (height, width), convention)
         value, where = torch.cdist(wanted, pixels, compute_mode="donot_use_mm_for_euclid_dist").min(1)
         better = torch.ones_like(value, dtype=torch.bool) if best is None else value < best
         best = value if best is None else torch.where(better, value, best)
         place = where if place is None else torch.where(better, where + row * width, place)
-    return Matches(torch.stack([place % width, place // width], -1), -best)
+    return Matches(*(_like(source_map, part) for part in (torch.stack([place % width, place // width], -1), -best)))
 
 
 def similarity_map(
     source_map: Tensor, target_map: Tensor, point: Sequence[float], *, source_size: tuple[int, int], target_size: tuple[int, int], convention: str = "paper"
 ) -> Tensor:
     """Cosine of one source point (x, y) with every pixel of the target: (H, W), or (B, H, W) for several target maps."""
-    point = torch.as_tensor(point)[None] if isinstance(point, Tensor | np.ndarray | Sequence) and not isinstance(point, str) else point
-    targets, bands = _prepare(source_map, target_map, point, source_size, target_size, convention, 256)
-    out = targets.new_empty(len(targets), *target_size)
+    point = _numbers("point", point, "2", note=" as x, y")[None]
+    targets, one, _, size, bands = _prepare(source_map, target_map, "point", point, source_size, target_size, convention, 256)
+    out = targets.new_empty(len(targets), *size)
     for b, _, row, cosines in bands:
         out[b, row : row + cosines.shape[1]] = cosines[0]
-    return out if target_map.ndim == 4 else out[0]
+    return _like(source_map, out[0] if one else out)
 
 
-def _prepare(source_map, target_map, points, source_size, target_size, convention, memory_mb) -> tuple[Tensor, Iterator]:
-    source, targets = _floats("source_map", source_map, "C, h, w"), _floats("target_map", target_map, "C, h, w", "B, C, h, w")
+def _prepare(source_map, target_map, name, points, source_size, target_size, convention, memory_mb) -> tuple:
+    """Target maps (B, C, h', w'), whether one came without its axis, the number of points, the target's size, and bands of cosines."""
+    (source,), (targets,) = _tame(_floats("source_map", source_map, "C, h, w")), _tame(_floats("target_map", target_map, "C, h, w", "B, C, h, w"))
     if source.shape[0] != targets.shape[-3]:
         raise ValueError(f"target_map must have the {source.shape[0]} channels of source_map, got {targets.shape[-3]}")
-    size, memory = _size("target_size", target_size), _number("memory_mb", memory_mb, above=0)
-    wanted = F.normalize(describe(source, points, size=_size("source_size", source_size), convention=convention), dim=-1)
-    targets = _full(targets if targets.ndim == 4 else targets[None])
-    return targets, ((b, *band) for b, target in enumerate(targets) for band in _cosines(wanted.to(targets), target, size, convention, memory))
+    size, from_size, memory = _size("target_size", target_size), _size("source_size", source_size), _number("memory_mb", memory_mb, above=0)
+    points, convention = _points(name, points, from_size), _option("convention", convention, CONVENTIONS)
+    wanted = F.normalize(_sampled(source, points, from_size, convention), dim=-1)
+    one, targets = targets.ndim == 3, targets if targets.ndim == 4 else targets[None]
+    bands = ((b, *band) for b, target in enumerate(targets) for band in _cosines(wanted.to(targets), target, size, convention, memory))
+    return targets, one, len(points), size, bands
 
 
 def _cosines(wanted: Tensor, target: Tensor, size: tuple[int, int], convention: str, memory_mb: float) -> Iterator[tuple[slice, int, Tensor]]:
@@ -266,14 +371,16 @@ def mutual_matches(a: Tensor, b: Tensor, *, similarity: str = "cosine") -> Tenso
 
     a: (N, C), b: (N', C). similarity: "cosine" (Stable Diffusion), or "l2", the negative squared distance (ADM). No ratio test. M may be 0.
     """
-    a, b = _full(_floats("a", a, "N, C")), _full(_floats("b", b, "N, C"))
-    _choice("similarity", similarity, ("cosine", "l2"))
+    given, a, b = a, _floats("a", a, "N, C"), _floats("b", b, "N, C")
+    _option("similarity", similarity, ("cosine", "l2"))
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"b must have the {a.shape[1]} channels of a, got {b.shape[1]}")
+    a, b = _tame(a, b) if similarity == "l2" else (_tame(a)[0], _tame(b)[0])  # distances need one scale for both
+    b = b.to(a)
     scores = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T if similarity == "cosine" else -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
     forth, back = scores.argmax(1), scores.argmax(0)
     i = (back[forth] == torch.arange(len(a), device=a.device)).nonzero()[:, 0]
-    return torch.stack([i, forth[i]], 1)
+    return _like(given, torch.stack([i, forth[i]], 1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -304,26 +411,42 @@ def pck(predicted: Tensor, truth: Tensor, box: Sequence[float], *, alpha: float 
 
     Raises ValueError for no points, a box without area and alpha <= 0.
     """
-    predicted, truth, alpha = _points("predicted", predicted), _points("truth", truth), _number("alpha", alpha, above=0)
+    error, side = _errors("", predicted, truth, box)
+    return _like(predicted, error <= _number("alpha", alpha, above=0) * side * ROUNDING)
+
+
+def _errors(where: str, predicted: Any, truth: Any, box: Any) -> tuple[Tensor, float]:
+    """(K,) distances in px, and the box's longer side. where: what stands before the arguments' names in an error's text."""
+    predicted, truth = (_points(f"{where}{name}", one).cpu().double() for name, one in (("predicted", predicted), ("truth", truth)))
     if predicted.shape != truth.shape:
-        raise ValueError(f"predicted {tuple(predicted.shape)} must have the shape of truth {tuple(truth.shape)}")
-    box = torch.as_tensor(box, dtype=torch.float64).cpu()
-    if box.shape != (4,) or not box.isfinite().all() or not (box[2:] > box[:2]).all():
-        raise ValueError(f"box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {box.tolist()}")
-    error = (predicted.cpu().double() - truth.cpu().double()).norm(dim=1)
-    return error <= alpha * float((box[2:] - box[:2]).max()) * ROUNDING
+        raise ValueError(f"{where}predicted {tuple(predicted.shape)} must have the shape of {where}truth {tuple(truth.shape)}")
+    box = _numbers(f"{where}box", box, "4").detach().cpu().double()
+    if not (box[2:] > box[:2]).all():
+        raise ValueError(f"{where}box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {box.tolist()}")
+    return (predicted - truth).norm(dim=1), float((box[2:] - box[:2]).max())
 
 
 def pck_table(pairs: Sequence[Pair], *, alphas: Sequence[float] = (0.05, 0.1)) -> dict[float, Pck]:
     """The three ways to sum up many pairs, at each alpha. They differ by points on the same predictions: never compare across them."""
-    pairs, table = [Pair(*pair) for pair in _several("pairs", pairs)], {}
-    for alpha in _several("alphas", alphas):
-        correct = [pck(pair.predicted, pair.truth, pair.box, alpha=alpha).double() for pair in pairs]
+    pairs, table = [_pair(pair) for pair in _several("pairs", pairs)], {}
+    alphas = [_number("alphas", alpha, above=0) for alpha in _several("alphas", alphas)]
+    errors = [_errors(f"pairs[{i}].", *pair[:3]) for i, pair in enumerate(pairs)]
+    for alpha in alphas:
+        correct = [(error <= alpha * side * ROUNDING).double() for error, side in errors]
         names = dict.fromkeys(pair.category for pair in pairs)
         of = {name: 100 * float(torch.cat([c for c, pair in zip(correct, pairs) if pair.category == name]).mean()) for name in names}
         per_image = 100 * float(torch.stack([c.mean() for c in correct]).mean())
         table[alpha] = Pck(100 * float(torch.cat(correct).mean()), per_image, sum(of.values()) / len(of), of)
     return table
+
+
+def _pair(pair: Any) -> Pair:
+    if not isinstance(pair, list | tuple) or len(pair) not in (3, 4):
+        raise TypeError(f"pairs must hold Pair(predicted, truth, box, category), got {_got(pair)} in it")
+    pair = Pair(*pair)
+    if not isinstance(pair.category, str):
+        raise TypeError(f"pairs must have categories that are texts, got {_got(pair.category)}")
+    return pair
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -345,9 +468,9 @@ def fit_homography(
     matches within 2.5 robust standard deviations. "ransac" (ADM): the one with most matches within `threshold` px. rng: seed or generator.
     Raises ValueError for fewer than four different matches and when no sample gives a homography (all points on a line).
     """
-    source, target = (_points(name, one).cpu().double().numpy() for name, one in (("source", source), ("target", target)))
-    _choice("method", method, ("lmeds", "ransac"))
-    threshold, trials, rng = _number("threshold", threshold, above=0), _integer("trials", trials, 1), np.random.default_rng(rng)
+    given, source, target = source, *(_points(name, one).cpu().double().numpy() for name, one in (("source", source), ("target", target)))
+    _option("method", method, ("lmeds", "ransac"))
+    threshold, trials, rng = _number("threshold", threshold, above=0), _integer("trials", trials, 1, MOST_TRIALS), _rng("rng", rng)
     if source.shape != target.shape:
         raise ValueError(f"source {source.shape} must have the shape of target {target.shape}")
     once, back = np.unique(np.hstack([source, target]), axis=0, return_inverse=True)
@@ -363,7 +486,7 @@ def fit_homography(
         model = model or (inside is not None and inside.sum() >= 4 and ProjectiveTransform.from_estimate(p[inside], q[inside]))
     if not model or not np.isfinite(model.params).all():
         raise ValueError("source and target fit no homography: are all points on a line?")
-    return Fit(torch.from_numpy(model.params), torch.from_numpy(inside[back.ravel()]))
+    return Fit(*(_like(given, torch.from_numpy(found)) for found in (model.params, inside[back.ravel()])))
 
 
 def _on_a_line(points: np.ndarray) -> bool:
@@ -396,19 +519,18 @@ def corner_error(matrix: Tensor, truth: Tensor, size: tuple[int, int]) -> float:
     corners = torch.tensor([[0, 0, 1], [0, height - 1, 1], [width - 1, 0, 1], [width - 1, height - 1, 1]], dtype=torch.float64)
     warped = []
     for name, one in (("matrix", matrix), ("truth", truth)):
-        one = torch.as_tensor(one).cpu().double()
-        if one.shape != (3, 3) or not one.isfinite().all():
-            raise ValueError(f"{name} must be a finite (3, 3) homography, got {tuple(one.shape)}")
-        moved = corners @ one.T
+        moved = corners @ _numbers(name, one, "3, 3").detach().cpu().double().T
         warped.append(moved[:, :2] / moved[:, 2:])
-    return float((warped[0] - warped[1]).norm(dim=1).mean())
+    if not warped[1].isfinite().all():
+        raise ValueError("truth must be a homography that keeps the corners at a finite distance, got one that does not")
+    return float((warped[0] - warped[1]).norm(dim=1).mean().nan_to_num(math.inf, math.inf))
 
 
 def homography_accuracy(errors: Sequence[float], thresholds: Sequence[float] = (1, 3, 5)) -> dict[float, float]:
     """Percent of image pairs whose corner error is at most each threshold (px). errors may hold inf for a pair without a homography."""
-    errors = torch.tensor(_several("errors", errors), dtype=torch.float64)
+    errors = _numbers("errors", errors, "M", finite=False).detach().cpu().double()
     if errors.isnan().any() or (errors < 0).any():
-        raise ValueError(f"errors must be >= 0 or inf, got {errors.tolist()}")
+        raise ValueError(f"errors must be >= 0 or inf, got {'NaN' if errors.isnan().any() else float(errors.min())} in it")
     return {eps: 100 * float((errors <= _number("thresholds", eps, above=0) * ROUNDING).double().mean()) for eps in _several("thresholds", thresholds)}
 
 
@@ -417,7 +539,7 @@ def homography_accuracy(errors: Sequence[float], thresholds: Sequence[float] = (
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def contexts(t: int, context: int) -> list[int]:
+def _contexts(t: int, context: int) -> list[int]:
     """Frames that frame t (from 0, which is given) is matched to: the first, and up to `context` before t. min(t, context + 1) of them."""
     return [0, *range(max(1, t - context), t)]
 
@@ -435,25 +557,26 @@ def propagate_labels(
     Frames are cut into tiles, each compared with the cells its window reaches: time and memory grow with the number of cells, not its square.
     Raises ValueError for labels of another size than the features and top_k larger than the number of cells.
     """
-    features, first = _full(_floats("features", features, "T, C, h, w")), _full(_floats("first_labels", first_labels, "K, h, w"))
+    given, (features,) = features, _tame(_floats("features", features, "T, C, h, w"))
+    first = _full(_floats("first_labels", first_labels, "K, h, w", masks=True))
     count, _, h, w = features.shape
     window, context = _integer("window", window, 0), _integer("context", context, 0)
     top_k, temperature, memory = _integer("top_k", top_k, 1), _number("temperature", temperature, above=0), _number("memory_mb", memory_mb, above=0)
     if first.shape[1:] != (h, w):
-        raise ValueError(f"first_labels must be {(h, w)}, the size of the feature maps, got {tuple(first.shape[1:])}")
+        raise ValueError(f"first_labels must be {(h, w)}, the size of features, got {tuple(first.shape[1:])}")
     if top_k > h * w:
         raise ValueError(f"top_k must be at most the {h * w} cells of the one context of the second frame, got {top_k}")
     reach = window or max(h, w)
     units = F.normalize(features, dim=1)
     labels = [first.to(features)]
     for t in range(1, count):
-        sources = contexts(t, context)
-        known, values = units[sources], torch.stack([labels[s] for s in sources])
+        sources = _contexts(t, context)
+        known, values = (torch.stack([one[s] for s in sources]) for one in (units, labels))
         out = torch.empty_like(labels[0])
         for tile, near in _tiles(h, w, reach, len(sources), memory):
             out[(..., *tile)] = _carry(units[(t, ..., *tile)], known[(..., *near)], values[(..., *near)], _mask(tile, near, reach), top_k, temperature)
         labels.append(out)
-    return torch.stack(labels)
+    return _like(given, torch.stack(labels))
 
 
 def _tiles(h: int, w: int, reach: int, sources: int, memory_mb: float) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
@@ -487,40 +610,43 @@ def _carry(g: Tensor, f: Tensor, labels: Tensor, mask: Tensor, top_k: int, tempe
 
 def first_mask_to_labels(mask: Tensor, size: tuple[int, int], *, num_labels: int | None = None) -> Tensor:
     """One-hot labels (K, h, w), channel 0 the background, of a mask (H, W) of integers >= 0, resized by nearest pixel to `size` (image // stride)."""
-    size = _size("size", size, 1)
-    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
-        raise TypeError(f"mask must be a tensor of integers, got {mask.dtype if isinstance(mask, Tensor) else type(mask).__name__}")
-    if mask.ndim != 2 or not mask.numel() or mask.min() < 0:
-        raise ValueError(f"mask must be (H, W) of integers >= 0 and not empty, got {tuple(mask.shape)}")
-    count = int(mask.max()) + 1
-    num_labels = count if num_labels is None else _integer("num_labels", num_labels, count)
-    small = F.interpolate(mask[None, None].double(), size=size, mode="nearest-exact")[0, 0].long()
-    return F.one_hot(small, num_labels).permute(2, 0, 1).float()
+    size, found = _size("size", size, 1), _numbers("mask", mask, "H, W", masks=True)
+    if found.is_floating_point():
+        raise TypeError(f"mask must be integers (H, W), got {_got(mask)}")
+    low, high = int(found.min()), int(found.max())
+    if low < 0 or high >= MOST_LABELS:
+        raise ValueError(f"mask must hold integers in 0..{MOST_LABELS - 1}, got {low if low < 0 else high} in it")
+    num_labels = high + 1 if num_labels is None else _integer("num_labels", num_labels, high + 1, MOST_LABELS)
+    small = F.interpolate(found[None, None].double(), size=size, mode="nearest-exact")[0, 0].long()
+    return _like(mask, (small == torch.arange(num_labels, device=small.device)[:, None, None]).float())
 
 
-def min_max(labels: Tensor) -> Tensor:
+def _min_max(labels: Tensor) -> Tensor:
     """Every channel (..., h, w) stretched to [0, 1]; channels that are nowhere positive are left, constant ones become 0."""
-    low, high = _floats("labels", labels, "K, h, w", "T, K, h, w").amin((-2, -1), keepdim=True), labels.amax((-2, -1), keepdim=True)
+    low, high = labels.amin((-2, -1), keepdim=True), labels.amax((-2, -1), keepdim=True)
     span = high - low
     return torch.where(high > 0, (labels - low) / torch.where(span > 0, span, 1), labels)
 
 
 def labels_to_masks(labels: Tensor, size: tuple[int, int], *, stride: int) -> Tensor:
-    """Masks (..., H, W) of integers from soft labels (K, h, w) or (T, K, h, w): bilinear times `stride`, `min_max`, argmax, nearest pixel of `size`."""
-    labels, size, stride = _full(_floats("labels", labels, "K, h, w", "T, K, h, w")), _size("size", size, 1), _integer("stride", stride, 1)
+    """Masks (..., H, W) of integers from soft labels (K, h, w) or (T, K, h, w): bilinear times `stride`, `_min_max`, argmax, nearest pixel of `size`."""
+    given, labels = labels, _full(_floats("labels", labels, "K, h, w", "T, K, h, w", masks=True))
+    size, stride = _size("size", size, 1), _integer("stride", stride, 1, 1024)
     stack = labels if labels.ndim == 4 else labels[None]
     large = F.interpolate(stack, scale_factor=stride, mode="bilinear", align_corners=False)
-    masks = F.interpolate(min_max(large).argmax(1, keepdim=True).double(), size=size, mode="nearest-exact")[:, 0].long()
-    return masks if labels.ndim == 4 else masks[0]
+    masks = F.interpolate(_min_max(large).argmax(1, keepdim=True).double(), size=size, mode="nearest-exact")[:, 0].long()
+    return _like(given, masks if labels.ndim == 4 else masks[0])
 
 
 def _two_masks(mask: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
+    found = []
     for name, one in (("mask", mask), ("truth", truth)):
-        if not isinstance(one, Tensor) or one.dtype != torch.bool or one.ndim != 2 or not one.numel():
-            raise ValueError(f"{name} must be a bool tensor (H, W), got {(one.dtype, tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__}")
-    if mask.shape != truth.shape:
-        raise ValueError(f"mask {tuple(mask.shape)} must have the shape of truth {tuple(truth.shape)}")
-    return mask.cpu().numpy(), truth.cpu().numpy()
+        found.append(_numbers(name, one, "H, W", masks=True))
+        if found[-1].dtype != torch.bool:
+            raise TypeError(f"{name} must be booleans (H, W), got {_got(one)}")
+    if found[0].shape != found[1].shape:
+        raise ValueError(f"mask {tuple(found[0].shape)} must have the shape of truth {tuple(found[1].shape)}")
+    return found[0].cpu().numpy(), found[1].cpu().numpy()
 
 
 def region_similarity(mask: Tensor, truth: Tensor) -> float:
@@ -582,12 +708,16 @@ def propagate_edit(
     the warped sticker is laid over the target. similarity: "l2", the `nearest` of sampled unit-length features (the official code), or "cosine", as in
     `match`. Raises ValueError for fewer than four such pixels, and when the matches fit no homography.
     """
-    find = {"l2": nearest, "cosine": match}[_choice("similarity", similarity, ("l2", "cosine"))]
-    sticker, target_image, rng = _picture("sticker", sticker, 4), _picture("target_image", target_image, 3), np.random.default_rng(rng)
+    find = {"l2": nearest, "cosine": match}[_option("similarity", similarity, ("l2", "cosine"))]
+    sticker, target_image = _pictures("sticker", sticker, "4, H, W"), _pictures("target_image", target_image, "3, H, W")
+    source_map, given = _floats("source_map", source_map, "C, h, w"), source_map
+    target_map, max_points = _floats("target_map", target_map, "C, h, w"), _integer("max_points", max_points, 4)
+    _option("convention", convention, CONVENTIONS), _number("threshold", threshold, above=0)
     y, x = sticker[3].cpu().nonzero().T
     if len(x) < 4:
         raise ValueError(f"sticker must have at least 4 pixels that are not transparent, got {len(x)}")
-    some = torch.from_numpy(rng.choice(len(x), min(len(x), _integer("max_points", max_points, 4)), replace=False))
+    rng = _rng("rng", rng)
+    some = torch.from_numpy(rng.choice(len(x), min(len(x), max_points), replace=False))
     source, size = torch.stack([x, y], 1)[some], tuple(target_image.shape[1:])
     found = find(source_map, target_map, source, source_size=tuple(sticker.shape[1:]), target_size=size, convention=convention)
     fit = fit_homography(source, found.points, method="ransac", threshold=threshold, rng=rng)
@@ -595,14 +725,9 @@ def propagate_edit(
     layers = torch.cat([colour, opacity]).permute(1, 2, 0).cpu().double().numpy()
     warped = torch.from_numpy(warp(layers, np.linalg.inv(fit.matrix.numpy()), output_shape=size, order=1)).permute(2, 0, 1).to(target_image)
     image = warped[:3] + (1 - warped[3:]) * target_image
-    return Edit(image, torch.cat([warped[:3] / warped[3:].clamp_min(1e-6), warped[3:]]), source, found, fit)
-
-
-def _picture(name: str, image: Any, channels: int) -> Tensor:
-    image = _floats(name, image, "c, H, W")
-    if image.shape[0] != channels or image.min() < 0 or image.max() > 1:
-        raise ValueError(f"{name} must be ({channels}, H, W) in [0, 1], got {tuple(image.shape)} in [{image.min():.3g}, {image.max():.3g}]")
-    return image
+    pasted = torch.cat([warped[:3] / warped[3:].clamp_min(1e-6), warped[3:]])
+    image, pasted = (one if isinstance(given, Tensor) else _like(given, one) for one in (image, pasted))
+    return Edit(image, pasted, _like(given, source), Matches(*(_like(given, one) for one in found)), Fit(*(_like(given, one) for one in fit)))
 
 
 def feature_colours(maps: Sequence[Tensor]) -> list[Tensor]:
@@ -610,10 +735,11 @@ def feature_colours(maps: Sequence[Tensor]) -> list[Tensor]:
 
     Each component is stretched to [0, 1] over all maps together; its largest weight is positive, which fixes the sign.
     """
-    maps = [_floats("maps", one, "C, h, w") for one in _several("maps", maps)]
+    given = _several("maps", maps)
+    maps = [_floats("maps", one, "C, h, w") for one in given]
     if len({len(one) for one in maps}) > 1 or len(maps[0]) < 3 or sum(one[0].numel() for one in maps) < 3:
         raise ValueError(f"maps must have the same channels, at least three, and three cells in all, got {[tuple(one.shape) for one in maps]}")
-    cells = torch.cat([one.flatten(1).T for one in maps]).double().cpu().numpy()
+    cells = torch.cat([one.flatten(1).T.cpu() for one in maps]).double().numpy()
     if not np.ptp(cells, axis=0).any():
         raise ValueError("maps must not be constant: there are no components")
     found = PCA(3, svd_solver="full").fit(cells)
@@ -621,4 +747,5 @@ def feature_colours(maps: Sequence[Tensor]) -> list[Tensor]:
     scores = found.transform(cells) * np.sign(found.components_[range(3), largest])
     low, span = scores.min(0), np.ptp(scores, axis=0)
     colours = torch.from_numpy((scores - low) / np.where(span > 0, span, 1))
-    return [part.T.reshape(3, *one.shape[1:]).to(one) for part, one in zip(colours.split([one[0].numel() for one in maps]), maps)]
+    parts = colours.split([one[0].numel() for one in maps])
+    return [_like(came, part.T.reshape(3, *one.shape[1:]).to(one)) for part, one, came in zip(parts, maps, given)]

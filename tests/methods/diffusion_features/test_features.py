@@ -2,12 +2,16 @@
 
 import math
 
+import accelerate
 import diffusers
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from helpers.methods.diffusion_features import block_layers, dift, dift_blocks, dift_grid, dift_layers, layer_names, match, noise_to_signal, pck
 from helpers.models import small as small_models
+from tests.accelerator import DEVICE, Accelerator, near, offloads
 
 torch.set_num_threads(1)
 
@@ -195,6 +199,124 @@ def test_dtype_follows_the_pipeline():
     assert rough.dtype == torch.bfloat16 and rough.isfinite().all()
 
 
+# ------------------------------------------------------------------------------------------------- devices, wrappers, array-likes
+
+
+@pytest.fixture(scope="module")
+def wanted(latent):
+    return dift(latent, pictures(2), "a cat", t=100, n=1, ensemble=2, generator=[seeded(), seeded(1)])
+
+
+def found_by(pipe, images=None, **options):
+    options = dict(t=100, n=1, ensemble=2, generator=[seeded(), seeded(1)]) | options
+    return dift(pipe, pictures(2) if images is None else images, "a cat", **options)
+
+
+@pytest.mark.parametrize("offload", offloads)
+def test_it_works_offloaded(offload, wanted):
+    with Accelerator():
+        pipe = offloads[offload](small_models.image_pipeline())
+        at_rest = [p.device.type for p in pipe.unet.parameters()]
+        found = found_by(pipe)
+        assert [p.device.type for p in pipe.unet.parameters()] == at_rest  # all went back
+    assert found.device == DEVICE
+    torch.testing.assert_close(near(found), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["latent", "pixel"])
+def test_everything_may_lie_on_an_accelerator(kind, request):
+    images, noise = pictures(2), randn(2, 3, 16, 16) if kind == "pixel" else randn(2, 4, 8, 8)
+    right = dift_grid(request.getfixturevalue(kind), images, times=(9, 100), ensemble=2, noise=noise, latent="mean")
+    with Accelerator():
+        pipe = (small_models.image_pipeline() if kind == "latent" else small_models.pixel_pipeline()).to(DEVICE)
+        for put in (lambda x: x.to(DEVICE), lambda x: x):
+            found = dift_grid(pipe, put(images), times=(9, 100), ensemble=2, noise=put(noise), latent="mean")
+            for key in right:
+                torch.testing.assert_close(near(found[key]), right[key], atol=1e-5, rtol=1e-4)
+
+
+def test_sequential_offload_to_the_processor_itself(wanted):
+    pipe = small_models.image_pipeline()
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        accelerate.cpu_offload(module, execution_device=torch.device("cpu"))  # parameters are "meta" outside their module's hooks
+    assert torch.equal(found_by(pipe), wanted) and torch.equal(found_by(pipe), wanted)
+    assert {p.device.type for p in pipe.unet.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_pipelines(dtype, wanted):
+    pipe = small_models.image_pipeline()
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.to(dtype)
+    for images in (pictures(2), pictures(2).to(dtype)):
+        found = found_by(pipe, images)
+        assert found.dtype == dtype and (found.float() - wanted).abs().max() < 0.03
+
+
+class PeftModel(torch.nn.Module):
+    """As peft's (which is not installed here) gives its model back."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model = model
+
+    def get_base_model(self):
+        return self.base_model
+
+
+WRAPPERS = {
+    "torch.compile": torch.compile,
+    "data parallel": torch.nn.DataParallel,
+    "peft": PeftModel,
+    "peft, compiled": lambda unet: torch.compile(PeftModel(unet)),
+    "compiled in place": lambda unet: unet.compile() or unet,
+    "a compiled block": lambda unet: unet.up_blocks[1].compile() or unet,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_wrappers_are_taken_off(wrap, wanted):
+    pipe = small_models.image_pipeline()
+    pipe.unet = WRAPPERS[wrap](pipe.unet)
+    assert torch.equal(found_by(pipe), wanted)
+    assert block_layers(pipe.unet) == {0: 2, 1: 5, 2: 8, 3: 10}
+    pipe.vae = torch.compile(pipe.vae)
+    assert torch.equal(found_by(pipe), wanted)
+
+
+def test_images_and_noise_of_any_kind(latent, pixel, wanted):
+    images, noise = pictures(2), randn(3, 3, 16, 16)
+    for other in (images.numpy()[::-1].copy()[::-1], images.numpy().astype(">f4"), images.tolist(), list(images.numpy())):
+        found = found_by(latent, other)
+        assert isinstance(found, np.ndarray) and np.array_equal(found, wanted.numpy())
+    for other in (images.double(), images.clone().requires_grad_(), images.flip(0).numpy()[::-1], list(images)):
+        assert np.array_equal(np.asarray(found_by(latent, other)), wanted.numpy())
+    right = dift(pixel, images, t=5, n=0, ensemble=3, noise=noise)
+    for other in (noise.numpy(), noise.double().numpy()[..., ::-1].copy()[..., ::-1], noise.tolist()):
+        assert torch.equal(dift(pixel, images, t=5, n=0, ensemble=3, noise=other), right)
+    latent_bfloat = small_models.pixel_pipeline()
+    latent_bfloat.unet.bfloat16()
+    assert dift(latent_bfloat, images.numpy(), t=5, n=0, ensemble=3, noise=noise).dtype == np.float32  # numpy knows no bfloat16
+
+
+def test_prompts_and_generators_of_any_kind(latent, wanted):
+    prompts = ["a cat", "a dog"]
+    right = dift(latent, pictures(2), prompts, t=5, n=0, ensemble=1, generator=[seeded(), seeded(1)])
+    for other in (tuple(prompts), np.array(prompts), pd.Series(prompts, index=[7, 8])):
+        assert torch.equal(dift(latent, pictures(2), other, t=np.int64(5), n=0, ensemble=1, generator=(seeded(), seeded(1))), right)
+    shared = seeded()
+    assert torch.equal(found_by(latent, generator=[shared, shared]), found_by(latent, generator=seeded()))
+
+
+def test_no_generator_advances_where_a_call_is_refused(latent):
+    generator = seeded()
+    before = generator.get_state()
+    for change in (dict(t=1000), dict(n=9), dict(ensemble=0), dict(batch=0), dict(latent="mode"), dict(noise=randn(3, 4, 8, 8)), dict(prompt=["a"])):
+        with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
+            dift(latent, **{**GOOD, **change, "generator": generator})
+    assert torch.equal(generator.get_state(), before)
+
+
 def test_hooks_are_gone_after_an_exception():
     pipe = small_models.image_pipeline()
     block = pipe.unet.up_blocks[1]
@@ -276,8 +398,8 @@ BAD_CALLS = [
     (dict(n=4), ValueError, r"n must be an integer in 0\.\.3, got 4"),
     (dict(n=-1), ValueError, "n must be"),
     (dict(n=1.0), TypeError, "n must be"),
-    (dict(images=(pictures(2) * 127).byte()), TypeError, "images must be a floating-point tensor, got torch.uint8"),
-    (dict(images=pictures(2).numpy()), TypeError, "got ndarray"),
+    (dict(images=(pictures(2) * 127).byte()), TypeError, r"images must be floating-point numbers .* in \[-1, 1\], got uint8 tensor of shape"),
+    (dict(images="cat.png"), TypeError, r"images must be numbers \(B, 3, H, W\) in \[-1, 1\], got 'cat.png'"),
     (dict(images=pictures(2) * 1.5), ValueError, r"in \[-1, 1\]"),
     (dict(images=pictures(2) * math.nan), ValueError, "images must be finite"),
     (dict(images=pictures(2)[0]), ValueError, "images must be"),
@@ -285,8 +407,8 @@ BAD_CALLS = [
     (dict(images=pictures(2)[:, :2]), ValueError, "images must be"),
     (dict(images=pictures(2, 15, 16)), ValueError, "multiples of 2, got"),
     (dict(prompt=["a cat"]), ValueError, "prompt must be one text or 2"),
-    (dict(prompt=5), ValueError, "prompt must be"),
-    (dict(prompt=["a", None]), ValueError, "prompt must be"),
+    (dict(prompt=5), TypeError, "prompt must be a text or a list of texts, got 5"),
+    (dict(prompt=["a", None]), TypeError, "prompt must be"),
     (dict(ensemble=0), ValueError, "ensemble must be an integer >= 1, got 0"),
     (dict(ensemble=1.5), TypeError, "ensemble must be"),
     (dict(batch=0), ValueError, "batch must be"),
@@ -294,11 +416,13 @@ BAD_CALLS = [
     (dict(generator=None), ValueError, "noise or a generator"),
     (dict(generator=None, noise=randn(2, 4, 8, 8)), ValueError, "as well as noise"),
     (dict(generator=[seeded()]), ValueError, "generator must be one torch.Generator or 2"),
-    (dict(generator=[1, 2]), ValueError, "generator must be"),
+    (dict(generator=[1, 2]), TypeError, "generator must be a torch.Generator or a list of them, got"),
+    (dict(generator=(g for g in ())), TypeError, "generator must be a torch.Generator or a list of them, got a generator"),
     (dict(noise=randn(2, 4, 8, 7)), ValueError, "noise must be"),
     (dict(noise=randn(3, 2, 4, 8, 8)), ValueError, "noise must be"),
     (dict(noise=randn(2, 4, 8, 8) * math.inf), ValueError, "noise must be finite"),
     (dict(noise=0), TypeError, "noise must be"),
+    (dict(latent=None), TypeError, "latent must be one of sample, mean, got None"),
 ]
 
 
@@ -322,16 +446,22 @@ def test_pipelines_that_do_not_fit_are_refused(latent, pixel):
         pipe = diffusers.DDPMPipeline(diffusers.UNet2DModel(**config, **more), diffusers.DDPMScheduler())
         with pytest.raises(ValueError, match=text):
             dift(pipe, pictures(1), t=5, n=0, generator=seeded())
-    for call, text in (
-        (lambda: dift_layers(latent, pictures(1), t=5, layers=(11,), generator=seeded()), r"layers must be an integer in 0\.\.10"),
-        (lambda: dift_layers(latent, pictures(1), t=5, layers=("mid_block",), generator=seeded()), "layers must be in 0..10 or names"),
-        (lambda: dift_layers(latent, pictures(1), t=5, layers=(), generator=seeded()), "layers must be a sequence"),
-        (lambda: dift_blocks(latent, pictures(1), t=5, blocks=(), generator=seeded()), "blocks must be a sequence"),
-        (lambda: dift_grid(latent, pictures(1), times="51", generator=seeded()), "times must be a sequence"),
-        (lambda: dift_grid(latent, pictures(1), times=(), generator=seeded()), "times must be a sequence"),
+    for call, error, text in (
+        (lambda: dift_layers(latent, pictures(1), t=5, layers=(11,), generator=seeded()), ValueError, r"layers must be an integer in 0\.\.10"),
+        (lambda: dift_layers(latent, pictures(1), t=5, layers=("mid_block",), generator=seeded()), ValueError, "layers must be in 0..10 or names"),
+        (lambda: dift_layers(latent, pictures(1), t=5, layers=(), generator=seeded()), ValueError, "layers must be a sequence"),
+        (lambda: dift_blocks(latent, pictures(1), t=5, blocks=(), generator=seeded()), ValueError, "blocks must be a sequence"),
+        (lambda: dift_blocks(latent, pictures(1), t=5, blocks=(0, 4), generator=seeded()), ValueError, r"blocks must be an integer in 0\.\.3, got 4"),
+        (lambda: dift_grid(latent, pictures(1), times="51", generator=seeded()), TypeError, "times must be a sequence"),
+        (lambda: dift_grid(latent, pictures(1), times=(), generator=seeded()), ValueError, "times must be a sequence"),
+        (lambda: dift_grid(latent, pictures(1), times=(5, 1000), generator=seeded()), ValueError, r"times must be an integer in 0\.\.999, got 1000"),
+        (lambda: layer_names(latent.unet, merged="no"), TypeError, "merged must be True, False or None, got 'no'"),
     ):
-        with pytest.raises(ValueError, match=text):
+        with pytest.raises(error, match=text):
             call()
+    pipe = diffusers.StableDiffusionPipeline(**{**latent.components, "vae": diffusers.AutoencoderTiny()}, requires_safety_checker=False)
+    with pytest.raises(TypeError, match="pipe must have an AutoencoderKL or no VAE, got one with a AutoencoderTiny"):
+        dift(pipe, pictures(1), t=5, n=0, generator=seeded())
 
 
 # ---------------------------------------------------------------------------------------------------- what the maps match

@@ -4,6 +4,7 @@ import math
 import resource
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,7 +12,6 @@ from torch.nn import functional as F
 from helpers.methods.diffusion_features import (
     Pair,
     boundary_accuracy,
-    contexts,
     corner_error,
     describe,
     feature_colours,
@@ -21,7 +21,6 @@ from helpers.methods.diffusion_features import (
     labels_to_masks,
     match,
     matches,
-    min_max,
     mutual_matches,
     nearest,
     pck,
@@ -31,6 +30,7 @@ from helpers.methods.diffusion_features import (
     region_similarity,
     similarity_map,
 )
+from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
 CONVENTIONS = ("paper", "consistent", "official")
@@ -182,35 +182,44 @@ def test_large_maps_are_never_upsampled():
 def test_match_refuses():
     f, p, sizes = randn(6, 5, 4), [[1, 2]], dict(source_size=(20, 16), target_size=(20, 16))
     for bad, text in (
-        (torch.zeros(0, 2), "points must be at least one point"), ([], "points must be"), ([[16, 2]], "points must lie in the image"),
-        ([[1, -1]], "must lie"), ([[math.nan, 2]], "points must be finite"), ([[1, 2, 3]], "points must be"), ([[True, False]], "points must be"),
+        (torch.zeros(0, 2), "points must be numbers .* and not empty"), ([], "points must be"), ([[16, 2]], "points must lie in the image"),
+        ([[1, -1]], "must lie"), ([[math.nan, 2]], "points must be finite"), ([[1, 2, 3]], "points must be"),
+        ([[17, 2]], "as row, column they would: swap them"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             match(f, f, bad, **sizes)
         with pytest.raises(ValueError, match=text):
             describe(f, bad, size=(20, 16))
-    with pytest.raises(TypeError, match="points must be"):
-        match(f, f, "here", **sizes)
+    for bad in ("here", [[True, False]], [["1", "2"]], {"x": 1}, [[1j, 2]], torch.zeros(1, 2, device="meta"), (row for row in ())):
+        with pytest.raises(TypeError, match=r"points must be numbers \(K, 2\) as x, y, got"):
+            match(f, f, bad, **sizes)
     with pytest.raises(ValueError, match="target_map must have the 6 channels"):
         match(f, f[:5], p, **sizes)
     with pytest.raises(ValueError, match="source_map must be finite"):
         match(f * math.nan, f, p, **sizes)
-    with pytest.raises(TypeError, match="target_map must be a floating-point"):
-        match(f, f.long(), p, **sizes)
+    with pytest.raises(TypeError, match="target_map must be numbers .* got bool tensor"):
+        match(f, f > 0, p, **sizes)
     with pytest.raises(ValueError, match="source_map must be"):
         match(f[None], f, p, **sizes)
     with pytest.raises(ValueError, match="convention must be one of paper, consistent, official"):
         match(f, f, p, **sizes, convention="dift")
-    with pytest.raises(ValueError, match=r"target_size must be an integer >= 2, got 1"):
+    with pytest.raises(ValueError, match=r"target_size must be an integer in 2\.\.65536, got 1"):
         match(f, f, p, source_size=(20, 16), target_size=(1, 16))
-    with pytest.raises(ValueError, match=r"source_size must be \(height, width\)"):
-        match(f, f, p, source_size=20, target_size=(20, 16))
+    with pytest.raises(ValueError, match=r"target_size must be an integer in 2\.\.65536, got 1000000000"):
+        match(f, f, p, source_size=(20, 16), target_size=(20, 10**9))
+    with pytest.raises(ValueError, match=r"source_size must be \(height, width\), got \(20,\)"):
+        match(f, f, p, source_size=(20,), target_size=(20, 16))
+    for bad in (20, np.array(20), torch.ones(2, dtype=torch.long, device="meta"), "2016", {20: 16}):
+        with pytest.raises(TypeError, match="source_size must be a sequence, got"):
+            match(f, f, p, source_size=bad, target_size=(20, 16))
     with pytest.raises(ValueError, match="memory_mb must be"):
         match(f, f, p, **sizes, memory_mb=0)
     with pytest.raises(TypeError, match="memory_mb must be"):
         match(f, f, p, **sizes, memory_mb="1")
-    with pytest.raises(TypeError, match="points must be"):
+    with pytest.raises(TypeError, match="point must be"):
         similarity_map(f, f, 3, **sizes)
+    with pytest.raises(ValueError, match="point must lie in the image"):
+        similarity_map(f, f, (16, 2), **sizes)
 
 
 def test_mutual_neighbours_by_hand():
@@ -238,6 +247,130 @@ def test_mutual_neighbours_against_a_loop_and_swapped(similarity):
         mutual_matches(a, b, similarity="l1")
 
 
+# -------------------------------------------------------------------------------------------- array-likes and accelerators
+
+MAPS, OTHER, PLACES = randn(6, 5, 4), randn(2, 6, 4, 7, seed=1), torch.tensor([[0, 0], [15, 19], [5, 11], [9, 3]])
+SIZES = dict(source_size=(20, 16), target_size=(18, 25))
+FRAMES, FIRST = randn(3, 6, 4, 5), F.one_hot(torch.arange(20).reshape(4, 5) % 3).permute(2, 0, 1).float()
+HERE = torch.rand(30, 2, generator=torch.Generator().manual_seed(0)) * 100
+STICKER, PICTURE = torch.zeros(4, 20, 16), torch.full((3, 18, 25), 0.5)
+STICKER[1:, 4:12, 3:9] = 1
+# each: a call, and its arguments that are tensors, the one first whose kind the result has
+CALLS = {
+    "describe": (lambda maps, points: describe(maps, points, size=(20, 16)), MAPS, PLACES),
+    "match": (lambda a, b, points: match(a, b, points, **SIZES), MAPS, OTHER, PLACES),
+    "nearest": (lambda a, b, points: nearest(a, b, points, **SIZES), MAPS, OTHER[0], PLACES),
+    "similarity_map": (lambda a, b, point: similarity_map(a, b, point, **SIZES), MAPS, OTHER, PLACES[2]),
+    "mutual_matches": (mutual_matches, randn(9, 5), randn(12, 5, seed=1)),
+    "mutual_matches, l2": (lambda a, b: mutual_matches(a, b, similarity="l2"), randn(9, 5), randn(12, 5, seed=1)),
+    "pck": (pck, PLACES.float() + 1, PLACES, torch.tensor([0, 0, 10, 12])),
+    "pck_table": (lambda p, q, box: pck_table([(p, q, box)]), PLACES.float() + 1, PLACES, torch.tensor([0, 0, 10, 12])),
+    "fit_homography": (fit_homography, HERE, HERE @ torch.tensor([[1.1, 0.1], [-0.05, 0.9]])),
+    "corner_error": (lambda a, b: corner_error(a, b, (48, 64)), torch.tensor([[1.0, 0, 3], [0, 1, 4], [0, 0, 1]]), torch.eye(3)),
+    "homography_accuracy": (homography_accuracy, torch.tensor([0.5, 2.9, 3, 9])),
+    "propagate_labels": (lambda features, first: propagate_labels(features, first, top_k=5), FRAMES, FIRST),
+    "first_mask_to_labels": (lambda mask: first_mask_to_labels(mask, (3, 4)), torch.arange(48).reshape(6, 8) % 5),
+    "labels_to_masks": (lambda labels: labels_to_masks(labels, (9, 10), stride=2), FIRST),
+    "region_similarity": (region_similarity, FIRST[0] > 0, FIRST[1] > 0),
+    "boundary_accuracy": (boundary_accuracy, FIRST[0] > 0, FIRST[1] > 0),
+    "propagate_edit": (lambda a, b, s, t: propagate_edit(a, b, s, t, threshold=30), MAPS, MAPS, STICKER, PICTURE),
+    "feature_colours": (lambda a, b: feature_colours([a, b]), MAPS, OTHER[0]),
+}
+FORMS = {
+    "reversed": lambda x: x.numpy()[::-1].copy()[::-1],
+    "big-endian": lambda x: x.numpy().astype(x.numpy().dtype.newbyteorder(">")),
+    "read-only": lambda x: np.frombuffer(x.numpy().tobytes(), x.numpy().dtype).reshape(x.shape),
+    "a list": lambda x: x.tolist(),
+    "pandas": lambda x: pd.DataFrame(x.numpy(), index=range(50, 50 + len(x))) if x.ndim == 2 else x.numpy(),
+    "a list of tensors": list,
+    "a gradient": lambda x: x.clone().requires_grad_() if x.is_floating_point() else x,
+}
+
+
+def parts(found):
+    """All that a result holds."""
+    if isinstance(found, dict):
+        return [part for key, value in found.items() for part in (key, *parts(value))]
+    return [part for value in found for part in parts(value)] if isinstance(found, list | tuple) else [found]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("call", CALLS)
+def test_any_array_is_taken_and_its_kind_comes_back(call, form):
+    function, *arguments = CALLS[call]
+    right = parts(function(*arguments))
+    kind = torch.Tensor if form == "a gradient" else np.ndarray
+    for changed in ([FORMS[form](one) for one in arguments], [FORMS[form](arguments[0]), *arguments[1:]]):
+        if call == "feature_colours" and len({type(one) for one in changed}) > 1:
+            continue  # each map comes back as its own kind
+        for wanted, found in zip(right, parts(function(*changed)), strict=True):
+            if isinstance(wanted, torch.Tensor):
+                assert isinstance(found, kind), type(found)
+                wanted, found = wanted.numpy(), found.detach().numpy() if kind is torch.Tensor else found
+                np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+            else:
+                assert found == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_tensors_may_lie_on_an_accelerator(call):
+    function, *arguments = CALLS[call]
+    right = parts(function(*arguments))
+    with Accelerator():
+        for where in (0, None):  # the first alone there, or all
+            found = parts(function(*(one.to(DEVICE) if where in (i, None) else one for i, one in enumerate(arguments))))
+            for wanted, one in zip(right, found, strict=True):
+                if isinstance(wanted, torch.Tensor):
+                    assert one.device == DEVICE or call in ("propagate_edit", "feature_colours")
+                    torch.testing.assert_close(near(one), wanted, rtol=1e-5, atol=1e-5)
+                else:
+                    assert one == pytest.approx(wanted)
+
+
+def test_whole_numbers_are_features_too():
+    maps, labels = torch.randint(256, (6, 5, 4), generator=seeded()).byte(), FIRST.bool()
+    found = match(maps, maps.long(), PLACES, source_size=(20, 16), target_size=(20, 16))
+    right = match(maps.float(), maps.float(), PLACES, source_size=(20, 16), target_size=(20, 16))
+    assert torch.equal(found.points, right.points) and torch.equal(found.similarity, right.similarity)
+    assert torch.equal(propagate_labels(FRAMES, labels, top_k=5), propagate_labels(FRAMES, FIRST, top_k=5))
+    for dtype in (np.uint16, np.uint32, np.uint64, np.int8):
+        assert np.array_equal(first_mask_to_labels(labels[1].numpy().astype(dtype), (4, 5)), [~labels[1].numpy(), labels[1].numpy()])
+
+
+def test_unsigned_numbers_of_any_size():
+    mask = np.array([[0, 200]], dtype=np.uint64)
+    assert first_mask_to_labels(mask, (1, 2)).shape == (201, 1, 2)
+    assert np.array_equal(describe(np.full((2, 3, 4), 2**63, dtype=np.uint64), [[1, 1]], size=(3, 4)), np.full((1, 2), 2.0**63))
+
+
+def test_points_in_pandas_are_x_and_y():
+    points = pd.DataFrame({"x": [1.0, 3], "y": [2.0, 0]}, index=[5, 9])
+    assert np.array_equal(describe(MAPS.numpy(), points, size=(20, 16)), describe(MAPS, points.to_numpy(), size=(20, 16)))
+    for columns in (["y", "x"], ["row", "col"], ["Row", "Column"]):
+        with pytest.raises(ValueError, match=r"points must be \(K, 2\) as x, y, got columns .*: swap them"):
+            describe(MAPS, points.set_axis(columns, axis=1), size=(20, 16))
+    assert describe(MAPS, points.set_axis(["a", "b"], axis=1), size=(20, 16)).shape == (2, 6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_features_whose_squares_leave_the_range_match_as_others_do(scale):
+    for find, target in ((match, OTHER), (nearest, OTHER[0])):
+        right, found = (find(s * MAPS, s * target, PLACES, **SIZES) for s in (1, scale))
+        assert torch.equal(found.points, right.points) and torch.allclose(found.similarity, right.similarity, atol=1e-5)
+    a, b = randn(9, 5), randn(12, 5, seed=1)
+    for similarity in ("cosine", "l2"):
+        assert torch.equal(mutual_matches(scale * a, scale * b, similarity=similarity), mutual_matches(a, b, similarity=similarity))
+    assert torch.equal(mutual_matches(scale * a, 100 * b), mutual_matches(a, b))
+    torch.testing.assert_close(propagate_labels(scale * FRAMES, FIRST, top_k=5), propagate_labels(FRAMES, FIRST, top_k=5))
+
+
+def test_a_descriptor_of_zeros_has_the_cosine_zero():
+    maps = torch.zeros(3, 4, 5)
+    maps[:, :, 2:] = 1
+    found = match(maps, maps, [[0, 0], [4, 3]], source_size=(4, 5), target_size=(4, 5))
+    assert found.similarity.tolist() == [0, pytest.approx(1)] and found.points.tolist()[0] == [0, 0]
+
+
 # ------------------------------------------------------------------------------------------------------------------ PCK
 
 
@@ -251,7 +384,9 @@ def test_pck_by_hand():
     assert pck(predicted, truth, (10, 20, 50, 100)).tolist() == [True, True, False]  # max(40, 80) * 0.1 = 8, bound included
     assert pck(*off_by(29.0), (0, 0, 100, 20), alpha=0.29).tolist() == [True]  # though 0.29 * 100 is 28.999999999999996
     right, wrong = off_by(0), off_by(*[99] * 9)
-    table = pck_table([Pair(*right, (0, 0, 10, 10), "cat"), Pair(*wrong, (0, 0, 10, 10), "cat")], alphas=(0.1, 50))
+    pairs = [Pair(*right, (0, 0, 10, 10), "cat"), Pair(*wrong, (0, 0, 10, 10), "cat")]
+    assert list(pck_table(pairs)) == [0.05, 0.1]
+    table = pck_table(pairs, alphas=(0.1, 50))
     assert table[0.1][:3] == (pytest.approx(10), pytest.approx(50), pytest.approx(10))
     assert table[50][:3] == (100, 100, 100)
 
@@ -285,7 +420,7 @@ def test_pck_refuses():
             pck(*good, (0, 0, 9, 9), alpha=alpha)
     with pytest.raises(TypeError, match="alpha must be"):
         pck(*good, (0, 0, 9, 9), alpha="0.1")
-    with pytest.raises(ValueError, match="predicted must be at least one point"):
+    with pytest.raises(ValueError, match="predicted must be numbers .* and not empty"):
         pck(torch.zeros(0, 2), torch.zeros(0, 2), (0, 0, 9, 9))
     with pytest.raises(ValueError, match="must have the shape of truth"):
         pck(good[0][:1], good[1], (0, 0, 9, 9))
@@ -295,6 +430,12 @@ def test_pck_refuses():
         pck_table([])
     with pytest.raises(ValueError, match="alphas must be"):
         pck_table([Pair(*good, (0, 0, 9, 9))], alphas=())
+    for bad, error, text in (
+        ([3], TypeError, r"pairs must hold Pair\(predicted, truth, box, category\), got 3 in it"), ([good], TypeError, "pairs must hold Pair"),
+        ([Pair(*good, (0, 0, 9, 9), 5)], TypeError, "pairs must have categories that are texts, got 5"), ({}, TypeError, "pairs must be a sequence"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=text):
+            pck_table(bad)
 
 
 # ---------------------------------------------------------------------------------------------------------- homographies
@@ -329,6 +470,21 @@ def test_outliers_are_found_and_seeds_repeat(method):
     assert torch.equal(twice.matrix, fit.matrix) and torch.equal(twice.inliers, torch.cat([fit.inliers, fit.inliers[:5]]))
 
 
+def test_ransac_bears_what_lmeds_does_not():
+    """Beyond half of the matches the median is wrong; RANSAC counts only those that agree."""
+    points = torch.rand(40, 2, generator=seeded()).double() * 100
+    target = warped(points)
+    target[:24] = torch.rand(24, 2, generator=seeded(1)).double() * 100
+    ransac, lmeds, plain = (fit_homography(points, target, **options) for options in (dict(method="ransac"), dict(method="lmeds"), {}))
+    assert corner_error(ransac.matrix, TRUE, (100, 100)) < 1e-6 and ransac.inliers.tolist() == [False] * 24 + [True] * 16
+    assert corner_error(lmeds.matrix, TRUE, (100, 100)) > 5 and torch.equal(plain.matrix, lmeds.matrix)
+    # and what counts as an inlier: a threshold in px for one, the median's own spread for the other
+    target = warped(points) + 0.2 * randn(40, 2).double()
+    few, many = (fit_homography(points, target, method=method, threshold=0.05).inliers.sum() for method in ("ransac", "lmeds"))
+    assert few < 20 < 35 < many
+    assert fit_homography(points, target, method="ransac").inliers.all()  # 3 px
+
+
 def test_four_points_fix_a_homography():
     p, q = (torch.rand(3, 4, 2, generator=seeded(s)).double() * 100 for s in (0, 1))
     found = matches._through_four(p, q)
@@ -344,6 +500,15 @@ def test_corner_errors_by_hand():
     assert error == pytest.approx(5) and corner_error(2.5 * shift, shift, (48, 64)) == pytest.approx(0, abs=1e-12)
     assert homography_accuracy([error]) == {1: 0, 3: 0, 5: 100}
     assert homography_accuracy([0.5, 2.9, 3, math.inf]) == {1: 25, 3: 75, 5: 75}
+    error, (h, w) = 0, (48, 64)
+    for corner in ((0, 0), (w - 1, 0), (0, h - 1), (w - 1, h - 1)):  # each moves by another distance
+        (x, y, z) = (TRUE @ torch.tensor([*corner, 1.0], dtype=torch.float64)).tolist()
+        error += math.dist((x / z, y / z), corner) / 4
+    assert corner_error(TRUE, torch.eye(3), (h, w)) == pytest.approx(error) != corner_error(TRUE, torch.eye(3), (h + 1, w))
+    away = torch.tensor([[1.0, 0, 0], [0, 1, 0], [-1 / 64, 0, 1]])  # takes the corners at x = 64 to infinity
+    assert corner_error(away, torch.eye(3), (48, 65)) == math.inf
+    with pytest.raises(ValueError, match="truth must be a homography that keeps the corners"):
+        corner_error(torch.eye(3), away, (48, 65))
     scale = torch.diag(torch.tensor([2.0, 1, 1]))  # only the corners at x = w - 1 move, by w - 1
     assert corner_error(scale, torch.eye(3), (48, 64)) == pytest.approx(63 / 2)
 
@@ -356,13 +521,16 @@ def test_homographies_refuse():
         fit_homography(points[[0, 1, 2, 0, 1]], points[[0, 1, 2, 0, 1]])
     with pytest.raises(ValueError, match="must have the shape"):
         fit_homography(points, points[:4])
-    with pytest.raises(ValueError, match="source must be at least one point"):
+    with pytest.raises(ValueError, match="source must be numbers .* and not empty"):
         fit_homography(points[:0], points[:0])
     with pytest.raises(ValueError, match="target must be finite"):
         fit_homography(points, points * math.nan)
     with pytest.raises(ValueError, match="method must be one of lmeds, ransac"):
         fit_homography(points, points, method="magsac")
-    for bad in (dict(threshold=0), dict(trials=0)):
+    for bad in (None, 1.5, True, "0"):
+        with pytest.raises(TypeError, match="rng must be an integer >= 0, the seed, or a numpy Generator"):
+            fit_homography(points, points, rng=bad)
+    for bad in (dict(threshold=0), dict(trials=0), dict(trials=10**12), dict(rng=-1)):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
             fit_homography(points, points, **bad)
     line = torch.arange(8.0)[:, None] * torch.tensor([1.0, 2.0])
@@ -370,7 +538,7 @@ def test_homographies_refuse():
         for count in (4, 8):
             with pytest.raises(ValueError, match="fit no homography"):
                 fit_homography(line[:count], line[:count], method=method, trials=20)
-    with pytest.raises(ValueError, match=r"matrix must be a finite \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"matrix must be numbers \(3, 3\), got shape \(2, 2\)"):
         corner_error(torch.eye(2), torch.eye(3), (9, 9))
     with pytest.raises(ValueError, match="errors must be"):
         homography_accuracy([])
@@ -482,8 +650,8 @@ def test_a_still_video_keeps_its_mask():
 
 def test_contexts_are_the_first_frame_and_the_last_few():
     for m in (0, 1, 3, 28):
-        assert [len(contexts(t, m)) for t in range(1, 12)] == [min(t, m + 1) for t in range(1, 12)]
-    assert contexts(1, 3) == [0] and contexts(3, 2) == [0, 1, 2] and contexts(9, 2) == [0, 7, 8]
+        assert [len(matches._contexts(t, m)) for t in range(1, 12)] == [min(t, m + 1) for t in range(1, 12)]
+    assert matches._contexts(1, 3) == [0] and matches._contexts(3, 2) == [0, 1, 2] and matches._contexts(9, 2) == [0, 7, 8]
 
 
 def test_cold_temperatures_do_not_overflow():
@@ -503,7 +671,7 @@ def test_propagation_refuses():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=text):
             propagate_labels(**{**dict(features=features, first_labels=first, top_k=5), **change})
-    for change in (dict(features=features.long()), dict(first_labels=[[1]]), dict(temperature="warm"), dict(window=1.5)):
+    for change in (dict(features=features > 0), dict(first_labels=[["1"]]), dict(temperature="warm"), dict(window=1.5)):
         with pytest.raises(TypeError, match=f"{next(iter(change))} must be"):
             propagate_labels(**{**dict(features=features, first_labels=first, top_k=5), **change})
 
@@ -522,23 +690,24 @@ def test_masks_become_labels_and_labels_masks():
 
 
 def test_min_max_by_hand():
-    stretched = min_max(torch.tensor([[[1.0, 2.0]], [[0, 0]], [[-2, -1]], [[3, 3]]]))
-    assert stretched.tolist() == [[[0, 1]], [[0, 0]], [[-2, -1]], [[0, 0]]]
+    stretched = matches._min_max(torch.tensor([[[1.0, 2.0]], [[0, 0]], [[-2, -1]], [[3, 3]], [[0.25, 0.5]]]))
+    assert stretched.tolist() == [[[0, 1]], [[0, 0]], [[-2, -1]], [[0, 0]], [[0, 1]]]
 
 
 def test_masks_and_labels_refuse():
     mask = torch.zeros(4, 4, dtype=torch.long)
     for call, error, text in (
-        (lambda: first_mask_to_labels(mask.float(), (2, 2)), TypeError, "mask must be a tensor of integers"),
-        (lambda: first_mask_to_labels(mask - 1, (2, 2)), ValueError, "mask must be"),
+        (lambda: first_mask_to_labels(mask.float(), (2, 2)), TypeError, "mask must be integers"),
+        (lambda: first_mask_to_labels(mask - 1, (2, 2)), ValueError, "mask must hold integers in 0..65535, got -1"),
         (lambda: first_mask_to_labels(mask[None], (2, 2)), ValueError, "mask must be"),
         (lambda: first_mask_to_labels(mask[:0], (2, 2)), ValueError, "mask must be"),
-        (lambda: first_mask_to_labels(mask + 3, (2, 2), num_labels=3), ValueError, "num_labels must be an integer >= 4"),
+        (lambda: first_mask_to_labels(mask + 3, (2, 2), num_labels=3), ValueError, "num_labels must be an integer in 4..65536"),
         (lambda: first_mask_to_labels(mask, (0, 2)), ValueError, "size must be"),
-        (lambda: labels_to_masks(mask, (4, 4), stride=1), TypeError, "labels must be"),
+        (lambda: labels_to_masks(mask, (4, 4), stride=1), ValueError, "labels must be"),
+        (lambda: first_mask_to_labels(mask + 2**40, (2, 2)), ValueError, "mask must hold integers in 0..65535, got 1099511627776"),
         (lambda: labels_to_masks(mask.float(), (4, 4), stride=1), ValueError, "labels must be"),
         (lambda: labels_to_masks(torch.ones(2, 4, 4), (4, 4), stride=0), ValueError, "stride must be"),
-        (lambda: labels_to_masks(torch.ones(2, 4, 4), 4, stride=1), ValueError, "size must be"),
+        (lambda: labels_to_masks(torch.ones(2, 4, 4), 4, stride=1), TypeError, "size must be"),
     ):
         with pytest.raises(error, match=text):
             call()
@@ -580,9 +749,9 @@ def test_boundary_accuracy_against_distances():
 def test_mask_scores_refuse():
     mask = torch.zeros(4, 5, dtype=torch.bool)
     for score in (region_similarity, boundary_accuracy):
-        with pytest.raises(ValueError, match="mask must be a bool tensor"):
+        with pytest.raises(TypeError, match="mask must be booleans"):
             score(mask.float(), mask)
-        with pytest.raises(ValueError, match="truth must be a bool tensor"):
+        with pytest.raises(ValueError, match=r"truth must be numbers \(H, W\)"):
             score(mask, mask[None])
         with pytest.raises(ValueError, match="must have the shape of truth"):
             score(mask, mask.T)
@@ -623,10 +792,25 @@ def test_an_edit_keeps_its_place_between_images_of_other_sizes():
     assert abs(int(y.min()) - 10) <= 1 and abs(int(y.max()) - 19) <= 1 and abs(int(x.min()) - 15) <= 1 and abs(int(x.max()) - 29) <= 1
 
 
+def test_an_edit_is_fitted_by_ransac_within_its_threshold():
+    source = coordinates(16, 16)
+    target = source.roll(2, -1) + 0.05 * randn(3, 16, 16).double()
+    sticker = torch.zeros(4, 32, 32)
+    sticker[3, 6:22, 6:22] = 1
+    for threshold in (1.5, 5.0):
+        edit = propagate_edit(source, target, sticker, torch.zeros(3, 32, 32), max_points=80, threshold=threshold, rng=4)
+        rng = np.random.default_rng(4)
+        rng.choice(256, 80, replace=False)
+        fits = {m: fit_homography(edit.source, edit.matches.points, method=m, threshold=threshold, rng=rng) for m in ("ransac", "lmeds")}
+        assert torch.equal(edit.fit.matrix, fits["ransac"].matrix) and not torch.equal(edit.fit.matrix, fits["lmeds"].matrix)
+    assert torch.equal(propagate_edit(source, target, sticker, torch.zeros(3, 32, 32), max_points=80, rng=4).fit.matrix, edit.fit.matrix)  # 5 px
+
+
 def test_edits_refuse():
     f, sticker, image = coordinates(8, 8), torch.ones(4, 16, 16), torch.ones(3, 16, 16)
     for change, text in (
-        (dict(sticker=torch.zeros(4, 16, 16)), "sticker must have at least 4 pixels"), (dict(sticker=image), r"sticker must be \(4, H, W\) in \[0, 1\]"),
+        (dict(sticker=torch.zeros(4, 16, 16)), "sticker must have at least 4 pixels"),
+        (dict(sticker=image), r"sticker must be numbers \(4, H, W\) in \[0, 1\]"),
         (dict(sticker=2 * sticker), "sticker must be"), (dict(target_image=-image), "target_image must be"), (dict(max_points=3), "max_points must be"),
         (dict(threshold=0), "threshold must be"), (dict(target_map=f[:2]), "target_map must have the 3 channels"),
         (dict(target_map=torch.zeros(3, 8, 8)), "fit no homography: are all points on a line"),
@@ -650,6 +834,8 @@ def test_colours_are_joint_principal_components():
     torch.testing.assert_close(torch.cat([one.flatten(1).T for one in found]).double(), wanted, atol=1e-5, rtol=0)
     both = torch.cat([one.flatten(1) for one in found], 1)
     assert both.min() == 0 and both.max() == 1
+    three = feature_colours([randn(4, 1, 3)])[0]  # the fewest cells that span three components
+    assert three.shape == (3, 1, 3) and three.isfinite().all()
     ramp = feature_colours([torch.arange(24.0).reshape(1, 4, 6).expand(5, -1, -1)])[0]  # one component only
     torch.testing.assert_close(ramp[0], torch.linspace(0, 1, 24).reshape(4, 6))
     for bad, text in (
