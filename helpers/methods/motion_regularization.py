@@ -109,7 +109,7 @@ def _numbers(name: str, value: Any, ndim: int | None, shape: str) -> Tensor:
     """Any array-like of floating-point numbers as a tensor, on the device it came on; numpy, lists and pandas share memory where they can."""
     expected = f"floating-point numbers {shape}"
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or not value.is_floating_point() or (value.is_meta and type(value) in (Tensor, nn.Parameter)):
+        if value.layout != torch.strided or not value.is_floating_point() or value.device == torch.device("meta"):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
         tensor = value
     else:
