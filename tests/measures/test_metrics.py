@@ -115,7 +115,8 @@ def test_calibration_error_of_any_rows_in_their_own_precision():
     labels = rows.argmax(1) * (np.arange(50) % 2)
     right = calibration_error(rows, labels)
     for form, off in ((rows[::-1].copy()[::-1], 0), (pd.DataFrame(rows, index=range(7, 57)), 0), (torch.from_numpy(rows).requires_grad_(), 0),
-                      (rows.tolist(), 0), (rows.astype(np.float32), 1e-6), (rows.astype(np.float16), 1e-2), (torch.from_numpy(rows).bfloat16(), 2e-2)):  # fmt: skip
+                      (rows.tolist(), 0),
+                      (rows.astype(np.float32), 1e-6), (rows.astype(np.float16), 1e-2), (torch.from_numpy(rows).bfloat16(), 2e-2)):  # fmt: skip
         assert calibration_error(form, labels) == pytest.approx(right, abs=off)
     for form in (labels.astype(np.uint16), torch.from_numpy(labels), pd.Series(labels, index=range(9, 59)), labels[::-1].copy()[::-1], labels.tolist()):
         assert calibration_error(rows, form) == right
