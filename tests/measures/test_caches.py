@@ -143,7 +143,7 @@ def test_a_codebook_meets_its_target_on_the_calibration_clips(benches, options):
     clock = caching_schedules.CachingClock(book, CALLS, last=caches.FORCED_LAST, regulariser=regulariser, expect=options.get("expect", "hold"))
     assert abs(len(caching_schedules.replay_calls(known.probes[0], clock)) - 5) <= 1
     assert book.rates == (3, 2, 1) and caches.codebook(bench, 5, **options) is book
-    with pytest.raises(ValueError, match="target_calls must lie in 1..8, got 9"):
+    with pytest.raises(ValueError, match=r"target_calls must be a number in \[1, 8\], got 9"):
         caches.codebook(bench, 9)
 
 
@@ -164,21 +164,21 @@ def test_refusals(benches):
     for name in ("FirstBlockCache", "MagCache", "SeaCache", "SeaCache, hold"):
         with pytest.raises(ValueError, match=f"{name} cannot serve toy-latte: .* alternates"):
             caches.measure(latte, caches.METHODS[name], 0.1, PROMPT, SEED)
-    with pytest.raises(ValueError, match="name must be one of toy-latte"):
+    with pytest.raises(ValueError, match="name must be one of 'toy-latte', 'toy-cogvideox', got 'latte'"):
         caches.load("latte")
     with pytest.raises(ValueError, match="prompt must be a sentence"):
         latte.sample(" ", SEED)
-    with pytest.raises(ValueError, match="num_steps must be an integer in 1..8, got 9"):
+    with pytest.raises(ValueError, match=r"num_steps must be a whole number in \[1, 8\], got 9"):
         latte.sample(PROMPT, SEED, num_steps=9)
-    with pytest.raises(ValueError, match="prompts must be a list"):
+    with pytest.raises(TypeError, match="prompts must be a list"):
         caches.calibrate(latte, "a red ring moves up fast")
     for knob in (0, -1, float("nan"), True, "2"):
-        with pytest.raises(ValueError, match="knob of PAB .* must be a number > 0"):
+        with pytest.raises((ValueError, TypeError), match="knob of PAB .* must be a number > 0"):
             caches.measure(latte, caches.METHODS["PAB"], knob, PROMPT, SEED)
     fresh = caches.Bench("toy-latte", latte.pipe, num_calls=CALLS)
     with pytest.raises(ValueError, match="calibrate"):
         caches.measure(fresh, caches.METHODS["AdaCache"], 5, PROMPT, SEED)
-    with pytest.raises(ValueError, match="num_calls must be an integer >= 1"):
+    with pytest.raises(ValueError, match="num_calls must be a whole number >= 1"):
         caches.Bench("toy-latte", latte.pipe, num_calls=0)
 
 
