@@ -287,6 +287,8 @@ def plateau(xs: Sequence, table, *, lower_is_better: bool = False, of: str = "un
         if isinstance(xs, (str, bytes, Mapping, Set)):
             raise TypeError
         xs = [x.item() if hasattr(x, "item") else x for x in xs]
+        if any(x is None or isinstance(x, complex) for x in xs):
+            raise TypeError
         different = len(set(xs)) == len(xs) and all(x == x for x in xs)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"xs must be numbers or names, one a setting, got {got(xs)}") from None
@@ -368,6 +370,8 @@ def _places(units, rows):
         labels = np.asarray(units)
     except (ValueError, RuntimeError):  # ragged lists, tensors without numbers
         raise refusal from None
+    if labels.dtype.kind == "c":
+        raise refusal
     if labels.shape != (rows,):
         raise ValueError(f"units must be ({rows},), a label for each row, got {labels.shape}")
     try:

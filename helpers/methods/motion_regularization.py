@@ -90,10 +90,11 @@ def _flag(name: str, value: Any) -> bool:
 
 def _integers(name: str, value: Any, expected: str) -> list:
     """The entries of a list, tuple, range, array, Series, tensor or generator; each is still to be checked."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Iterable):
+    hollow = isinstance(value, Tensor) and value.device == torch.device("meta")
+    entries = value if hollow or not hasattr(value, "tolist") else value.tolist()
+    if hollow or isinstance(entries, (str, bytes, Mapping, Set)) or not isinstance(entries, Iterable):
         raise TypeError(f"{name} must be {expected}, got {_got(value)}")
-    return list(value)
+    return list(entries)
 
 
 def _strides(strides: Any, frames: int) -> tuple[int, ...]:
@@ -227,6 +228,8 @@ def layout_of(transformer: nn.Module, *, num_frames: int, height: int, width: in
         if size % step:
             raise ValueError(f"{name} must be a multiple of the patch size {step}, got {size}")
     frames, rows, columns = (size // step for size, step in zip(sizes, patch, strict=True))
+    if frames < 2:
+        raise ValueError(f"num_frames must be >= {2 * patch[0]}, got {num_frames}: a single image has no motion")
     order = "joint"
     if "temporal_transformer_blocks" in lists:
         order = "temporal" if probe in ("attention", "block") or probe.startswith("temporal") else "spatial"
