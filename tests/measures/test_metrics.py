@@ -56,6 +56,14 @@ def test_any_pictures_in_their_own_precision():
             assert metric(one, b) == metric(b, one) == right and type(metric(one, b)) is float
         with Accelerator():
             assert metric(a.to(DEVICE), b.to(DEVICE)) == metric(a, b.to(DEVICE)) == right
+    one = torch.ones(3, 8, 8, dtype=torch.float64)
+    for excess, fits in ((9e-7, True), (1.5e-6, False)):
+        for wide in (one + excess, -excess * one):
+            if fits:
+                assert psnr(wide, wide) == math.inf
+            else:
+                with pytest.raises(ValueError, match="a must be pictures in"):
+                    psnr(wide, wide)
     over = torch.full((3, 8, 8), 1 + 2e-7)  # a fade or a 16-bit sum may end a rounding above 1
     assert psnr(over, torch.ones(3, 8, 8)) > 120 and psnr(torch.full((3, 8, 8), 1.0078125, dtype=torch.bfloat16), torch.ones(3, 8, 8)) > 40
 
@@ -118,6 +126,8 @@ def test_calibration_error_of_any_rows_in_their_own_precision():
                       (rows.tolist(), 0),
                       (rows.astype(np.float32), 1e-6), (rows.astype(np.float16), 1e-2), (torch.from_numpy(rows).bfloat16(), 2e-2)):  # fmt: skip
         assert calibration_error(form, labels) == pytest.approx(right, abs=off)
+    assert calibration_error([[1, 0], [0, 1]], [0, 0]) == 0.5  # whole numbers
+    assert calibration_error([[0.5, 0.50005]], [1]) == pytest.approx(0.49995) and calibration_error([[1.00005, 0.0]], [0]) == pytest.approx(5e-5)
     for form in (labels.astype(np.uint16), torch.from_numpy(labels), pd.Series(labels, index=range(9, 59)), labels[::-1].copy()[::-1], labels.tolist()):
         assert calibration_error(rows, form) == right
     with Accelerator():
