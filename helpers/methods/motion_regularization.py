@@ -298,7 +298,7 @@ def _compared(p: Tensor, strides: tuple[int, ...], score: str) -> Tensor:
         later, earlier = p[:, i:], p[:, :-i]
         bound = size[i:].sum() + size[:-i].sum()
         moved = (later - earlier).square().sum() if score == "correlation" else (later - earlier).abs_().sum()
-        scores.append(torch.where(bound > 0, moved / bound, bound / total))  # two zero frames are equal: 0
+        scores.append(torch.where(bound > 0, moved / bound, 0.0))  # two zero frames are equal: 0
     mu = torch.stack(scores).mean()
     mu = torch.where((total > TINY) & (total < math.inf), mu, math.nan)  # NaN or infinity in any frame, compared or not
     # 1 - rho = ||a - b||^2 / (||a||^2 + ||b||^2) for equal variances

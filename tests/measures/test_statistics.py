@@ -12,6 +12,7 @@ from scipy import stats
 from helpers.measures import statistics
 from helpers.measures.statistics import Crossings, Estimate, between_share, correlation, crossing, interval, paired, plateau, ratio, share, slope
 from helpers.page import ledger
+from tests.accelerator import DEVICE, Accelerator
 
 
 def ends(estimate):
@@ -408,6 +409,13 @@ def test_share_between_units_covers_the_truth(share_between):
 def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_numbers_and_units_of_any_device():
+    x, units = torch.arange(9.0) ** 2, torch.arange(9) // 2
+    right = interval(x, units=units)
+    with Accelerator():
+        assert interval(x.to(DEVICE), units=units.to(DEVICE)) == paired(x.to(DEVICE), 0 * x, units=units) == right
 
 
 def test_every_resample_of_three_units():

@@ -23,6 +23,7 @@ from helpers.methods.motion_regularization import (
     split_frames,
 )
 from helpers.models import small as small_models
+from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
 TWO = Layout(frames=2, tokens=1)
@@ -373,6 +374,21 @@ def test_any_array_of_floats_goes_in_and_its_kind_comes_out():
     assert np.array_equal(sharpen(tables.abs() / 9), sharpen(np.abs(p[:, 0, 0]) / 9))
 
 
+@pytest.mark.parametrize("options", [dict(), dict(score="correlation"), dict(form="paper")], ids=str)
+def test_residuals_stay_on_their_device(options):
+    layout, p = Layout(5, 3), noise(2, 15, 4)
+    right = MotionRegulariser(layout, **options).factor(p, 2, 1)
+    with Accelerator():
+        far = p.to(DEVICE)
+        assert MotionRegulariser(layout, **options).factor(far, 2, 1) == right
+        if "form" not in options:
+            score = motion_score(split_frames(far, layout), strides=(1, 2), **options)
+            assert score.device == DEVICE and sharpen(score).device == DEVICE
+            assert near(score) == motion_score(split_frames(p, layout), strides=(1, 2), **options)
+        with pytest.raises(ValueError, match="probe must be finite"):
+            MotionRegulariser(layout, **options).factor(far * math.nan, 2, 1)
+
+
 def test_a_split_is_a_view():
     probe = np.zeros((1, 6, 2))
     split_frames(probe, Layout(3, 2))[0, 2, 1, 1] = 5
@@ -538,6 +554,8 @@ def test_layouts_of_wrapped_models():
     for wrapped in (torch.compile(latte), torch.nn.DataParallel(latte), torch.compile(torch.nn.DataParallel(latte)), Peft(latte)):
         assert layout_of(wrapped, **sizes) == Layout(3, 6, "temporal")
         assert layout_of(wrapped, **sizes, probe="transformer_blocks.0.attn1") == Layout(3, 6, "spatial")
+    latte.peft_config = {}  # what diffusers leaves on a model of its own that has an adapter
+    assert layout_of(latte, **sizes) == layout_of(latte, **sizes, probe="block") == Layout(3, 6, "temporal")
     cog = small_models.video_transformer("CogVideoX").model
     assert layout_of(cog, **sizes, probe="transformer_blocks.1") == layout_of(cog, **sizes, probe="block") == Layout(3, 6)
     cog.register_to_config(patch_size_t=2)
