@@ -12,7 +12,6 @@ That a cache skips something is never taken from its configuration: floating-poi
 
 import ast
 import contextlib
-import copy
 import io
 import math
 import warnings
@@ -20,22 +19,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from diffusers import CogVideoXTransformer3DModel, LattePipeline
+from diffusers import CogVideoXTransformer3DModel, LattePipeline, LatteTransformer3DModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .. import checkout
+from ..arguments import choice, flag, got, instance, integer, numbers, real, texts
 from ..methods import caching_schedules, motion_regularization
 from ..methods.caching_schedules import Codebook, FixedClock, apply_adacache
 from ..models import zoo
 
+__all__ = [
+    "ADACACHE", "METHODS", "MODELS", "Bench", "Calibration", "Method", "NothingSkipped", "Run", "calibrate", "check_skipped", "codebook", "count_flops",
+    "diffusers_cache", "fewer_steps", "load", "measure", "methods_for", "record",
+]  # fmt: skip
+
 MODELS = ("toy-latte", "toy-cogvideox")
+CLASSES = {"toy-latte": LatteTransformer3DModel, "toy-cogvideox": CogVideoXTransformer3DModel}
 CONTEXT = "cond_uncond"
 TEXT_LENGTH = 18  # tokens that toy-cogvideox was trained with
 SPARSE = 2.5  # mean gap from one computed call to the next from which on a schedule counts as sparse
@@ -57,18 +62,19 @@ class Bench:
     name: "toy-latte" or "toy-cogvideox". pipe: the LattePipeline whose text encoder, scheduler and autoencoder are used. transformer: the
     pipeline's own, or a CogVideoXTransformer3DModel on the same latents. num_calls: N, calls of the transformer for one clip.
 
+    It computes where the pipeline does (offloaded ones included), in the precision of its parts; noise is drawn on the CPU, so that a seed is one clip
+    everywhere. Bad arguments raise ValueError or TypeError before any work.
+
     Both guidance halves go through in one batch, [without text, with text], as keyword arguments; every call opens a cache context.
     Attributes: timestep, the current one within the loop (some caches ask for it), None outside. steps: calls of the loop, N unless a method
     takes fewer. executed: for each call of the latest clip, whether the middle block really ran. calibration: see `calibrate`.
     """
 
     def __init__(self, name: str, pipe: LattePipeline, transformer: nn.Module | None = None, *, num_calls: int = 30, guidance_scale: float = 3.0) -> None:
-        if name not in MODELS:
-            raise ValueError(f"name must be one of {', '.join(MODELS)}, got {name!r}")
-        if not isinstance(num_calls, int) or num_calls < 1:
-            raise ValueError(f"num_calls must be an integer >= 1, got {num_calls!r}")
-        self.name, self.pipe, self.guidance_scale = name, pipe, guidance_scale
-        self.transformer = (pipe.transformer if transformer is None else transformer).eval()
+        name, num_calls = choice("name", name, MODELS), integer("num_calls", num_calls, low=1)
+        self.name, self.pipe, self.guidance_scale = name, instance("pipe", pipe, LattePipeline, "a LattePipeline"), real("guidance_scale", guidance_scale)
+        kind = CLASSES[name]
+        self.transformer = instance("transformer", pipe.transformer if transformer is None else transformer, kind, f"a {kind.__name__}").eval()
         self.num_calls = self.steps = num_calls
         self.frames_first = isinstance(self.transformer, CogVideoXTransformer3DModel)  # (B, T, C, H, W) where Latte has (B, C, T, H, W)
         config = self.transformer.config
@@ -78,7 +84,8 @@ class Bench:
         self.executed: list[bool] = []
         self.calibration: Calibration | None = None
         self._full: dict[torch.Size, float] = {}
-        self._shadow = copy.deepcopy(self.transformer).to("meta")  # no weights: counts what a call costs without any cache
+        with torch.device("meta"):
+            self._shadow = kind.from_config(config).eval()  # no weights: counts what a call costs without any cache
         blocks = self.transformer.transformer_blocks
         blocks[len(blocks) // 2].ff.register_forward_pre_hook(self._middle_block_ran)
 
@@ -89,34 +96,49 @@ class Bench:
     @torch.no_grad()
     def encode(self, prompt: str) -> Tensor:
         """Text embeddings (2, L, D) of the empty prompt and this one, as the model was trained with them."""
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise ValueError(f"prompt must be a sentence such as 'a red ring moves up fast', got {prompt!r}")
+        prompt = _sentence("prompt", prompt)
         if not self.frames_first:
             with_text, without = self.pipe.encode_prompt(prompt, negative_prompt="", clean_caption=False)
             return torch.cat([without, with_text])
         tokens = self.pipe.tokenizer(["", prompt], padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
+        tokens = tokens.to(self.pipe._execution_device)
         out = self.pipe.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
         return out * tokens.attention_mask[..., None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer computes; under offload not where its weights rest."""
+        if self.transformer is self.pipe.transformer:
+            return self.pipe._execution_device
+        return getattr(getattr(self.transformer, "_hf_hook", None), "execution_device", None) or next(self.transformer.parameters()).device
+
+    def _text(self, text: Any) -> Tensor:
+        width = self.transformer.config["text_embed_dim" if self.frames_first else "caption_channels"]
+        text = numbers("text", text, f"2 L {width}")
+        if not text.is_floating_point():
+            raise TypeError(f"text must be embeddings (2, L, {width}), got {got(text)}")
+        return text.to(self.device, self.transformer.dtype)
 
     @torch.no_grad()
     def denoise(self, text: Tensor, seed: int, *, flops: list[float] | None = None) -> Tensor:
         """The denoising loop alone: text (2, L, D) and a seed for the noise -> latents (1, C, T, H, W). Operations of each call go to `flops`."""
+        text, seed, flops = self._text(text), _seed(seed), flops if flops is None else instance("flops", flops, list, "a list or None")
         scheduler, model = self.pipe.scheduler, self.transformer
-        scheduler.set_timesteps(self.steps)
-        x = torch.randn((1, *self.latent_shape), generator=torch.Generator().manual_seed(seed)) * scheduler.init_noise_sigma
+        scheduler.set_timesteps(self.steps, device=self.device)
+        x = torch.randn((1, *self.latent_shape), generator=torch.Generator().manual_seed(seed)).to(self.device) * scheduler.init_noise_sigma
         self.executed = []
         try:
             for i, t in enumerate(scheduler.timesteps):
                 self.timestep = int(t)
                 self.executed.append(False)
                 pair = scheduler.scale_model_input(torch.cat([x, x]), t)
-                pair = pair.transpose(1, 2) if self.frames_first else pair
+                pair = (pair.transpose(1, 2) if self.frames_first else pair).to(text.dtype)
                 counter = contextlib.nullcontext() if flops is None else count_flops()
                 with model.cache_context(CONTEXT, step_index=i, sigma=self.sigma(t), num_inference_steps=self.steps), counter:
                     out = model(hidden_states=pair, encoder_hidden_states=text, timestep=t.expand(2), return_dict=False)[0]
                 if flops is not None:
                     flops.append(float(counter.get_total_flops()))
-                out = out.transpose(1, 2) if self.frames_first else out
+                out = (out.transpose(1, 2) if self.frames_first else out).to(x.dtype)
                 without, with_text = out[:, : self.latent_shape[0]].chunk(2)  # Latte also predicts a variance, which nobody uses
                 x = scheduler.step(without + self.guidance_scale * (with_text - without), t, x, return_dict=False)[0]
         finally:
@@ -126,36 +148,49 @@ class Bench:
 
     def sigma(self, t: Tensor) -> float:
         """Share of noise s / (s + a) in x_t = a x_0 + s noise: the noise level of the straight path with the same signal-to-noise ratio."""
-        kept = float(self.pipe.scheduler.alphas_cumprod[t])
+        kept = float(self.pipe.scheduler.alphas_cumprod[integer("t", t, low=0, high=len(self.pipe.scheduler.alphas_cumprod) - 1)])
         return math.sqrt(1 - kept) / (math.sqrt(kept) + math.sqrt(1 - kept))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (1, C, T, H, W) -> clip (T, 3, H, W) in [0, 1]."""
+        latents = numbers("latents", latents, " ".join(map(str, (1, *self.latent_shape)))).to(self.pipe._execution_device, self.pipe.vae.dtype)
         video = self.pipe.decode_latents(latents, latents.shape[2])
         return self.pipe.video_processor.postprocess_video(video=video, output_type="pt")[0].float()
 
     def sample(self, prompt: str, seed: int, num_steps: int | None = None) -> Tensor:
         """One clip (T, 3, H, W) in [0, 1], with whatever cache is switched on. num_steps: fewer calls than N."""
+        prompt, seed = _sentence("prompt", prompt), _seed(seed)
         with contextlib.nullcontext() if num_steps is None else fewer_steps(self, num_steps):
             return self.decode(self.denoise(self.encode(prompt), seed))
 
     def full_flops(self, text: Tensor) -> float:
         """Floating-point operations of one call without any cache, for a text of this length (counted on a copy without weights)."""
+        text = self._text(text)
         if text.shape not in self._full:
             channels, frames, height, width = self.latent_shape
             shape = (2, frames, channels, height, width) if self.frames_first else (2, channels, frames, height, width)
             with torch.no_grad(), count_flops() as counter:
-                inputs = dict(hidden_states=torch.empty(shape, device="meta"), encoder_hidden_states=text.to("meta"))
+                inputs = dict(hidden_states=torch.empty(shape, device="meta"), encoder_hidden_states=torch.empty(text.shape, device="meta"))
                 self._shadow(**inputs, timestep=torch.ones(2, dtype=torch.long, device="meta"))
             self._full[text.shape] = float(counter.get_total_flops())
         return self._full[text.shape]
 
 
+def _sentence(name: str, value: Any) -> str:
+    expected = "a sentence such as 'a red ring moves up fast'"
+    if not instance(name, value, str, expected).strip():
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    return value
+
+
+def _seed(value: Any) -> int:
+    return integer("seed", value, low=0, high=2**63 - 1)
+
+
 def load(name: str) -> Bench:
     """The bench of "toy-latte" or "toy-cogvideox". Raises ValueError for another name, FileNotFoundError when the model is not there."""
-    if name not in MODELS:
-        raise ValueError(f"name must be one of {', '.join(MODELS)}, got {name!r}")
+    name = choice("name", name, MODELS)
     call = zoo.entry("toy-latte").call
     options = dict(num_calls=call["num_inference_steps"], guidance_scale=call["guidance_scale"])
     if name == "toy-latte":
@@ -176,16 +211,22 @@ def count_flops() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention})
 
 
+def fewer_steps(bench: Bench, num_steps: int) -> AbstractContextManager[None]:
+    """The control without any cache: the same sampler with fewer steps, within `with`. Raises ValueError unless 1 <= num_steps <= N."""
+    return _with_steps(_bench(bench), integer("num_steps", num_steps, low=1, high=bench.num_calls))
+
+
 @contextmanager
-def fewer_steps(bench: Bench, num_steps: int) -> Iterator[None]:
-    """The control without any cache: the same sampler with fewer steps. Raises ValueError unless 1 <= num_steps <= N."""
-    if not isinstance(num_steps, int) or not 1 <= num_steps <= bench.num_calls:
-        raise ValueError(f"num_steps must be an integer in 1..{bench.num_calls}, got {num_steps!r}")
+def _with_steps(bench: Bench, num_steps: int) -> Iterator[None]:
     before, bench.steps = bench.steps, num_steps
     try:
         yield
     finally:
         bench.steps = before
+
+
+def _bench(value: Any) -> Bench:
+    return instance("bench", value, Bench, "a Bench, as caches.load makes it")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -214,6 +255,8 @@ class Run:
 
 def record(bench: Bench, prompt: str, seed: int, *, method: str = "uncached", knob: float | None = None) -> Run:
     """One clip with whatever is switched on, its work counted."""
+    bench, method = _bench(bench), instance("method", method, str, "the name of a method")
+    prompt, seed, knob = _sentence("prompt", prompt), _seed(seed), knob if knob is None else real("knob", knob)
     text, flops = bench.encode(prompt), []
     latents = bench.denoise(text, seed, flops=flops)
     full = bench.full_flops(text)
@@ -222,6 +265,7 @@ def record(bench: Bench, prompt: str, seed: int, *, method: str = "uncached", kn
 
 def check_skipped(run: Run) -> Run:
     """The run itself. Raises NothingSkipped when less than one per cent of the uncached work was saved."""
+    instance("run", run, Run, "a Run, as caches.record makes it")
     if run.computed_calls >= 0.99 * run.num_calls:
         raise NothingSkipped(
             f"{run.method} with its knob at {run.knob} did the work of {run.computed_calls:.2f} of {run.num_calls} calls: it skipped nothing, so it "
@@ -232,6 +276,8 @@ def check_skipped(run: Run) -> Run:
 
 def measure(bench: Bench, method: "Method", knob: float, prompt: str, seed: int) -> Run:
     """One clip under a method, checked by `check_skipped`. Raises ValueError where the method cannot serve the model."""
+    instance("method", method, Method, "a Method of caches.METHODS")
+    prompt, seed = _sentence("prompt", prompt), _seed(seed)
     with method.enable(bench, knob):
         return check_skipped(record(bench, prompt, seed, method=method.name, knob=knob))
 
@@ -259,8 +305,9 @@ class Calibration:
 
 def calibrate(bench: Bench, prompts: Sequence[str], *, seed: int = 1000) -> Calibration:
     """Record uncached clips of a few prompts (8 are plenty; none that is judged later), and keep the result as `bench.calibration`."""
-    if isinstance(prompts, str) or not len(prompts):
-        raise ValueError(f"prompts must be a list of at least one prompt, got {prompts!r}")
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts must be a list of at least one prompt, got {prompts!r}")
+    bench, prompts, seed = _bench(bench), [_sentence("prompts", prompt) for prompt in texts("prompts", prompts)], _seed(seed)
     probes, ratios = [], []
     for i, prompt in enumerate(prompts):
         text = bench.encode(prompt)
@@ -295,9 +342,8 @@ def codebook(bench: Bench, target_calls: float, *, motion: bool = False, expect:
     of the gap. (Published tables reach 6 at every speed.)
     Raises ValueError before `calibrate`, and for a target out of 1..N.
     """
-    known = _calibration(bench)
-    if not 1 <= target_calls <= bench.num_calls:
-        raise ValueError(f"target_calls must lie in 1..{bench.num_calls}, got {target_calls}")
+    target_calls = real("target_calls", target_calls, low=1, high=_bench(bench).num_calls)
+    motion, expect, known = flag("motion", motion), choice("expect", expect, caching_schedules.REUSES), _calibration(bench)
     key = (target_calls, motion, expect)
     if key not in known.codebooks:
         gap = bench.num_calls / target_calls
@@ -337,20 +383,26 @@ class Method:
     values: dict[str, tuple]
     refuses: dict[str, str] = field(default_factory=dict)
 
-    @contextmanager
-    def enable(self, bench: Bench, knob: float) -> Iterator[None]:
+    def enable(self, bench: Bench, knob: float) -> AbstractContextManager[None]:
         """On within `with`, gone without a trace after it. Raises ValueError for a knob <= 0 and a model that the method cannot serve."""
-        if bench.name in self.refuses:
+        if _bench(bench).name in self.refuses:
             raise ValueError(f"{self.name} cannot serve {bench.name}: {self.refuses[bench.name]}")
-        if isinstance(knob, bool) or not isinstance(knob, Real) or not 0 < knob < math.inf:
-            raise ValueError(f"knob of {self.name} ({self.knob}) must be a number > 0, got {knob!r}")
-        with self.attach(bench, knob):
-            yield
+        real(f"knob of {self.name} ({self.knob})", knob, low=0, above=True)
+        try:
+            return self.attach(bench, knob)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"knob of {self.name} ({self.knob}) at {knob}: {error}") from error
+
+
+def diffusers_cache(bench: Bench, config: Any) -> AbstractContextManager[None]:
+    """A cache of diffusers, by its own configuration, on within `with`. Its chatter is silenced: `check_skipped` sees what it would report."""
+    if not type(config).__module__.startswith("diffusers."):
+        raise TypeError(f"config must be a cache's configuration of diffusers, such as FirstBlockCacheConfig, got {got(config)}")
+    return _switched_on(_bench(bench), config)
 
 
 @contextmanager
-def diffusers_cache(bench: Bench, config: Any) -> Iterator[None]:
-    """A cache of diffusers, by its own configuration, on within `with`. Its chatter is silenced: `check_skipped` sees what it would report."""
+def _switched_on(bench: Bench, config: Any) -> Iterator[None]:
     level = diffusers.logging.get_verbosity()
     diffusers.logging.set_verbosity(diffusers.logging.CRITICAL)
     try:
@@ -370,6 +422,7 @@ def pyramid_attention_broadcast(bench: Bench, every: int) -> AbstractContextMana
 
     The default patterns search "transformer_blocks" anywhere in a name, which gives Latte's temporal blocks the spatial range: hence the "^".
     """
+    every = integer("every", every, low=1)
     options = dict(temporal_attention_block_skip_range=round(1.5 * every), cross_attention_block_skip_range=3 * every)
     config = diffusers.PyramidAttentionBroadcastConfig(
         spatial_attention_block_skip_range=every, spatial_attention_block_identifiers=("^transformer_blocks",),
@@ -380,6 +433,7 @@ def pyramid_attention_broadcast(bench: Bench, every: int) -> AbstractContextMana
 
 def faster_cache(bench: Bench, every: int) -> AbstractContextManager:
     """The half without text computed at one call in `every`, below timestep 641; attention of the other half at every second call."""
+    every = integer("every", every, low=1)
     config = diffusers.FasterCacheConfig(
         spatial_attention_block_skip_range=2, temporal_attention_block_skip_range=None if bench.frames_first else 2,
         unconditional_batch_skip_range=every, attention_weight_callback=lambda _: 0.5, current_timestep_callback=lambda: bench.timestep,
@@ -404,6 +458,7 @@ def taylor_seer(bench: Bench, interval: int, *, lite: bool = False) -> AbstractC
 
     The default patterns must match a whole name that ends in "attn"; these models call theirs attn1 and attn2, so that nothing is hooked.
     """
+    interval = integer("interval", interval, low=1)
     options = dict(use_lite_mode=True) if lite else dict(cache_identifiers=[r".*blocks\.\d+\.(attn\d|ff)"])
     return diffusers_cache(bench, diffusers.TaylorSeerCacheConfig(cache_interval=interval, taylor_factors_dtype=torch.float32, **options))
 
@@ -468,5 +523,6 @@ ADACACHE = tuple(name for name in METHODS if name.startswith("AdaCache"))
 
 
 def methods_for(model: str) -> list[Method]:
-    """The methods that can serve a model, in the order of METHODS."""
+    """The methods that can serve a model, in the order of METHODS. Raises ValueError for another model than those of MODELS."""
+    model = choice("model", model, MODELS)
     return [method for method in _METHODS if model in method.values]

@@ -11,12 +11,17 @@ all both fail, which is what `share` is for.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 from scipy import stats
+
+from ..arguments import flag, function, got, instance, real
+
+__all__ = [
+    "FEW", "Crossings", "Estimate", "Plateau", "between_share", "correlation", "crossing", "interval", "paired", "plateau", "ratio", "share", "slope",
+]  # fmt: skip
 
 FEW = 8  # units; below it a bootstrap interval is too narrow
 RESAMPLES = 9999
@@ -47,8 +52,7 @@ class Estimate:
         A gain when the whole interval lies above `smallest`, the smallest effect that matters (>= 0), a loss when it lies below -smallest. The third
         answer covers a difference too small to matter as well as one that these units cannot show.
         """
-        if not isinstance(smallest, Real) or not smallest >= 0:
-            raise ValueError(f"smallest must be a number of at least 0, got {smallest!r}")
+        smallest = real("smallest", smallest, low=0)
         return "gain" if self.low > smallest else "loss" if self.high < -smallest else "no difference seen"
 
 
@@ -92,14 +96,15 @@ def interval(values, *, units=None, of: str = "units", statistic: Callable = np.
     plural. `statistic`: another one than the mean over units (np.median; takes `axis`), from 8 units on. Raises TypeError for what are no numbers,
     ValueError for other shapes, NaN or infinite values, fewer than two units, and another statistic of fewer than 8.
     """
-    if not callable(statistic):
-        raise TypeError(f"statistic must be a function of an array and its axis, such as np.median, got {statistic!r}")
+    _plural(of)
+    function("statistic", statistic, "a function of an array and its axis, such as np.median")
     x = _by_unit(_numbers(values, "values"), units)
     return _estimate(x, of, statistic)
 
 
 def paired(a, b, *, units=None, of: str = "units") -> Estimate:
     """The mean of a - b with its 95 % interval, row by row: same prompt, same seed. Shapes, `units` and errors as in `interval`."""
+    _plural(of)
     a, b = _pair(a, b)
     return _estimate(_by_unit(_difference(a, b), units, "a and b"), of, np.mean)
 
@@ -110,6 +115,7 @@ def ratio(a, b, *, units=None, of: str = "units") -> Estimate:
     Not the mean of ratios, which a few small b rule. `spread` is that of a unit's share in it, (a - ratio x b) / mean(b). Shapes, `units` and errors as in
     `interval`; ValueError also where the mean of b cannot be told from zero: such a ratio says nothing.
     """
+    _plural(of)
     a, b = _pair(a, b)
     a, b = (_by_unit(x, units, "a and b") for x in (a, b))
     if len(a) < FEW:
@@ -131,6 +137,7 @@ def share(hits, *, of: str = "units") -> Estimate:
     hits (n,): True and False, or 1 and 0, one a unit (several rows a unit: `interval` of the units' shares). Raises TypeError for what are no numbers,
     ValueError for other values and shapes.
     """
+    _plural(of)
     x = _numbers(hits, "hits")
     if x.ndim != 1 or len(x) == 0 or not np.isin(x, (0, 1)).all():
         raise ValueError(f"hits must be (n,) of True and False, got shape {x.shape} with values from {x.min(initial=0):g} to {x.max(initial=0):g}")
@@ -144,6 +151,7 @@ def correlation(a, b, *, units=None, of: str = "units") -> Estimate:
     Shapes, `units` and errors as in `interval`; ValueError also where all of a or all of b are equal. `spread` is that of the units' own terms, the
     products of standardised ranks.
     """
+    _plural(of)
     a, b = _pair(a, b)
     # equal means of different rows differ by rounding, which must not rank them
     a, b = (np.array([float(f"{mean:.12g}") for mean in _by_unit(x, units, "a and b")]) for x in (a, b))
@@ -170,6 +178,7 @@ def slope(a, b, *, of: str = "units") -> Estimate:
     chance in one set of pictures makes no slope). At least 8 units; pairs of equal a have no slope and do not count. `spread` is that of the units' own
     slopes, each the median of the lines through it. Raises TypeError for what are no numbers, ValueError for other shapes and where all of a are equal.
     """
+    _plural(of)
     a, b = _pair(a, b)
     if a.ndim not in (1, 2) or len(a) < FEW or (a == a[0]).all():
         low, high = (a.min(), a.max()) if a.size else (np.nan, np.nan)
@@ -208,6 +217,7 @@ def between_share(table, *, of: str = "units") -> Estimate:
     hold the truth, and 92 to 94 % of those of 24: read those of few units as too narrow. Raises TypeError for what are no numbers, ValueError for other
     shapes, NaN, and a table of equal values.
     """
+    _plural(of)
     x = _numbers(table, "table")
     if x.ndim != 2 or len(x) < FEW or x.shape[1] < 2:
         raise ValueError(f"table must be (n, m) with at least {FEW} units and two repeats, got {x.shape}")
@@ -237,6 +247,7 @@ def crossing(xs, a, b, *, of: str = "units") -> Crossings:
     the two settings themselves are the interval. `spread` is that of the units' own crossings there. Raises ValueError for other shapes, settings that do
     not rise, and fewer than two units.
     """
+    _plural(of)
     a, b = _pair(a, b)
     xs = _numbers(xs, "xs")
     if xs.ndim != 1 or len(xs) < 2 or not (np.diff(xs) > 0).all():
@@ -270,14 +281,17 @@ def plateau(xs: Sequence, table, *, lower_is_better: bool = False, of: str = "un
     the paired difference lies above zero by Student's t with Bonferroni's correction for K - 1 looks, so the truly best setting is a member in at
     least 95 % of all experiments. Raises TypeError for what are no numbers, ValueError for other shapes, repeated settings and fewer than two units.
     """
-    if not isinstance(lower_is_better, (bool, np.bool_)):
-        raise TypeError(f"lower_is_better must be True or False, got {lower_is_better!r}")
-    scores = _numbers(table, "table")
+    _plural(of)
+    lower_is_better, scores = flag("lower_is_better", lower_is_better), _numbers(table, "table")
     try:
+        if isinstance(xs, (str, bytes, Mapping, Set)):
+            raise TypeError
         xs = [x.item() if hasattr(x, "item") else x for x in xs]
-        different = len(set(xs)) == len(xs)
+        if any(x is None or isinstance(x, complex) for x in xs):
+            raise TypeError
+        different = len(set(xs)) == len(xs) and all(x == x for x in xs)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"xs must be numbers or names, one a setting, got {xs!r}") from None
+        raise TypeError(f"xs must be numbers or names, one a setting, got {got(xs)}") from None
     if len(xs) < 2 or not different:
         raise ValueError(f"xs must be at least two different settings, got {xs}")
     if scores.ndim != 2 or scores.shape[1] != len(xs) or len(scores) < 2:
@@ -296,6 +310,10 @@ def plateau(xs: Sequence, table, *, lower_is_better: bool = False, of: str = "un
 # --- the parts ---
 
 
+def _plural(of):
+    instance("of", of, str, "the name of the units in the plural")
+
+
 def _numbers(x, name):
     try:
         if hasattr(x, "detach"):
@@ -307,7 +325,7 @@ def _numbers(x, name):
             raise TypeError
         array = array.astype(np.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise TypeError(f"{name} must be real numbers, got {type(x).__name__}") from None
+        raise TypeError(f"{name} must be real numbers, got {got(x)}") from None
     if np.ma.is_masked(x):
         raise ValueError(f"{name} must not hold masked values")
     if not np.isfinite(array).all():
@@ -335,23 +353,39 @@ def _by_unit(x, units, name="values"):
         raise ValueError(f"{name} must be (n,) or (n, ...) and not empty, got {x.shape}")
     rows = x.reshape(len(x), -1).mean(1)
     if units is not None:
-        units = units.detach().cpu().tolist() if hasattr(units, "detach") else units
-        labels = np.asarray(units)
-        if labels.shape != (len(x),):
-            raise ValueError(f"units must be ({len(x)},), a label for each row, got {labels.shape}")
-        try:
-            missing = any(label is None or label != label for label in labels)
-        except TypeError:  # pandas' NA, which is neither equal to itself nor not
-            missing = True
-        if missing:
-            raise ValueError("units must not hold NaN or None")
-        if len({isinstance(label, str) for label in units}) > 1:  # numpy takes 1 and "1" for one label
-            raise ValueError("units must be all names or all numbers, got both")
-        _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        place, counts = _places(units, len(x))
         rows = np.bincount(place, weights=rows) / counts
     if len(rows) < 2:
-        raise ValueError(f"at least two units are needed for an interval, got {len(rows)}")
+        raise ValueError(f"{name} must have at least two units for an interval, got {len(rows)}")
     return rows
+
+
+def _places(units, rows):
+    """The unit's number of each row, and how many rows each unit has."""
+    refusal = TypeError(f"units must be names or numbers, a label for each row, got {got(units)}")
+    if isinstance(units, (str, bytes, Mapping, Set)):
+        raise refusal
+    try:
+        units = units.detach().cpu().tolist() if hasattr(units, "detach") else units
+        labels = np.asarray(units)
+    except (ValueError, RuntimeError):  # ragged lists, tensors without numbers
+        raise refusal from None
+    if labels.dtype.kind == "c":
+        raise refusal
+    if labels.shape != (rows,):
+        raise ValueError(f"units must be ({rows},), a label for each row, got {labels.shape}")
+    try:
+        missing = any(label is None or label != label for label in labels)
+    except TypeError:  # pandas' NA, which is neither equal to itself nor not
+        missing = True
+    if missing:
+        raise ValueError("units must not hold NaN or None")
+    if len({isinstance(label, str) for label in units}) > 1:  # numpy takes 1 and "1" for one label
+        raise ValueError("units must be all names or all numbers, got both")
+    try:
+        return np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    except TypeError:  # what has no order
+        raise refusal from None
 
 
 def _tails(n):
@@ -367,8 +401,13 @@ def _student(x, level):
 
 
 def _estimate(x, of, statistic):
-    n, value, spread = len(x), statistic(x, axis=0), float(x.std(ddof=1))
-    if np.ndim(value) or not np.isfinite(value):
+    n, spread = len(x), float(x.std(ddof=1))
+    try:
+        value = statistic(x, axis=0)
+        wrong = np.ndim(value) or not np.isfinite(value)
+    except Exception as error:  # whatever a function says that takes no axis, or gives no number
+        raise TypeError(f"statistic must be a function of an array and its axis, such as np.median, got {got(statistic)}") from error
+    if wrong:
         raise ValueError(f"statistic must give one finite number over axis 0, got {value!r}")
     value = float(value)
     if n < FEW:

@@ -5,6 +5,7 @@ What a method must do on any architecture (change nothing, skip what it should, 
 second. Sizes are small and unequal, so that swapped axes fail.
 """
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,13 @@ import diffusers
 import torch
 import transformers
 from torch import Tensor, nn
+
+from ..arguments import choice, got, instance, integer, numbers, texts
+
+__all__ = [
+    "BATCH", "FRAMES", "TEXT", "VIDEO_PIPELINES", "VIDEO_TRANSFORMERS", "SmallVideoPipeline", "SmallVideoTransformer", "clip_tokenizer", "image_pipeline",
+    "pixel_pipeline", "video_pipeline", "video_transformer",
+]  # fmt: skip
 
 BATCH, FRAMES, TEXT = 2, 3, 5
 
@@ -76,8 +84,7 @@ class SmallVideoTransformer:
     """A random model of one class. model: the transformer; start: its first latents; text: (2, 5, width); times: one timestep per call."""
 
     def __init__(self, name: str, calls: int = 12):
-        if name not in VIDEO_TRANSFORMERS:
-            raise ValueError(f"name must be one of {', '.join(VIDEO_TRANSFORMERS)}, got {name!r}")
+        name, calls = choice("name", name, VIDEO_TRANSFORMERS), integer("calls", calls, low=1)
         _, _, shape, width = VIDEO_TRANSFORMERS[name]
         self.model = _random_transformer(name)
         generator = torch.Generator().manual_seed(1)
@@ -88,8 +95,9 @@ class SmallVideoTransformer:
         self.times = 1000 - times if name == "Mochi" else times  # Mochi's rise
 
     def call(self, latents: Tensor, n: int, text: Tensor | None = None) -> Tensor:
-        """The model's output at call n (1-based)."""
-        text = self.text if text is None else text
+        """The model's output at call n (1-based, at most `calls`)."""
+        n, latents = integer("n", n, low=1, high=self.calls), _floating("latents", latents, " ".join("BCTHW"[: self.start.ndim]))
+        text = self.text if text is None else _floating("text", text, f"{BATCH} L {self.text.shape[-1]}")
         timestep = self.times[n - 1].expand(BATCH)
         with _no_autocast_warning():
             return self.model(hidden_states=latents, timestep=timestep, encoder_hidden_states=text, return_dict=False, **self.extra)[0]
@@ -97,8 +105,11 @@ class SmallVideoTransformer:
     @torch.no_grad()
     def sample(self, calls: int | None = None, *, text: Tensor | None = None, context: str | None = None) -> Tensor:
         """Latents after the first `calls` calls of the loop x <- x - 0.1 model(x); `context`: a cache context to call in."""
+        calls = self.calls if calls is None else integer("calls", calls, low=1, high=self.calls)
+        context = None if context is None else instance("context", context, str, "a name or None")
+        text = self.text if text is None else _floating("text", text, f"{BATCH} L {self.text.shape[-1]}")
         latents = self.start
-        for n in range(1, (calls or self.calls) + 1):
+        for n in range(1, calls + 1):
             if context is None:
                 out = self.call(latents, n, text)
             else:
@@ -107,6 +118,13 @@ class SmallVideoTransformer:
             out = out.chunk(2, dim=1)[0] if out.shape != latents.shape else out
             latents = latents - 0.1 * out
         return latents
+
+
+def _floating(name: str, value, shape: str) -> Tensor:
+    x = numbers(name, value, shape, detach=False)
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating-point numbers ({', '.join(shape.split())}), got {got(value)}")
+    return x
 
 
 def video_transformer(name: str, calls: int = 12) -> SmallVideoTransformer:
@@ -189,8 +207,7 @@ class SmallVideoPipeline:
     """
 
     def __init__(self, name: str, num_calls: int = 10):
-        if name not in VIDEO_PIPELINES:
-            raise ValueError(f"name must be one of {', '.join(VIDEO_PIPELINES)}, got {name!r}")
+        name, num_calls = choice("name", name, VIDEO_PIPELINES), integer("num_calls", num_calls, low=1)
         pipeline, (vae, vae_config), (scheduler, scheduler_config), arguments = VIDEO_PIPELINES[name]
         self.num_calls = num_calls
         self.latent = dict(num_frames=FRAMES, height=4, width=6)
@@ -206,7 +223,7 @@ class SmallVideoPipeline:
 
     def call(self, seed: int = 0, **changes) -> Tensor:
         """Run the pipeline; returns latents, or a video (B, T, 3, H, W) in [0, 1] with output_type="pt". changes: other arguments of the pipeline."""
-        arguments = {**self._arguments, "generator": torch.Generator().manual_seed(seed), **changes}
+        arguments = {**self._arguments, "generator": torch.Generator().manual_seed(_seed(seed)), **changes}
         with _no_autocast_warning():
             return self.pipe(**arguments).frames
 
@@ -218,11 +235,19 @@ def video_pipeline(name: str, num_calls: int = 10) -> SmallVideoPipeline:
 
 # ----------------------------------------------------------------------------------------------------------------------------- pictures
 
+
+def _seed(seed) -> int:
+    return integer("seed", seed, low=-(2**63), high=2**63 - 1)
+
+
 IMAGE_WORDS = ("a", "photo", "of", "red", "blue", "cat", "dog", "rabbit", "teapot")
 
 
 def clip_tokenizer(words, length: int) -> transformers.CLIPTokenizer:
-    """A CLIPTokenizer of `length` positions with each of `words` as one token, and letters for everything else ("bee" is three tokens)."""
+    """A CLIPTokenizer of `length` >= 3 positions with each of `words` (small letters) as one token, and letters for everything else ("bee" is three tokens)."""
+    words, length = texts("words", words), integer("length", length, low=3)
+    if wrong := [word for word in words if not re.fullmatch("[a-z]+", word)]:
+        raise ValueError(f"words must be of the letters a to z, got {wrong[0]!r}")
     letters = "abcdefghijklmnopqrstuvwxyz"
     vocab = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
     merges = []
@@ -239,6 +264,7 @@ def clip_tokenizer(words, length: int) -> transformers.CLIPTokenizer:
 
 def image_pipeline(seed: int = 0) -> diffusers.StableDiffusionPipeline:
     """A StableDiffusionPipeline with random weights and Stable Diffusion's schedule: four levels, VAE factor 2, 16x16 pixels, ten text tokens."""
+    seed = _seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = diffusers.AutoencoderKL(
@@ -269,6 +295,7 @@ def image_pipeline(seed: int = 0) -> diffusers.StableDiffusionPipeline:
 
 def pixel_pipeline(seed: int = 0) -> diffusers.DDPMPipeline:
     """A DDPMPipeline with random weights: an unconditional UNet2DModel on 16x16 pixels, four levels of two layers, no text and no VAE."""
+    seed = _seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = diffusers.UNet2DModel(

@@ -8,10 +8,13 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from ..arguments import real
 from ..measures import caches, metrics, statistics
 from ..recipes import toy_latte
 from . import caching_calibration as calibration
-from .runner import Study
+from .runner import Study, has_columns, known
+
+__all__ = ["HOLD", "KNOBS", "LINE", "STUDY", "against"]
 
 MODEL = "toy-cogvideox"
 KINDS = ("still", "slow", "fast", "camera")
@@ -76,6 +79,9 @@ STUDY = Study(
 
 def at_work(table: pd.DataFrame, method: str, work: float) -> np.ndarray:
     """(prompts,) PSNR of a method where its mean work is exactly `work`: every clip counts with one mix of its two knobs. NaN out of their reach."""
+    has_columns(table, ("method", "prompt", "knob", "work", "psnr"))
+    known("method", method, table.method)
+    work = real("work", work)
     rows = table[table.method == method].sort_values("prompt")
     grids = sorted(((g.work.mean(), g.psnr.to_numpy()) for _, g in rows.groupby("knob")), key=lambda g: g[0])
     (low, first), (high, second) = grids
@@ -85,5 +91,6 @@ def at_work(table: pd.DataFrame, method: str, work: float) -> np.ndarray:
 
 def against(table: pd.DataFrame, method: str, work: float, rival: str = "AdaCache") -> statistics.Estimate | None:
     """PSNR of a method less that of its rival at the same mean work, paired by prompt; None where one of them does not reach that work."""
+    known("rival", rival, has_columns(table, ("method",)).method)
     a, b = at_work(table, method, work), at_work(table, rival, work)
     return None if np.isnan(a).any() or np.isnan(b).any() else statistics.paired(a, b, of="prompts")

@@ -30,7 +30,12 @@ from ..measures import probabilities as peers
 from ..methods import alternating_normalization as can
 from ..models import classifiers, zoo
 from ..recipes import toy_vit
-from .runner import Study
+from .runner import Study, has_columns, known
+
+__all__ = [
+    "ASKED", "BLURS", "CLASSIFIERS", "CONDITIONS", "GRID", "MAIN", "SEEDS", "SKEWS", "STUDY", "adjust", "at", "blurred", "categories", "class_shares",
+    "column", "digits", "published", "skewed", "toy_categories",
+]  # fmt: skip
 
 SEEDS = 16
 THRESHOLD = 0.75  # of CAN at fixed settings, with k = 2 and 3, alpha = 1, d = 1; rows at or above it are called undecided in every row of the table
@@ -308,6 +313,10 @@ def column(table, method: str, name: str = "accuracy", **where) -> np.ndarray:
 
     where: bench ("digits" unless given), task, condition or conditions. Raises ValueError where no rows fit, or not one for each unit and condition.
     """
+    if unknown := set(where) - {"bench", "task", "condition", "conditions"}:
+        raise ValueError(f"where must be of bench, task, condition and conditions, got {', '.join(sorted(unknown))}")
+    has_columns(table, ("bench", "task", "seed", "condition", "method", name))
+    known("method", method, table.method)
     conditions = where.pop("conditions", None)
     wanted = {"bench": "digits", "method": method} | where
     if wanted["bench"] == "digits":

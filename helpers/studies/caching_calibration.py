@@ -16,6 +16,8 @@ from ..methods import caching_schedules as ada
 from ..recipes import toy_latte
 from .runner import TABLES, Study
 
+__all__ = ["KINDS", "STUDY", "codebook", "fixed_calls"]
+
 KINDS = ("still", "slow", "fast", "growing", "camera", "two objects")
 ADAPTIVE = ("AdaCache", "AdaCache, narrow rates")
 BUDGETS = {  # computed calls of 30
@@ -94,6 +96,8 @@ def table() -> pd.DataFrame:
 @lru_cache
 def row_of(model: str, method: str, budget: float) -> dict:
     found = table().query("model == @model and method == @method and budget == @budget")
+    if found.empty:
+        raise ValueError(f"model, method and budget must be those of a recorded row, got {model!r}, {method!r} and {budget!r}")
     return found.iloc[0].to_dict()
 
 

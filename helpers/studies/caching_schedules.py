@@ -10,12 +10,15 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from ..arguments import real
 from ..measures import caches, metrics
 from ..methods import caching_schedules as ada
 from ..recipes import toy_latte
 from ..toyworld import analysers
 from . import caching_calibration as calibration
-from .runner import Study
+from .runner import Study, has_columns, known
+
+__all__ = ["STUDY", "at_cost"]
 
 PROMPTS, TEST_SEED = 8, 12  # prompts of each kind, seed of the toy world
 SEEDS = {"toy-latte": 8, "toy-cogvideox": 4}
@@ -107,8 +110,11 @@ def at_cost(table: pd.DataFrame, method: str, cost: float, column: str = "psnr",
     tossed for every clip gives on average. Raises ValueError for a method without rows, budgets of other clips than its others, a column that the table
     does not have, and a cost outside of what was recorded.
     """
-    if unknown := sorted({column, by} - set(table)):
-        raise ValueError(f"the table has no column {', '.join(unknown)}; there are {', '.join(table)}")
+    has_columns(table, (column, by, "model", "method", "prompt", "seed", "budget"))
+    known("model", model, table.model)
+    cost = real("cost", cost)
+    if not isinstance(method, str):
+        raise TypeError(f"method must be the name of a method, got {method!r}")
     rows = table[(table.model == model) & (table.method == method)]
     if rows.empty:
         raise ValueError(f"method {method!r} has no rows for {model!r}; there are {', '.join(table[table.model == model].method.unique())}")

@@ -21,7 +21,12 @@ from ..recipes import toy_sd
 from ..toyworld.skeletons import CATEGORIES
 from . import diffusion_features_grids as grids
 from .diffusion_features_grids import CONTRAST, DIFT, PATCHES, SMALL, STRIDES, UNTRAINED, chosen, chosen_block
-from .runner import Study
+from .runner import Study, has_columns
+
+__all__ = [
+    "ACTUAL", "CLIPS", "CONTRAST", "DIFT", "ENSEMBLES", "LATENT", "LAYER", "OTHER", "OTHER_TASK", "PAIRS", "PATCHES", "PLACE", "SEED", "SIFT", "SIZE", "SKIP",
+    "STILL", "STUDY", "TOLD", "UNTRAINED", "eyes", "maps_of", "per_point", "published", "scores",
+]  # fmt: skip
 
 OTHER, LAYER, SKIP = "DIFT, other task's setting", "DIFT, best layer", "encoder's map alone"
 LATENT, SIFT, PLACE, STILL = "VAE latent", "SIFT", "same place", "mask stays"
@@ -213,6 +218,10 @@ STUDY = Study(
 
 def scores(table: pd.DataFrame, part: str, name: str, column: str = "score") -> np.ndarray:
     """A column of one descriptor over the units of a part, in their order. Raises ValueError where there are none."""
+    has_columns(table, ("part", "descriptor", "unit", column))
+    for argument, value in (("part", part), ("name", name)):
+        if not isinstance(value, str):
+            raise TypeError(f"{argument} must be a text, got {value!r}")
     rows = table[(table.part == part) & (table.descriptor == name)].sort_values("unit")
     if rows.empty:
         raise ValueError(

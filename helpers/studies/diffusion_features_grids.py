@@ -20,7 +20,9 @@ from ..methods import diffusion_features as dift
 from ..models import zoo
 from ..recipes import toy_sd
 from ..toyworld.skeletons import CATEGORIES
-from .runner import TABLES, Study
+from .runner import TABLES, Study, has_columns, known
+
+__all__ = ["BLOCKS", "CARRY", "CLIP_KINDS", "FRAMES", "LAYERS", "STUDY", "TIMES", "chosen", "chosen_block", "clips", "grid", "layer_maps", "one_pair"]
 
 DIFT, UNTRAINED, CONTRAST, PATCHES = "DIFT", "untrained U-Net", "toy-contrast", "raw patches"
 TIMES, FEW, CLIP_TIMES = (0, 15, 60, 120, 261, 401, 601), (0, 60, 261), (0, 15, 60, 120, 261)
@@ -198,6 +200,10 @@ def table() -> pd.DataFrame:
 
 def grid(rows: pd.DataFrame, task: str, name: str = DIFT, which: str = "at") -> tuple[list[tuple[int, int]], np.ndarray]:
     """Settings (t, reading) and the scores (units, settings) of a descriptor."""
+    known("which", which, ("at", "loose"))
+    has_columns(rows, ("task", "descriptor", "unit", "t"))
+    known("task", task, rows.task)
+    known("name", name, rows.descriptor)
     rows = rows[(rows.task == task) & (rows.descriptor == name)]
     columns = [f"{which}_{k}" for k in range(LAYERS)]
     wide = rows.pivot(index="unit", columns="t", values=columns)

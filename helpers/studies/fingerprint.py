@@ -20,6 +20,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+__all__ = ["contents", "definitions", "differences", "of"]
+
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -241,6 +243,8 @@ def definitions(name: str, *, root: Path = ROOT, package: str = "helpers", room:
 
     Raises ValueError where the module has no `STUDY = Study(..., measure=..., ...)`.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be that of a study, got {name!r}")
     walk = Walk(root, package)
     module = walk.module(f"{package}.{room}.{name}")
     calls = [s.value for s in module.statements.get("STUDY", []) if isinstance(s, (ast.Assign, ast.AnnAssign))] if module else []
@@ -260,6 +264,9 @@ def contents(models: tuple[str, ...], files: tuple[str, ...], *, data: Path = RO
 
     Raises FileNotFoundError that names what is not there.
     """
+    for name, value in (("models", models), ("files", files)):
+        if not isinstance(value, (tuple, list)) or not all(isinstance(part, str) for part in value):
+            raise TypeError(f"{name} must be a tuple of texts, got {value!r}")
     paths = [data / file for file in files]
     for model in models:
         inside = [p for p in (data / "models" / model).rglob("*") if p.is_file() and p.name != "README.md" and ".partial" not in str(p)]

@@ -22,6 +22,11 @@ from ..models import zoo
 from ..recipes import toy_vit
 from .runner import Study
 
+__all__ = [
+    "DIGIT_LABELS", "HARDNESS", "ISLANDS", "LABELS", "PIXELS", "SIZES", "STUDY", "TEMPERATURES", "corrupted", "described", "fitted", "labelled", "says",
+    "share_right",
+]  # fmt: skip
+
 SIZES = dict(train=240, validation=100, test=200)
 SEEDS, DIGIT_SEEDS, GROUPINGS = 2, 8, 12
 LABELS, DIGIT_LABELS, ISLANDS = (2, 5, 20), (1, 2, 5, 10, 20, 50), (1, 2, 3, 4, 5)

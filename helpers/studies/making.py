@@ -30,6 +30,8 @@ from ..recipes.manifest import write_manifest
 from . import runner
 from .runner import DATA, ROOT, TABLES, key
 
+__all__ = ["again", "listing", "main", "make"]
+
 UNFINISHED = ROOT / ".studies"
 LIBRARIES = ("numpy", "torch", "diffusers", "transformers", "scikit-learn")
 
@@ -192,8 +194,19 @@ def publish(name: str, rows: list[dict], seconds: list[float], *, processes: int
 # ------------------------------------------------------------------------------------------------------------ what make study does
 
 
+def _checked(processes: int = 1, dask: str | None = None) -> None:
+    if not isinstance(processes, int) or isinstance(processes, bool):
+        raise TypeError(f"processes must be a whole number >= 1, got {processes!r}")
+    if processes < 1:
+        raise ValueError(f"processes must be a whole number >= 1, got {processes}")
+    if not isinstance(dask, (str, type(None))):
+        raise TypeError(f"dask must be a cluster's address, as in tcp://host:port, got {dask!r}")
+
+
 def make(name: str, **options) -> str:
     """Measure what is missing and publish; says what was done."""
+    runner.find(name)
+    _checked(**options)
     if runner.problem(name) is None:
         write_manifest(DATA)
         return f"study {name} is complete and fits"
@@ -216,6 +229,14 @@ def make(name: str, **options) -> str:
 
 def again(name: str, count: int | None, *, accept: bool, **options) -> str:
     """Measure `count` cases again, None: all, and compare; with `accept`, renew the fingerprint when they agree. Raises RuntimeError when not."""
+    runner.find(name)
+    _checked(**options)
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool)):
+        raise TypeError(f"count must be a whole number >= 1 or None, got {count!r}")
+    if count is not None and count < 1:
+        raise ValueError(f"count must be a whole number >= 1 or None, got {count!r}")
+    if not isinstance(accept, bool):
+        raise TypeError(f"accept must be True or False, got {accept!r}")
     rows, about = runner.read(name)
     cases, (reached, held, fingerprint) = runner.all_cases(name), runner.basis(name)
     if [key(case) for case in cases] != [key({k: row.get(k) for k in cases[0]}) for row in rows]:

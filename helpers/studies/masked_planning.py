@@ -15,7 +15,9 @@ from ..models import zoo
 from ..recipes import toy_mardini as recipe
 from ..toyworld import analysers
 from ..toyworld.rebounds import SPEED_RANGE, Rebounds, reflect
-from .runner import Study
+from .runner import Study, has_columns, known
+
+__all__ = ["BOTH", "COUNTS", "DRAWS", "SOME", "STEPS", "STUDY", "TASKS", "column", "guidance", "ways"]
 
 CLIPS, SOME, BATCH = 100, 50, 10  # toy clips, and those of the rows that decide nothing; how many are made at a time, always the same
 STEPS, COUNTS, DRAWS = 10, (1, 3, 10, 50), range(100, 103)  # denoising steps where nothing else is said, the others, further draws of noise
@@ -142,6 +144,9 @@ def column(table, task: str, way: str = "own plan", result: str = "off", *, clip
     wanted: steps, scale, seed; for the pair `STEPS`, the task's own guidance and the recipe's seed by default. clips: only the first so many. Raises
     ValueError where a clip has no row or more than one.
     """
+    has_columns(table, ("task", "way", "steps", "scale", "seed", "clip", result))
+    known("task", task, table.task)
+    known("way", way, table.way)
     rows = table[(table.task == task) & (table.way == way)]
     if way in PLANS:
         rows = rows[(rows.steps == wanted.get("steps", STEPS)) & (rows.seed == wanted.get("seed", recipe.SEED))]

@@ -10,7 +10,9 @@ from ..measures import filling, metrics
 from ..methods import masked_planning as mp
 from ..models import zoo
 from ..recipes import toy_mardini as recipe
-from .runner import Study
+from .runner import Study, known
+
+__all__ = ["MODEL", "PLANS", "STEPS", "STUDY", "VIEWS", "views"]
 
 MODEL, SEED, BATCH, STEPS, SOME = "toy-mardini-wide", 41, 10, 10, 50  # seed of the crops; clips made at a time, always the same; denoising steps; fewer clips
 PLANS = "own plan", "another clip's plan", "no plan"
@@ -27,7 +29,7 @@ ENDS = recipe.TASKS["interpolation"]
 
 def views(name: str, clips) -> photo_crops.Crops:
     """Clips (N, 9, 3, 32, 32) of one of `VIEWS`."""
-    names, moves, speed, _ = VIEWS[name]
+    names, moves, speed, _ = VIEWS[known("name", name, VIEWS)]
     return photo_crops.crops(SEED, clips, size=recipe.SIZE, frames=recipe.FRAMES, names=names, moves=moves, speeds=speed)
 
 

@@ -17,6 +17,8 @@ from ..methods import motion_regularization as moreg
 from . import caching_calibration as calibration
 from .runner import TABLES, Study
 
+__all__ = ["BASE", "STUDY", "VARIANTS", "layout", "setting"]
+
 BASE = 11.5  # calls that AdaCache computes without MoReg, by prediction; its codebook is page 01's
 EXTRA = 17.3 / 14.7  # table 1 of the paper, Latte: computed calls with MoReg over those without, inferred from its FLOPs
 FIRST = 6  # calls that "first calls too" always computes
@@ -119,7 +121,10 @@ def setting(model: str, method: str, budget: float = round(BASE * EXTRA, 2)) -> 
     """(codebook, regulariser or None) of a method as recorded; AdaCache's codebooks of 11.5 and 12.5 calls are page 01's."""
     if method == "AdaCache" and budget in (11.5, 12.5):
         return calibration.codebook(model, method, budget), None
-    row = table().query("model == @model and method == @method and budget == @budget").iloc[0]
+    rows = table().query("model == @model and method == @method and budget == @budget")
+    if rows.empty:
+        raise ValueError(f"model, method and budget must be those of a recorded row, got {model!r}, {method!r} and {budget!r}")
+    row = rows.iloc[0]
     book = ada.Codebook([row[f"threshold_{i}"] for i in range(1, 6)], ada.FAST_30.rates)
     return book, None if method == "AdaCache" else regulariser(model, method, float(row.pivot))
 

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..arguments import integer
 from ..measures import metrics
 from ..methods import caching_schedules as ada
 from ..methods import motion_regularization as moreg
@@ -18,7 +19,12 @@ from ..recipes import toy_latte
 from ..toyworld import analysers, shapes
 from . import caching_calibration as calibration
 from . import motion_calibration as settings
-from .runner import Study
+from .runner import Study, has_columns, known
+
+__all__ = [
+    "CAP", "EARLY", "FEW", "LOOKS", "MOTIONS", "OBJECTS", "STUDY", "TRAPS", "TRAP_LOOKS", "at_same_cost", "column", "early", "given_clip", "noised",
+    "probes_of", "prompt_of", "uncached",
+]  # fmt: skip
 
 MOTIONS = {"still": "a {} stays still", "slow": "a {} moves {} slowly", "fast": "a {} moves {} fast", "camera": "the camera pans {1} fast over a {0}"}
 SWAPPED = {"still": "fast", "fast": "still"}  # whose words are tried on whose latents
@@ -46,7 +52,9 @@ def objects() -> tuple[tuple[str, str], ...]:
 
 
 def prompt_of(motion: str, index: int) -> str:
-    return MOTIONS[motion].format(*objects()[index])
+    """The sentence of a motion about the object of a number."""
+    known("motion", motion, MOTIONS)
+    return MOTIONS[motion].format(*objects()[integer("index", index, low=0, high=len(objects()) - 1)])
 
 
 def probes_of(model: str, latents: list[Tensor], timesteps: list[int], text: Tensor) -> tuple[Tensor, ...]:
@@ -172,6 +180,9 @@ STUDY = Study(
 
 def column(table: pd.DataFrame, motion: str, name: str, *, model: str = "toy-latte", method: str = "uncached", budget: float | None = None) -> np.ndarray:
     """A column over the objects, in their order. Raises ValueError where there are no such rows."""
+    has_columns(table, ("model", "method", "motion", "seed", "budget", name))
+    for argument, value in (("model", model), ("method", method), ("motion", motion)):
+        known(argument, value, table[argument])
     rows = table[(table.model == model) & (table.method == method) & (table.motion == motion)]
     rows = rows if budget is None else rows[rows.budget == budget]
     if rows.empty or rows.seed.duplicated().any():
@@ -181,7 +192,8 @@ def column(table: pd.DataFrame, motion: str, name: str, *, model: str = "toy-lat
 
 def early(table: pd.DataFrame, reading: str) -> pd.Series:
     """Mean score of a reading over the early calls, row by row."""
-    return table[[f"{reading}_{n}" for n in EARLY]].mean(axis=1, skipna=False)
+    columns = [f"{reading}_{n}" for n in EARLY]
+    return has_columns(table, columns)[columns].mean(axis=1, skipna=False)
 
 
 def at_same_cost(

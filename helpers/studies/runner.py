@@ -18,7 +18,7 @@ import re
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -30,9 +30,12 @@ from . import fingerprint
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["DATA", "ROOT", "TABLES", "Study", "check_sample", "find", "load", "names", "problem", "remeasure"]
+
 ROOT = checkout.ROOT
 DATA = ROOT / "data"
 TABLES = DATA / "studies"
+_PLAIN = (str, int, float, bool)
 KINDS = {"bool": lambda text: text == "True", "int": int, "float": float, "str": str}
 
 
@@ -59,16 +62,52 @@ class Study:
     sample_seconds: float = 20
 
     def __post_init__(self):
+        for name in ("cases", "measure"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"{name} must be a function, got {getattr(self, name)!r}")
         for name in ("models", "files", "reaches", "absent"):
             if not isinstance(getattr(self, name), (tuple, list)):
                 raise TypeError(f"{name} must be a tuple, got {getattr(self, name)!r}")
+            if name != "reaches" and not all(isinstance(part, str) for part in getattr(self, name)):
+                raise TypeError(f"{name} must be a tuple of texts, got {getattr(self, name)!r}")
+        if not isinstance(self.tolerance, dict) or not all(isinstance(column, str) for column in self.tolerance):
+            raise TypeError(f"tolerance must be a dict, a column's name to what it may be off by, got {self.tolerance!r}")
+        if not self.tolerance:
+            raise ValueError("tolerance must name at least one column")
         for column, allowed in self.tolerance.items():
             numbers = allowed if isinstance(allowed, (tuple, list)) and len(allowed) == 2 else (allowed,)
-            if allowed is not None and not all(isinstance(x, Real) and x >= 0 for x in numbers):
-                raise ValueError(f"tolerance of {column!r} must be a number >= 0, a pair (absolute, relative) or None, got {allowed!r}")
+            if allowed is not None and not all(map(_at_least_zero, numbers)):
+                raise ValueError(f"tolerance of {column!r} must be a finite number >= 0, a pair (absolute, relative) or None, got {allowed!r}")
+        if not _at_least_zero(self.sample_seconds):
+            raise ValueError(f"sample_seconds must be a finite number >= 0, got {self.sample_seconds!r}")
+
+
+def _at_least_zero(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 # ------------------------------------------------------------------------------------------------------------ studies and cases
+
+
+def has_columns(table, columns: Iterable[str]) -> "pd.DataFrame":
+    """`table` itself, a study's, with at least these columns. TypeError for another kind, ValueError for columns that it lacks."""
+    if not (hasattr(table, "columns") and hasattr(table, "assign")):
+        raise TypeError(f"table must be a study's, as studies.load gives it, got a {type(table).__name__}")
+    if odd := [column for column in columns if not isinstance(column, str)]:
+        raise TypeError(f"column must be the name of a column of the table, got {odd[0]!r}")
+    if lacking := [column for column in dict.fromkeys(columns) if column not in table]:
+        raise ValueError(f"the table has no column {', '.join(sorted(lacking))}; there are {', '.join(map(str, table.columns))}")
+    return table
+
+
+def known(name: str, value, values: Iterable):
+    """`value` itself, one of `values`. TypeError for what is no text or number, ValueError that lists what there is."""
+    if not isinstance(value, (*_PLAIN, type(None))) and not hasattr(value, "dtype"):
+        raise TypeError(f"{name} must be a text or a number, got a {type(value).__name__}")
+    there = list(dict.fromkeys(values))
+    if getattr(value, "ndim", 0) or value not in there:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, there))}, got {value!r}")
+    return value
 
 
 def names() -> list[str]:
@@ -77,9 +116,11 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Study:
-    """A study by its module's name. Raises ValueError with the names that there are."""
+    """A study by its module's name. Raises ValueError with the names that there are, TypeError for what is no name."""
+    if not isinstance(name, str):
+        raise TypeError(f"name must be that of a study, got {name!r}; there are: {', '.join(names()) or 'none'}")
     if name not in names():
-        raise ValueError(f"there is no study {name!r}; there are: {', '.join(names()) or 'none'}")
+        raise ValueError(f"there is no study of the name {name!r}; there are: {', '.join(names()) or 'none'}")
     return importlib.import_module(f"{__package__}.{name}").STUDY
 
 
@@ -271,6 +312,9 @@ def remeasure(name: str, **wanted) -> "pd.DataFrame":
     import pandas as pd
 
     cases = all_cases(name)
+    wanted = {k: value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value for k, value in wanted.items()}
+    if odd := [k for k, value in wanted.items() if not isinstance(value, _PLAIN)]:
+        raise TypeError(f"{odd[0]} must be one of the table's values, a text or a number, got a {type(wanted[odd[0]]).__name__}")
     values = {k: list(dict.fromkeys(case[k] for case in cases)) for k in cases[0]}
     there = "; ".join(f"{k}: {', '.join(map(repr, some[:12]))}{f' and {len(some) - 12} more' if len(some) > 12 else ''}" for k, some in values.items())
     if unknown := [k for k in wanted if k not in values]:

@@ -19,7 +19,12 @@ from ..methods import semantic_mixing as mixing
 from ..models import judges, zoo
 from ..toyworld import CATEGORIES, COLOURS, FACINGS, TEXTURES
 from ..toyworld.creatures import creatures_of
-from .runner import Study
+from .runner import Study, has_columns, known
+
+__all__ = [
+    "BLENDS", "HALF", "LEVELS", "NU", "NUS", "PREDICTED", "STEPS", "STRENGTHS", "STUDY", "WINDOW", "WINDOWS", "come_back", "decoded", "drawn", "grid",
+    "noise_to_signal", "tidy", "todo", "words",
+]  # fmt: skip
 
 SOURCES, SEED = 24, 3200
 STEPS, START = 20, 12
@@ -265,6 +270,7 @@ STUDY = Study(
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """The table with three columns more. kind: near or far, what the word is to the source, "" without one of these. one: whether it is the word that the
     source tries on other windows and with weights. both: 100 where a trace of content and source is seen, else 0."""
+    has_columns(table, ("source", "word", "content", "source_left"))
     kinds = {(source, word): kind for source in table.source.unique() for kind, word in words(int(source)).items()}
     kind = [kinds.get(pair, "") for pair in zip(table.source, table.word, strict=True)]
     one = [k == single(int(source)) for k, source in zip(kind, table.source, strict=True)]
@@ -276,6 +282,10 @@ def grid(table: pd.DataFrame, method: str, column: str, *, part: str = "compare"
 
     Raises ValueError for a method without rows.
     """
+    has_columns(table, ("part", "method", "knob", "source", column, *(("kind",) if kind is not None else ())))
+    known("part", part, table.part)
+    if kind is not None:
+        known("kind", kind, table.kind)
     rows = table[(table.part == part) & (table.method == method)]
     rows = rows if kind is None else rows[rows.kind == kind]
     if rows.empty:

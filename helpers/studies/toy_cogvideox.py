@@ -11,6 +11,8 @@ from ..recipes import toy_latte as recipe
 from . import toy_latte
 from .runner import Study
 
+__all__ = ["STUDY"]
+
 
 def cases() -> list[dict]:
     prompts = {"held-out prompts": recipe.held_out_prompts(200)[:80], "pairs never trained": recipe.unseen_pairs(60)[:30]}

@@ -19,6 +19,8 @@ from ..recipes import toy_sd
 from ..toyworld import CATEGORIES
 from .runner import Study
 
+__all__ = ["STUDY"]
+
 WAYS = (recipe.NAME, "untrained", "pixels")
 BANK, BLOCK, BLOCKS = 250, 25, 5
 

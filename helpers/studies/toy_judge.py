@@ -16,6 +16,8 @@ from ..recipes import toy_judge as recipe
 from ..toyworld import creatures as world
 from .runner import Study
 
+__all__ = ["STUDY"]
+
 BLOCK = 50
 COUNTS = ("category", "facing", "texture", "colour", "all")
 # of fifty pictures, one may lie so near the threshold that another machine's rounding carries it over

@@ -18,6 +18,8 @@ from ..recipes import toy_latte as recipe
 from ..toyworld import analysers
 from .runner import Study
 
+__all__ = ["STUDY"]
+
 SAYS = ("colour", "shape", "direction", "speed", "motion", "all")
 READ = (*SAYS, "found", "colour_confidence", "speed_px", "growth")
 BLOCK, BLOCKS = 16, 4

@@ -7,6 +7,8 @@ from ..models import zoo
 from ..recipes import toy_mardini as recipe
 from .runner import Study
 
+__all__ = ["STUDY"]
+
 BATCH, FEW = 8, 48
 WHOLE = "interpolation", "interpolation, cross-fade", "image-to-video"  # on all the card's clips; the other rows on FEW
 

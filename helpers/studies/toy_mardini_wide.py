@@ -7,6 +7,8 @@ from ..models import zoo
 from ..recipes import toy_mardini_wide as recipe
 from .runner import Study
 
+__all__ = ["STUDY"]
+
 
 def cases() -> list[dict]:
     """move: of the camera; clip: its number among the held-out clips of the move."""

@@ -6,6 +6,8 @@ from .runner import Study
 from .toy_mardini import BATCH, ONE_CLIP
 from .toy_mardini_wide import pipeline
 
+__all__ = ["STUDY"]
+
 
 def cases() -> list[dict]:
     """answer: the task; first: number of the first of BATCH held-out clips."""

@@ -17,6 +17,8 @@ from ..toyworld import CATEGORIES
 from ..toyworld.creatures import parse_creature_caption
 from .runner import Study
 
+__all__ = ["STUDY"]
+
 SAYS = ("category", "facing", "texture", "colour")
 BLOCK, BLOCKS = 32, 8
 

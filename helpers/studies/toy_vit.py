@@ -16,6 +16,8 @@ from ..toyworld import TEXTURES
 from ..toyworld import creatures as world
 from .runner import Study
 
+__all__ = ["STUDY"]
+
 BLOCK, FIRST_SKETCH = 50, 10**7  # of the seed's endless list: sketches stand apart
 PHOTOS = len(TEXTURES) * len(world.CATEGORIES)  # classes of photos; those of sketches follow
 # of fifty pictures, one may lie so near the threshold that another machine's rounding carries it over

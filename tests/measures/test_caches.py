@@ -1,5 +1,7 @@
 """The bench of caches: its loop is the pipeline's, every method skips and leaves no trace, and what does nothing is noticed."""
 
+import math
+
 import diffusers
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from diffusers import CogVideoXTransformer3DModel
 from helpers.measures import caches
 from helpers.methods import caching_schedules
 from helpers.models import zoo
+from tests.accelerator import DEVICE, Accelerator, near, offloads
 from tests.benchmarks import caches as benchmark
 
 torch.set_num_threads(1)
@@ -83,6 +86,28 @@ def test_sigma_keeps_the_signal_to_noise_ratio(benches):
     assert ((1 - sigma) / sigma) ** 2 == pytest.approx(kept / (1 - kept))
 
 
+WHERE = {"moved": lambda pipe: pipe.to(DEVICE), **offloads}
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_the_bench_computes_where_its_pipeline_does(where):
+    here = caches.Bench("toy-latte", zoo.load("toy-latte"), num_calls=2)
+    right = caches.record(here, PROMPT, SEED)
+    with Accelerator():
+        bench = caches.Bench("toy-latte", WHERE[where](zoo.load("toy-latte")), num_calls=2)
+        assert bench.device == DEVICE
+        run = caches.record(bench, PROMPT, SEED)
+    torch.testing.assert_close(near(run.clip), right.clip, atol=1e-4, rtol=0)
+    assert run.work == right.work == [1.0, 1.0]
+
+
+def test_the_bench_in_half_precision():
+    pipe = zoo.load("toy-latte")
+    right = caches.Bench("toy-latte", pipe, num_calls=3).sample(PROMPT, SEED)
+    found = caches.Bench("toy-latte", pipe.to(torch.bfloat16), num_calls=3).sample(PROMPT, SEED)
+    assert found.dtype == torch.float32 and (found - right).abs().mean() < 0.02
+
+
 # -- every method ------------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +168,7 @@ def test_a_codebook_meets_its_target_on_the_calibration_clips(benches, options):
     clock = caching_schedules.CachingClock(book, CALLS, last=caches.FORCED_LAST, regulariser=regulariser, expect=options.get("expect", "hold"))
     assert abs(len(caching_schedules.replay_calls(known.probes[0], clock)) - 5) <= 1
     assert book.rates == (3, 2, 1) and caches.codebook(bench, 5, **options) is book
-    with pytest.raises(ValueError, match="target_calls must lie in 1..8, got 9"):
+    with pytest.raises(ValueError, match=r"target_calls must be a number in \[1, 8\], got 9"):
         caches.codebook(bench, 9)
 
 
@@ -164,22 +189,59 @@ def test_refusals(benches):
     for name in ("FirstBlockCache", "MagCache", "SeaCache", "SeaCache, hold"):
         with pytest.raises(ValueError, match=f"{name} cannot serve toy-latte: .* alternates"):
             caches.measure(latte, caches.METHODS[name], 0.1, PROMPT, SEED)
-    with pytest.raises(ValueError, match="name must be one of toy-latte"):
+    with pytest.raises(ValueError, match="name must be one of 'toy-latte', 'toy-cogvideox', got 'latte'"):
         caches.load("latte")
     with pytest.raises(ValueError, match="prompt must be a sentence"):
         latte.sample(" ", SEED)
-    with pytest.raises(ValueError, match="num_steps must be an integer in 1..8, got 9"):
+    with pytest.raises(ValueError, match=r"num_steps must be a whole number in \[1, 8\], got 9"):
         latte.sample(PROMPT, SEED, num_steps=9)
-    with pytest.raises(ValueError, match="prompts must be a list"):
+    with pytest.raises(TypeError, match="prompts must be a list"):
         caches.calibrate(latte, "a red ring moves up fast")
     for knob in (0, -1, float("nan"), True, "2"):
-        with pytest.raises(ValueError, match="knob of PAB .* must be a number > 0"):
+        with pytest.raises((ValueError, TypeError), match="knob of PAB .* must be a number > 0"):
             caches.measure(latte, caches.METHODS["PAB"], knob, PROMPT, SEED)
     fresh = caches.Bench("toy-latte", latte.pipe, num_calls=CALLS)
     with pytest.raises(ValueError, match="calibrate"):
         caches.measure(fresh, caches.METHODS["AdaCache"], 5, PROMPT, SEED)
-    with pytest.raises(ValueError, match="num_calls must be an integer >= 1"):
+    with pytest.raises(ValueError, match="num_calls must be a whole number >= 1"):
         caches.Bench("toy-latte", latte.pipe, num_calls=0)
+
+
+def test_nothing_is_made_before_all_is_checked(benches, monkeypatch):
+    bench, uniform = benches["toy-latte"], caches.METHODS["uniform caching"]
+    monkeypatch.setattr(bench.pipe, "encode_prompt", None)  # a call would be a TypeError without the argument's name
+    run, known = caches.Run("uncached", None, torch.zeros(1), [1.0], [True], 1, 1.0), bench.calibration
+    text = torch.zeros(2, 3, bench.transformer.config.caption_channels)
+    for call, error, message in (
+        (lambda: caches.measure(bench, uniform, 4, PROMPT, -1), ValueError, "seed must be"),
+        (lambda: caches.measure(bench, uniform, 4, 3, 0), TypeError, "prompt must be"),
+        (lambda: caches.measure(bench, "uniform caching", 4, PROMPT, 0), TypeError, "method must be a Method of caches.METHODS, got 'uniform caching'"),
+        (lambda: caches.measure(None, uniform, 4, PROMPT, 0), TypeError, "bench must be a Bench"),
+        (lambda: caches.record(bench, PROMPT, 0.5), TypeError, "seed must be"),
+        (lambda: caches.record(bench, PROMPT, 0, method=3), TypeError, "method must be"),
+        (lambda: caches.record(bench, PROMPT, 0, knob="2"), TypeError, "knob must be"),
+        (lambda: caches.calibrate(bench, []), ValueError, "prompts must be"),
+        (lambda: caches.calibrate(bench, [PROMPT, ""]), ValueError, "prompts must be a sentence"),
+        (lambda: caches.calibrate(bench, [PROMPT], seed="0"), TypeError, "seed must be"),
+        (lambda: caches.codebook(bench, math.nan), ValueError, "target_calls must be"),
+        (lambda: caches.codebook(bench, 5, motion=1), TypeError, "motion must be"),
+        (lambda: caches.codebook(bench, 5, expect="line"), ValueError, "expect must be one of"),
+        (lambda: caches.check_skipped(None), TypeError, "run must be a Run"), (lambda: caches.fewer_steps(bench, 2.0), TypeError, "num_steps must be"),
+        (lambda: caches.diffusers_cache(bench, "PAB"), TypeError, "config must be"), (lambda: caches.methods_for("latte"), ValueError, "model must be one of"),
+        (lambda: uniform.enable(bench, 9), ValueError, r"knob of uniform caching \(computed calls\) at 9: budget must lie in"),
+        (lambda: caches.METHODS["PAB"].enable(bench, 2.5), TypeError, "knob of PAB .* at 2.5: every must be a whole number"),
+        (lambda: bench.denoise(text[:1], 0), ValueError, "text must be"), (lambda: bench.denoise(text[..., 1:], 0), ValueError, "text must be"),
+        (lambda: bench.denoise(text.long(), 0), TypeError, "text must be"), (lambda: bench.denoise(text, None), TypeError, "seed must be"),
+        (lambda: bench.denoise(text, 0, flops=()), TypeError, "flops must be"), (lambda: bench.decode(text), ValueError, "latents must be"),
+        (lambda: bench.sigma(1000), ValueError, "t must be"), (lambda: caches.Bench("toy-cogvideox", bench.pipe), TypeError, "transformer must be a CogVideoX"),
+        (lambda: caches.Bench("toy-latte", None), TypeError, "pipe must be a LattePipeline"),
+        (lambda: caches.Bench("toy-latte", bench.pipe, guidance_scale=math.nan), ValueError, "guidance_scale must be"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            call()
+    assert bench.calibration is known and bench.steps == CALLS
+    with pytest.raises(caches.NothingSkipped):
+        caches.check_skipped(run)
 
 
 def test_a_missing_model_says_how_to_make_it(tmp_path, monkeypatch):

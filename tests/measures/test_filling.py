@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from helpers.measures import filling
+from tests.accelerator import DEVICE, Accelerator, near
 
 SHADES = torch.rand(5, 3, 20, 24, generator=torch.Generator().manual_seed(0))
 KNOWN = torch.tensor([False, True, False, False, True])
@@ -78,15 +81,15 @@ def test_straight_line_uses_its_neighbours():
 
 @pytest.mark.parametrize("way", [filling.nearest, filling.cross_fade, filling.along_flow])
 def test_bad_input_is_refused(way):
-    with pytest.raises(TypeError, match="clip must be a floating tensor, got torch.int64"):
+    with pytest.raises(TypeError, match="clip must be floating-point numbers .*, got int64 tensor"):
         way(torch.zeros(5, 3, 20, 24, dtype=torch.int64), KNOWN)
-    with pytest.raises(ValueError, match=r"clip must be \(frames, channels, height, width\), got \(5, 20, 24\)"):
+    with pytest.raises(ValueError, match=r"clip must be numbers \(K, C, H, W\), got shape \(5, 20, 24\)"):
         way(SHADES[:, 0], KNOWN)
-    with pytest.raises(TypeError, match="is_ref must be a bool tensor, got torch.float32"):
+    with pytest.raises(TypeError, match="is_ref must be True and False .*, got float32 tensor"):
         way(SHADES, KNOWN.float())
-    with pytest.raises(ValueError, match=r"is_ref must be \(5,\) with a known frame, got \(4,\)"):
+    with pytest.raises(ValueError, match=r"is_ref must be .* \(K,\) with K = 5, got shape \(4,\)"):
         way(SHADES, KNOWN[:4])
-    with pytest.raises(ValueError, match="with a known frame, got .* with 0"):
+    with pytest.raises(ValueError, match="is_ref must hold a known frame, got 5 times False"):
         way(SHADES, KNOWN & False)
     broken = SHADES.clone()
     broken[1, 0, 0, 0] = math.nan
@@ -94,8 +97,45 @@ def test_bad_input_is_refused(way):
         way(broken, KNOWN)
 
 
+WAYS = {filling.nearest: SHADES, filling.cross_fade: SHADES, filling.along_flow: SHADES, filling.straight_line: SHADES[:, :, 0, 0]}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_arrays_and_tensors_of_any_kind(way):
+    clip = WAYS[way]
+    right, known = way(clip, KNOWN), KNOWN.tolist()
+    turned = np.ascontiguousarray(clip.numpy()[::-1])[::-1]
+    for one in (clip.numpy(), turned, clip.numpy().astype(">f4"), clip.tolist(), clip.double().numpy()):
+        made = way(one, np.array(known)[::-1].copy()[::-1])
+        assert isinstance(made, np.ndarray) and np.allclose(made, right, atol=1e-6) and (made[KNOWN] == np.asarray(one)[KNOWN]).all()
+    for one in (clip.requires_grad_(False).clone().requires_grad_(), clip.mT.contiguous().mT if clip.ndim > 2 else clip):
+        assert torch.equal(way(one, pd.Series(known, index=range(9, 14))), right)
+    for dtype, off in ((torch.float16, 4e-3), (torch.bfloat16, 3e-2), (torch.float64, 1e-6)):
+        made = way(clip.to(dtype), known)
+        assert made.dtype == dtype and torch.allclose(made.float(), right, atol=2 * off) and torch.equal(made[KNOWN], clip.to(dtype)[KNOWN])
+    with Accelerator():
+        for mask in (KNOWN, KNOWN.to(DEVICE)):
+            made = way(clip.to(DEVICE), mask)
+            assert made.device == DEVICE and torch.equal(near(made), right)
+        assert torch.equal(way(clip, KNOWN.to(DEVICE)), right)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_given_is_left_as_it_is(way):
+    clip, kept = WAYS[way].clone(), WAYS[way].clone()
+    way(clip, KNOWN).fill_(0)
+    assert torch.equal(clip, kept)
+    assert torch.equal(way(clip, torch.ones(5, dtype=torch.bool)), clip)
+
+
 def test_other_refusals():
+    for wrong in (1, "yes", None):
+        with pytest.raises(TypeError, match="carry_on must be True or False"):
+            filling.along_flow(SHADES, KNOWN, carry_on=wrong)
+    for wrong in (None, "text", torch.zeros(5, 3, 20, 24, device="meta")):
+        with pytest.raises(TypeError, match="clip must be numbers"):
+            filling.nearest(wrong, KNOWN)
     with pytest.raises(ValueError, match=r"at least 16 x 16 px for optical flow, got \(12, 24\)"):
         filling.along_flow(SHADES[:, :, :12], KNOWN)
-    with pytest.raises(ValueError, match=r"places must be \(frames, coordinates\)"):
+    with pytest.raises(ValueError, match=r"places must be numbers \(K, D\)"):
         filling.straight_line(SHADES, KNOWN)

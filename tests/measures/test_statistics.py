@@ -12,6 +12,7 @@ from scipy import stats
 from helpers.measures import statistics
 from helpers.measures.statistics import Crossings, Estimate, between_share, correlation, crossing, interval, paired, plateau, ratio, share, slope
 from helpers.page import ledger
+from tests.accelerator import DEVICE, Accelerator
 
 
 def ends(estimate):
@@ -349,7 +350,8 @@ def test_share_between_units_covers_the_truth(share_between):
 @pytest.mark.parametrize("call, error, message", [
     (lambda: interval(["a", "b"]), TypeError, "values must be real numbers"), (lambda: interval([1.0, math.nan]), ValueError, "values must be finite"),
     (lambda: interval([1.0, math.inf]), ValueError, "values must be finite"), (lambda: interval(3.0), ValueError, r"values must be \(n,\)"),
-    (lambda: interval([]), ValueError, "not empty"), (lambda: interval([1.0]), ValueError, "two units"), (lambda: interval([1j, 2j]), TypeError, "values"),
+    (lambda: interval([]), ValueError, "not empty"), (lambda: interval([1.0]), ValueError, "values must have at least two units"),
+    (lambda: interval([1j, 2j]), TypeError, "values"),
     (lambda: interval([1.0, 2.0], units=["a", "a"]), ValueError, "two units"), (lambda: interval([1.0, 2.0], units=["a"]), ValueError, r"units must be \(2,\)"),
     (lambda: interval([1.0, 2.0], units=[math.nan, 1.0]), ValueError, "units must not hold NaN"),
     (lambda: paired([1.0, 2.0], [1.0]), ValueError, r"a \(2,\) and b \(1,\)"), (lambda: paired([1.0, 2.0], [1.0, None]), ValueError, "b must be finite"),
@@ -380,12 +382,40 @@ def test_share_between_units_covers_the_truth(share_between):
     (lambda: plateau([1, 2], np.zeros((3, 2)), lower_is_better="no"), TypeError, "lower_is_better must be"),
     (lambda: plateau([[1], [2]], np.zeros((3, 2))), TypeError, "xs must be numbers or names"),
     (lambda: plateau(None, np.zeros((3, 2))), TypeError, "xs must be numbers or names"),
-    (lambda: Estimate(0, 0, 0, 2, 0, "").says("a lot"), ValueError, "smallest must be a number"),
+    (lambda: Estimate(0, 0, 0, 2, 0, "").says("a lot"), TypeError, "smallest must be a number >= 0, got 'a lot'"),
+    (lambda: Estimate(0, 0, 0, 2, 0, "").says(math.inf), ValueError, "smallest must be a number >= 0, got inf"),
+    (lambda: Estimate(0, 0, 0, 2, 0, "").says(math.nan), ValueError, "smallest must be a number >= 0, got nan"),
+    (lambda: interval([1, 2], units=[[1], [1, 2]]), TypeError, "units must be names or numbers"),
+    (lambda: interval([1, 2], units="ab"), TypeError, "units must"),
+    (lambda: interval([1, 2], units={1: 2, 3: 4}), TypeError, "units must be"), (lambda: interval([1, 2], units={1, 2}), TypeError, "units must be"),
+    (lambda: interval([1, 2], units=iter([1, 2])), ValueError, "units must be"), (lambda: interval([1, 2], units=3), ValueError, "units must be"),
+    (lambda: interval([1, 2], units=[object(), object()]), TypeError, "units must be"),
+    (lambda: interval([1, 2], units=torch.ones(2, device="meta")), TypeError, "units must be names or numbers"),
+    (lambda: paired([1.0], [2.0]), ValueError, "a and b must have at least two units for an interval, got 1"),
+    (lambda: interval(range(9), statistic=len), TypeError, "statistic must be a function of an array and its axis"),
+    (lambda: interval(range(9), statistic=lambda x, axis: "much"), TypeError, "statistic must be a function of an array and its axis"),
+    (lambda: plateau("ab", np.zeros((3, 2))), TypeError, "xs must be numbers or names"), (lambda: plateau({1, 2}, np.zeros((3, 2))), TypeError, "xs must be"),
+    (lambda: plateau([1, math.nan], np.zeros((3, 2))), ValueError, "xs must be at least two different"),
+    *((lambda call=call, data=data: call(*data, of=3), TypeError, "of must be the name of the units in the plural, got 3") for call, data in (
+        (interval, [[1, 2]]), (paired, [[1, 2], [1, 2]]), (ratio, [range(9)] * 2), (share, [[0, 1]]), (correlation, [range(9)] * 2), (slope, [range(9)] * 2),
+        (between_share, [np.eye(9)]), (crossing, [[1, 2], np.eye(2), np.eye(2)]), (plateau, [[1, 2], np.eye(2)]))),
+    *((lambda call=call, wrong=wrong: call(wrong), error, f"{name} must") for call, name in ((interval, "values"), (share, "hits"), (between_share, "table"))
+      for wrong, error in (("text", TypeError), (None, (TypeError, ValueError)), ({}, TypeError), ({1.0}, TypeError), (iter([1.0]), TypeError),
+                           ([[1, 2], [3]], TypeError),
+                           (torch.ones(2, device="meta"), TypeError), (np.array([1j, 2]), TypeError), ([math.nan, 1], ValueError), (np.array([]), ValueError))),
+
     (lambda: plateau([1, 2], np.zeros(2)), ValueError, "table must be"), (lambda: Estimate(0, 0, 0, 2, 0, "").says(-1), ValueError, "smallest"),
 ])  # fmt: skip
 def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_numbers_and_units_of_any_device():
+    x, units = torch.arange(9.0) ** 2, torch.arange(9) // 2
+    right = interval(x, units=units)
+    with Accelerator():
+        assert interval(x.to(DEVICE), units=units.to(DEVICE)) == paired(x.to(DEVICE), 0 * x, units=units) == right
 
 
 def test_every_resample_of_three_units():

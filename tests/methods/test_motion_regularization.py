@@ -1,9 +1,12 @@
 """MoReg against worked numbers, closed forms, symmetries, a slow loop, and inside the clock and the transformers that use it."""
 
 import math
+import re
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -20,6 +23,7 @@ from helpers.methods.motion_regularization import (
     split_frames,
 )
 from helpers.models import small as small_models
+from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
 TWO = Layout(frames=2, tokens=1)
@@ -289,10 +293,155 @@ def test_a_zero_residual_has_no_score():
     assert MotionRegulariser(Layout(3, 1), strides=(2,), mograd_mul=0).factor(values(0.0, 1.0, 0.0), 4, 1) == 0  # the compared frames are equal
 
 
-def test_a_broken_residual_does_not_spoil_the_next_call():
-    moreg = MotionRegulariser(TWO)
-    assert math.isnan(moreg.factor(values(1.0, math.nan), 4, 1))
-    assert math.isfinite(moreg.factor(values(1.0, 3.0), 5, 1))
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("options", [dict(), dict(score="correlation"), dict(form="paper"), dict(form="paper", mean=True)], ids=str)
+def test_a_broken_residual_is_refused_and_leaves_nothing_behind(options, broken):
+    moreg = MotionRegulariser(Layout(3, 1), strides=(2,), **options)
+    moreg.factor(values(1.0, 3.0, 2.0), 3, 1)
+    before = moreg.previous, list(moreg.trace)
+    for place in range(3):  # the middle frame is in none of the compared pairs
+        frames = [1.0, 3.0, 2.0]
+        frames[place] = broken
+        with pytest.raises(ValueError, match="probe must be finite"):
+            moreg.factor(values(*frames), 4, 1)
+        assert (moreg.previous, moreg.trace) == before
+        if "form" not in options:
+            with pytest.raises(ValueError, match=f"frames must be finite, got {'NaN' if math.isnan(broken) else 'an infinity'} in it"):
+                motion_score(torch.tensor(frames).reshape(1, 3, 1, 1), strides=(2,), **options)
+
+
+def test_the_score_at_the_ends_of_the_floats():
+    """Sums and squares of very large and very small numbers leave the range of float32; the score knows no scale."""
+    p = noise(2, 5, 3, 4)
+    for score in ("ratio", "correlation"):
+        for scale in (1e38 / float(p.abs().max()), 1e25, 1e-21, 1e-25, 1e-35):
+            assert mu(p * scale, score=score) == pytest.approx(mu(p, score=score), rel=1e-5)
+    assert mu(p.double() * 1e300) == pytest.approx(mu(p), rel=1e-5)
+    assert mu(p.half()) == pytest.approx(mu(p), rel=1e-3)  # whose squares and sums would leave the range of float16
+    assert mu(p.half() * 1e4) == pytest.approx(mu(p), rel=1e-3)
+    rounded = torch.full((1, 2, 50, 100), 0.1)
+    rounded[:, 1].neg_()
+    assert mu(rounded) == 1  # and not a little more
+
+
+def test_what_does_not_vary_has_no_score():
+    flat = torch.full((1, 3 * 2, 4), 3.0)
+    assert math.isnan(mu(torch.zeros(1, 2, 2, 3))) and math.isnan(mu(flat.unflatten(1, (3, 2)), score="correlation"))
+    moreg = MotionRegulariser(Layout(3, 2), score="correlation")
+    with pytest.warns(UserWarning, match="constant in every channel at call 4"):
+        assert moreg.factor(flat, 4, 1) == 1.0
+    assert MotionRegulariser(Layout(3, 2)).factor(flat, 4, 1) == 10  # its frames are equal: s = 0, |g| = 10
+
+
+def test_the_start_score_is_that_of_the_call_before():
+    """The worked numbers of frames (1, 3) with another s_prev, and the official code, which goes on with the last video's score."""
+    p = values(1.0, 3.0)
+    for start in (0, 2.5, 8.09234):
+        moreg = MotionRegulariser(TWO, start_score=start)
+        for _ in range(2):
+            assert moreg.factor(p, 10, 2) == pytest.approx(8.09234 + 10 * abs(8.09234 - start) / 2, rel=1e-5)
+            moreg.factor(values(2.0, 2.0), 12, 2)
+            moreg.reset()
+    first = MotionRegulariser(TWO)
+    assert first.factor(p, 10, 1) == MotionRegulariser(TWO, start_score=1).factor(p, 10, 1)
+    going_on = MotionRegulariser(TWO, start_score=first.previous)
+    assert going_on.factor(p, 10, 1) == first.factor(p, 11, 1)
+    assert MotionRegulariser(TWO, form="paper", start_score=0.5).factor(p, 2, 1) == 2 + (2 - 0.5)
+    assert MotionRegulariser(TWO, form="paper").factor(p, 2, 1) == 2
+
+
+# ------------------------------------------------------------------------------------------------ arrays of any kind
+
+
+def test_any_array_of_floats_goes_in_and_its_kind_comes_out():
+    p = noise(2, 5, 3, 4).numpy()
+    right, layout = mu(torch.from_numpy(p)), Layout(5, 3)
+    frozen = p.copy()
+    frozen.flags.writeable = False
+    turned = [p[::-1].copy()[::-1], p[..., ::-1].copy()[..., ::-1], np.asfortranarray(p), np.repeat(p, 2, 0)[::2], p.astype(">f4"), frozen]
+    same = [p, *turned, p.tolist(), tuple(p.tolist()), p.astype(np.float64), p.astype(np.longdouble), [torch.from_numpy(x) for x in p]]
+    for form in same:
+        found = motion_score(form)
+        assert isinstance(found, np.ndarray) and float(found) == pytest.approx(right, rel=1e-6)
+        cut = split_frames([x.reshape(15, 4) for x in np.asarray(form)], layout)
+        assert isinstance(cut, np.ndarray) and np.array_equal(cut, p)
+    probe = torch.from_numpy(p.reshape(2, 15, 4)).requires_grad_()
+    assert MotionRegulariser(layout).factor(probe, 2, 1) == MotionRegulariser(layout).factor(p.reshape(2, 15, 4), 2, 1)
+    score = motion_score(split_frames(probe, layout))
+    score.backward()
+    assert float(score.detach()) == pytest.approx(right) and torch.isfinite(probe.grad).all()
+    tables = pd.DataFrame(p[:, 0, 0], index=[7, 9])
+    assert np.array_equal(sharpen(tables.abs() / 9), sharpen(np.abs(p[:, 0, 0]) / 9))
+
+
+@pytest.mark.parametrize("options", [dict(), dict(score="correlation"), dict(form="paper")], ids=str)
+def test_residuals_stay_on_their_device(options):
+    layout, p = Layout(5, 3), noise(2, 15, 4)
+    right = MotionRegulariser(layout, **options).factor(p, 2, 1)
+    with Accelerator():
+        far = p.to(DEVICE)
+        assert MotionRegulariser(layout, **options).factor(far, 2, 1) == right
+        if "form" not in options:
+            score = motion_score(split_frames(far, layout), strides=(1, 2), **options)
+            assert score.device == DEVICE and sharpen(score).device == DEVICE
+            assert near(score) == motion_score(split_frames(p, layout), strides=(1, 2), **options)
+        with pytest.raises(ValueError, match="probe must be finite"):
+            MotionRegulariser(layout, **options).factor(far * math.nan, 2, 1)
+
+
+def test_a_split_is_a_view():
+    probe = np.zeros((1, 6, 2))
+    split_frames(probe, Layout(3, 2))[0, 2, 1, 1] = 5
+    assert probe[0, 5, 1] == 5
+    probe = torch.zeros(6, 3, 2)
+    split_frames(probe, Layout(3, 2, "temporal"))[0, 2, 1, 0] = 5
+    assert probe[1, 2, 0] == 5 and probe.sum() == 5
+
+
+def test_sharpen_of_arrays():
+    scores = [0.0, 0.2, 0.385, 1.0]
+    s = [sharpen(one) for one in scores]
+    assert s[2] == 1 and isinstance(s[0], float) and sharpen(np.float32(0.5)) == pytest.approx(8.09234, rel=1e-5)
+    assert sharpen(np.array(scores)).tolist() == pytest.approx(s) and sharpen(scores).tolist() == pytest.approx(s)
+    assert sharpen(torch.tensor(scores)).tolist() == pytest.approx(s, rel=1e-5) and sharpen(torch.tensor(0.5)).shape == ()
+    assert sharpen(torch.tensor([0.5], dtype=torch.float16)).dtype == torch.float32  # 16 bits are not enough for the power
+    assert sharpen(0.5, pivot=0.25, power=2, scale=8) == 0.5
+    for wrong, error, message in (
+        (1.01, ValueError, r"mu must be a finite number in \[0, 1\], got 1.01"), (-0.1, ValueError, "mu must be"), (math.nan, ValueError, "mu must be"),
+        ([0.5, 1.01], ValueError, r"mu must be floating-point numbers in \[0, 1\], got values from 0.5 to 1.01"), ([0.5, math.nan], ValueError, "mu must be"),
+        (np.array([]), ValueError, "mu must be .* not empty"), ("0.5", TypeError, "mu must be"), (True, TypeError, "mu must be"),
+        (np.array([1, 0]), TypeError, "mu must be"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            sharpen(wrong)
+    for shape in (dict(pivot=1e-300, power=8), dict(pivot=1e-320, power=0.1), dict(scale=1e-320), dict(power=1e6)):
+        with pytest.raises(ValueError, match="pivot, power and scale must keep"):
+            sharpen(0.5, **shape)
+    with pytest.raises(ValueError, match="pivot, power and scale must keep mu's scores below 3e"):
+        sharpen(torch.tensor([1.0]), pivot=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64], ids=str)
+def test_integers_are_no_residuals(dtype):
+    whole = torch.ones(1, 2, 2, 3, dtype=dtype)
+    name = str(dtype).removeprefix("torch.")
+    for wrong in (whole, whole.numpy(), whole.tolist()):
+        with pytest.raises(TypeError, match="frames must be floating-point numbers .*, got"):
+            motion_score(wrong)
+    with pytest.raises(TypeError, match=f"probe must be floating-point numbers .*, got {name} tensor of shape"):
+        split_frames(whole[0], Layout(2, 2))
+
+
+NO_ARRAYS = [None, "text", b"1", {}, {1.0}, len, iter(()), [[1.0], [1.0, 2.0]], [None], np.array([["a"]]), torch.zeros(1, 6, 2, device="meta")]
+
+
+@pytest.mark.parametrize("wrong", [*NO_ARRAYS, torch.zeros(1, 6, 2).to_sparse()], ids=repr)
+def test_what_is_no_array_is_refused(wrong):
+    layout = Layout(3, 2)
+    calls = {"frames": motion_score, "probe": lambda p: split_frames(p, layout), "mu": sharpen}
+    for name, call in [*calls.items(), ("probe", lambda p: MotionRegulariser(layout).factor(p, 2, 1))]:
+        with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
+            call(wrong)
 
 
 # -------------------------------------------------------------------------------------------------- tokens and frames
@@ -382,6 +531,37 @@ def test_layouts_from_sizes():
         layout_of(torch.nn.Linear(2, 3), num_frames=3, height=4, width=6)
     with pytest.raises(TypeError, match="num_frames must be an integer"):
         layout_of(latte, num_frames="3", height=4, width=6)
+    for wrong in ("atention", "transformer_blocks", "transformer_blocks.9.attn1", "transformer_blocks.0.attn3", "proj_out", "pos_embed.proj", "", "temporal"):
+        with pytest.raises(ValueError, match=f'probe must be "attention", "block" or the name of a block .*, got {wrong!r}'):
+            layout_of(latte, num_frames=3, height=4, width=6, probe=wrong)
+    with pytest.raises(TypeError, match='probe must be "attention", "block" or the name of a block .*, got None'):
+        layout_of(latte, num_frames=3, height=4, width=6, probe=None)
+    with pytest.raises(TypeError, match="transformer must be a diffusers transformer"):
+        layout_of(SimpleNamespace(config=latte.config), num_frames=3, height=4, width=6)
+
+
+def test_layouts_of_wrapped_models():
+    latte, sizes = small_models.video_transformer("Latte").model, dict(num_frames=3, height=4, width=6)
+
+    class Peft(torch.nn.Module):  # what a model is put into by peft
+        def __init__(self, model):
+            super().__init__()
+            self.base_model, self.peft_config = model, {}
+
+        def get_base_model(self):
+            return self.base_model
+
+    for wrapped in (torch.compile(latte), torch.nn.DataParallel(latte), torch.compile(torch.nn.DataParallel(latte)), Peft(latte)):
+        assert layout_of(wrapped, **sizes) == Layout(3, 6, "temporal")
+        assert layout_of(wrapped, **sizes, probe="transformer_blocks.0.attn1") == Layout(3, 6, "spatial")
+    latte.peft_config = {}  # what diffusers leaves on a model of its own that has an adapter
+    assert layout_of(latte, **sizes) == layout_of(latte, **sizes, probe="block") == Layout(3, 6, "temporal")
+    cog = small_models.video_transformer("CogVideoX").model
+    assert layout_of(cog, **sizes, probe="transformer_blocks.1") == layout_of(cog, **sizes, probe="block") == Layout(3, 6)
+    cog.register_to_config(patch_size_t=2)
+    assert layout_of(cog, num_frames=6, height=4, width=6) == Layout(3, 6)
+    with pytest.raises(ValueError, match="num_frames must be a multiple of the patch size 2, got 3"):
+        layout_of(cog, **sizes)
 
 
 def test_a_cached_run_with_motion_repeats_itself_and_copies_keep_their_own_state():
@@ -425,9 +605,25 @@ def test_a_cached_run_with_motion_repeats_itself_and_copies_keep_their_own_state
         (dict(given=True), TypeError, "given must be an integer >= 0, got True"),
         (dict(given=3), ValueError, "given must leave at least two of 4 frames, got 3"),
         (dict(given=1, strides=(3,)), ValueError, "strides must be smaller than the number of frames"),
-        (dict(window=4), ValueError, "window must be a pair of integers"),
+        (dict(window=4), TypeError, "window must be a pair of integers or None, got 4"),
         (dict(window=(1, 2, 3)), ValueError, "window must be a pair of integers"),
-        (dict(window="12"), ValueError, "window must be a pair of integers"),
+        (dict(window="12"), TypeError, "window must be a pair of integers"),
+        (dict(window={4, 26}), TypeError, "window must be a pair of integers"),
+        (dict(window={4: 26}), TypeError, "window must be a pair of integers"),
+        (dict(window=np.array([4.0, 26.0])), TypeError, "window must be an integer, got 4.0"),
+        (dict(mean="no"), TypeError, "mean must be True or False, got 'no'"),
+        (dict(mean=1), TypeError, "mean must be True or False, got 1"),
+        (dict(signed_gradient="yes"), TypeError, "signed_gradient must be True or False"),
+        (dict(start_score=-1), ValueError, "start_score must be a finite number >= 0, got -1"),
+        (dict(start_score=math.nan), ValueError, "start_score must be a finite number >= 0, got nan"),
+        (dict(start_score="1"), TypeError, "start_score must be a finite number >= 0, got '1'"),
+        (dict(mograd_mul=math.inf), ValueError, "mograd_mul must be a finite number >= 0, got inf"),
+        (dict(pivot=1e-300), ValueError, "pivot, power and scale must keep"),
+        (dict(strides=iter(())), ValueError, "strides is empty"),
+        (dict(strides={1: 1}), TypeError, "strides must be a sequence"),
+        (dict(form=np.zeros(2)), TypeError, "form must be one of code, paper, got float64 array of shape (2,)"),
+        (dict(form=None), TypeError, "form must be one of code, paper, got None"),
+        (dict(score=["ratio"]), TypeError, "score must be one of ratio, correlation, got a list"),
         (dict(window=(1.5, 4)), TypeError, "window must be an integer"),
         (dict(form="Paper"), ValueError, "form must be one of code, paper, got 'Paper'"),
         (dict(score="l2"), ValueError, "score must be one of ratio, correlation"),
@@ -435,7 +631,7 @@ def test_a_cached_run_with_motion_repeats_itself_and_copies_keep_their_own_state
     ],
 )
 def test_bad_options_are_refused(options, error, message):
-    with pytest.raises(error, match=message.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(error, match=re.escape(message)):
         MotionRegulariser(Layout(4, 2), **options)
 
 
@@ -448,8 +644,8 @@ def test_bad_options_are_refused(options, error, message):
         ((torch.zeros(1, 7, 3), 2, 1), ValueError, "probe has 7 tokens, expected 4 frames x 2 tokens"),
         ((torch.zeros(0, 8, 3), 2, 1), ValueError, "not empty"),
         ((torch.zeros(8, 3), 2, 1), ValueError, r"\(batch, tokens, channels\)"),
-        ((torch.zeros(1, 8, 3, dtype=torch.long), 2, 1), TypeError, "floating-point tensor, got torch.int64"),
-        (("probe", 2, 1), TypeError, "floating-point tensor, got str"),
+        ((torch.zeros(1, 8, 3, dtype=torch.long), 2, 1), TypeError, "floating-point numbers .*, got int64 tensor"),
+        (("probe", 2, 1), TypeError, "floating-point numbers .*, got 'probe'"),
     ],
 )
 def test_bad_calls_are_refused_and_leave_nothing_behind(arguments, error, message):
@@ -461,19 +657,38 @@ def test_bad_calls_are_refused_and_leave_nothing_behind(arguments, error, messag
 
 def test_bad_layouts_and_frames_are_refused():
     for arguments, message in (((1, 4), "frames must be >= 2"), ((0, 4), "frames must be an integer >= 1"), ((3, 0), "tokens must be"),
-                               ((3, 4, "rows"), "order must be one of"), ((3, 4, "spatial", 2), "before and after belong to")):  # fmt: skip
+                               ((3, 4, "rows"), "order must be one of joint, temporal, spatial, got 'rows'"), ((3, 4, "spatial", 2), "before and after"),
+                               ((3, 4, "temporal", 0, 1), "before and after"), ((3, 4, "joint", 2, -5), "after must be an integer >= 0, got -5"),
+                               ((3, 4, "joint", -2), "before must be an integer >= 0, got -2")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             Layout(*arguments)
-    with pytest.raises(TypeError, match="layout must be a Layout, got tuple"):
-        MotionRegulariser((3, 4))
+    for wrong in ((3, 4), None):
+        with pytest.raises(TypeError, match="layout must be a Layout, got"):
+            MotionRegulariser(wrong)
+        with pytest.raises(TypeError, match="layout must be a Layout, got"):
+            split_frames(torch.zeros(1, 12, 2), wrong)
+    for arguments, message in (
+        ((3.0, 4), "frames"),
+        ((3, True), "tokens"),
+        ((3, 4, None), "order"),
+        ((3, 4, "joint", 0, "2"), "after"),
+        ((3, 4, "joint", None), "before"),
+    ):
+        with pytest.raises(TypeError, match=f"{message} must be"):
+            Layout(*arguments)
+    assert Layout(np.int64(3), np.uint8(4)) == Layout(3, 4) and type(Layout(np.int64(3), 4).frames) is int
+    for probe in (torch.zeros(7, 3, 2), torch.zeros(8, 4, 2)):
+        with pytest.raises(ValueError, match="expected \\(a multiple of 4, 3, channels\\)"):
+            split_frames(probe, Layout(3, 4, "temporal"))
     with pytest.raises(ValueError, match="expected \\(a multiple of 4, 3, channels\\)"):
         split_frames(torch.zeros(8, 5, 2), Layout(3, 4, "temporal"))
     with pytest.raises(ValueError, match="a single image has no motion"):
         motion_score(torch.zeros(1, 1, 2, 3))
-    with pytest.raises(ValueError, match="frames must be \\(B, T, S, C\\)"):
+    with pytest.raises(ValueError, match="frames must be .* \\(B, T, S, C\\) and not empty"):
         motion_score(torch.zeros(2, 2, 3))
     with pytest.raises(ValueError, match="strides must be smaller"):
         motion_score(torch.zeros(1, 2, 2, 3), strides=(2,))
-    with pytest.raises(ValueError, match="share must be at most 1"):
-        middle_window(30, 1.5)
-    assert math.isnan(mu(torch.zeros(1, 2, 2, 3)))
+    for share in (0, -0.5, 1.5, math.nan):
+        with pytest.raises(ValueError, match="share must be a finite number in"):
+            middle_window(30, share)
+    assert middle_window(30, 1) == (1, 30) and middle_window(1, 1e-9) == (1, 1) and middle_window(10, 0.2) == (4, 6)

@@ -101,8 +101,11 @@ def test_a_column_has_one_number_for_each_unit():
     assert study.column(table, "CAN", conditions=("blur 0.0", "blur 0.5")).tolist() == [[0, 0.5], [10, 10.5]]
     assert study.column(table, "CAN", conditions=["blur 0.5"]).tolist() == [0.5, 10.5]
     assert study.column(table, "CAN", bench="tasks", conditions=("noise", "dark")).tolist() == [[9, 8], [10, 9]]
-    for wrong in (dict(method="CAM"), dict(method="CAN", conditions=["blur 9"]), dict(method="CAN", task="forest")):
-        with pytest.raises(ValueError, match="there must be a row of"):
+    for wrong, message in (
+        (dict(method="CAM"), "method must be one of 'CAN', got 'CAM'"), (dict(method="CAN", conditions=["blur 9"]), "there must be a row of"),
+        (dict(method="CAN", task="forest"), "there must be a row of"), (dict(method="CAN", conditon="blur 0.0"), "got conditon"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
             study.column(table, **wrong)
 
 

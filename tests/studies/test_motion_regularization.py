@@ -86,7 +86,18 @@ def test_costs_out_of_reach_and_missing_rows_are_refused():
     dear = tiny().assign(calls=lambda t: t.calls.where(t.method == "AdaCache", 20))
     with pytest.raises(ValueError, match="MoReg computes 20.00 calls on m, AdaCache 10.00 to 14.00"):
         study.at_same_cost(dear, model="m")
-    with pytest.raises(ValueError, match="one row an object is expected for m, power 2, still, budget None; got 0"):
+    with pytest.raises(ValueError, match="method must be one of .MoReg., .AdaCache., got .power 2."):
         study.at_same_cost(tiny(), model="m", variant="power 2")
     with pytest.raises(ValueError, match="got 4"):
         study.column(pd.concat([tiny(), tiny()]), "still", "psnr", model="m", method="MoReg")
+    for call, error, message in (
+        (lambda: study.column(None, "still", "psnr"), TypeError, "table must be a study's"),
+        (lambda: study.column(tiny(), "quick", "psnr"), ValueError, "model must be"),
+        (lambda: study.column(tiny(), "quick", "psnr", model="m", method="MoReg"), ValueError, "motion must be one of"),
+        (lambda: study.column(tiny(), "still", "pnsr", model="m", method="MoReg"), ValueError, "the table has no column pnsr; there are"),
+        (lambda: study.column(tiny(), "still", 3, model="m", method="MoReg"), TypeError, "column must be"),
+        (lambda: study.early(tiny(), "mu"), ValueError, "no column mu_"), (lambda: study.prompt_of("still", 10**6), ValueError, "index must be"),
+        (lambda: study.prompt_of("quick", 0), ValueError, "motion must be one of"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            call()

@@ -318,8 +318,8 @@ def test_meaningless_declarations_are_refused(name, wrong):
 
 def test_unknown_names_are_answered_with_the_list(tree):
     tree.study.with_name("ripples.py").write_text(tree.study.read_text())
-    assert tree.make("wave", fails=True).strip() == "there is no study 'wave'; there are: ripples, waves"
-    assert tree.make("runner", fails=True).strip() == "there is no study 'runner'; there are: ripples, waves"
+    assert tree.make("wave", fails=True).strip() == "there is no study of the name 'wave'; there are: ripples, waves"
+    assert tree.make("runner", fails=True).strip() == "there is no study of the name 'runner'; there are: ripples, waves"
     assert tree.make().splitlines() == [f"{n}: study {n} has not been measured; run make study NAME={n}" for n in ("ripples", "waves")]
 
 
@@ -519,4 +519,4 @@ def test_remeasure_asks_for_one_case(done):
     there = "there are: kind: 'sin', 'cos'; seed: 0, 1, 2, 3, 4, 5; knob: 0.1, 0.30000000000000004"
     assert out[:3] == [f"no cases of waves fit {{'kind': 'tan', 'seed': 3}}, one must; {there}", f"4 cases of waves fit {{'seed': 3}}, one must; {there}",
                        f"cases of waves have no seeed; {there}"]  # fmt: skip
-    assert out[3:] == ["there is no study 'wave'; there are: waves"] * 2
+    assert out[3:] == ["there is no study of the name 'wave'; there are: waves"] * 2
