@@ -306,7 +306,7 @@ class CachingClock:
                 self.update(change.item(), float(factor))
             if self.expect == "linear":
                 self._slope = (probe - old) / self._gap
-        self._probe, self._waiting = probe, False
+        self._probe, self._waiting = probe.clone(), False  # the model may write into its own
 
     def update(self, distance: float, factor: float = 1.0) -> None:
         """Set the rate from a distance that is already divided by the rate: `observe` for those who have no tensors."""

@@ -431,11 +431,15 @@ def test_changed_inputs_are_refused_until_reset(nets):
             handle.reset()
         net.sample(calls=3)
         with pytest.raises(ValueError, match="inputs changed"):
-            net.call(net.start, 4, net.text[:, :3])
+            net.call(net.start[:1], 4)
         net.call(net.start, 4)  # the refused call did not happen
         assert handle.clock.call == 4
         net.call(bigger, 1)  # timesteps turn back: a new run may have another size
         assert handle.clock.call == 1
+        handle.reset()
+        net.sample(calls=3, context="cond")
+        with pytest.raises(ValueError, match="inputs changed"), net.model.cache_context("cond"):
+            net.call(net.start, 4, net.text[:, :3])
 
 
 def test_gradients_are_refused(nets):
