@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .schedules import REUSES, CachingClock, Codebook, _choice, _kind
+from ._arguments import _flag, _got, _kind, _option
+from .schedules import REUSES, CachingClock, Codebook
 
 try:  # everything here that diffusers does not promise to keep: one place, so that a move is seen at once
     from diffusers.hooks import HookRegistry, ModelHook
@@ -38,7 +39,7 @@ except ImportError as error:  # pragma: no cover
         f"hooks.{{BaseState, CacheContext, StateManager}}. This diffusers has moved one of them: {error}"
     ) from error
 
-__all__ = ["AdaCacheHandle", "Report", "apply_adacache"]
+__all__ = ["apply_adacache"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -173,9 +174,10 @@ def apply_adacache(
     told apart, a changed resolution or dtype inside a run, a probe that did not run, hidden states that change between blocks of a list
     (storage="group"). Raises RuntimeError for calls with gradients enabled: stored residuals carry none. Warns once when a run ends before call N.
     """
-    _choice("storage", storage, ("group", "block"))
-    _choice("reuse", reuse, REUSES)
-    _choice("decide", decide, ("shared", "each"))
+    _option("storage", storage, ("group", "block"))
+    _option("reuse", reuse, REUSES)
+    _option("decide", decide, ("shared", "each"))
+    record = _flag("record", record)
     transformer = _unwrapped(transformer)
     registry = getattr(transformer, "_diffusers_hook", None)
     if registry is not None and registry.get_hook(_ROOT) is not None:
@@ -192,8 +194,8 @@ def apply_adacache(
         if (codebook, num_calls, metric, form, expect, first, last, start, regulariser) != (None, None, "l1", "code", "hold", 1, 2, 1, None):
             raise ValueError("clock already holds codebook, num_calls, metric, form, expect, first, last, start and regulariser: give one")
         absent = [a for a in ("tick", "observe", "reset", "call", "num_calls", "trace") if not hasattr(clock, a)]
-        if absent:
-            raise TypeError(f"clock must be a CachingClock, a FixedClock or alike, {type(clock).__name__} has no {absent}")
+        if absent or isinstance(clock, type):
+            raise TypeError(f"clock must be a CachingClock, a FixedClock or alike, got {_got(clock)} without {absent}")
         clock.reset()
 
     groups = _block_lists(transformer)
@@ -293,7 +295,7 @@ def _block_lists(transformer: nn.Module) -> dict[str, nn.ModuleList]:
 
 def _find_probe(transformer: nn.Module, groups: dict[str, nn.ModuleList], probe: str) -> tuple[nn.Module, nn.Module, str, int | None]:
     """(block that holds the probe, probed module, its name, number of its gate among the six of adaLN-single)."""
-    if probe in ("attention", "block"):
+    if isinstance(probe, str) and probe in ("attention", "block"):
         group = next((name for name in groups if "temporal" in name), next(iter(groups)))
         middle = (len(groups[group]) - 1) // 2  # as in the official code: block 13 of 28
         name = f"{group}.{middle}"
