@@ -779,6 +779,7 @@ class _RootHook(ModelHook):
         self.shortcuts = {name: _OnlyLast(blocks) for name, blocks in self.lists.items()}
         self.state_manager = cache.states  # found here by `transformer.cache_context(...)`
 
+    @torch.compiler.disable(recursive=False)
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         try:
             self.cache.begin(args, kwargs)
@@ -824,6 +825,7 @@ class _BlockHook(ModelHook):
         self.text_index = self.metadata.return_encoder_hidden_states_index
         return module
 
+    @torch.compiler.disable(recursive=False)
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         cache, read = self.cache, self.metadata._get_parameter_from_args_kwargs
         if cache.state is None:  # a block called on its own
