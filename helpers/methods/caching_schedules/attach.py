@@ -242,12 +242,18 @@ def _unwrapped(model: Any) -> nn.Module:
 
 
 def _hang(module: nn.Module, hook: ModelHook, name: str) -> None:
+    """Put a hook on, below accelerate's wrapper of `forward` where there is one: pipelines take that off, with all above it, when a run ends."""
+    outer, below = module.forward, vars(module).get("_old_forward")
+    if below is not None:
+        module.forward = below
     HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
     hook.outermost = module.forward
+    if below is not None:
+        module._old_forward, module.forward = module.forward, outer
 
 
 def _unhang(module: nn.Module, name: str) -> None:
-    """Take a hook off, also from below another library that has wrapped `forward` since (accelerate's offload): its wrapper stays where it is."""
+    """Take a hook off, also from below another library that has wrapped `forward` (accelerate's offload): its wrapper stays where it is."""
     registry = getattr(module, "_diffusers_hook", None)
     hook = registry.get_hook(name) if registry is not None else None
     if hook is None:
@@ -255,8 +261,10 @@ def _unhang(module: nn.Module, name: str) -> None:
     newest, outer = registry._hook_order[-1] == name, module.forward
     registry.remove_hook(name, recurse=False)
     if newest and outer is not hook.outermost:
-        calls = hook.fn_ref  # what the wrapper calls: now only what was there before
-        calls.forward, calls.post_forward = module.forward, lambda module, output: output
+        if vars(module).get("_old_forward") is hook.outermost:
+            module._old_forward = module.forward
+        else:  # what the wrapper calls does from now on only what was there before
+            hook.fn_ref.forward, hook.fn_ref.post_forward = module.forward, lambda module, output: output
         module.forward = outer
 
 
@@ -425,7 +433,7 @@ class _Cache:
         name = self.states.context.name
         if state.clock is None and (self.decider is None or not self.shared):
             if self.decider is None and self.scheduler is not None:
-                self.clock.num_calls = _calls_left(self.scheduler, timestep)
+                self.clock.num_calls = _calls_left(self.scheduler, self._argument("timestep", args, kwargs))
             state.clock = self.clock if self.decider is None else copy.deepcopy(self.clock)
             if state.clock is not self.clock:
                 state.clock.reset()
@@ -725,12 +733,14 @@ def _leaves(values: list) -> list:
 
 def _calls_left(scheduler: Any, timestep: Any) -> int:
     """From this call to the end of the scheduler's timesteps, of which strength < 1 leaves out the first."""
-    times, index = scheduler.timesteps, getattr(scheduler, "step_index", None)
+    times, index = [float(t) for t in scheduler.timesteps], getattr(scheduler, "step_index", None)
     if index is None:
         index = getattr(scheduler, "begin_index", None)
-    if index is None and not hasattr(scheduler, "begin_index"):
-        index = next((i for i, t in enumerate(times) if float(t) == _value(timestep)), 0)
-    return max(len(times) - (index or 0), 1)
+    if index is None:  # by the timestep itself, which models get as it is, as a share, or counted upwards, and in half precision rounded
+        now, whole = _value(timestep), getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000)
+        off = [(abs(form - now) / max(abs(form), 1e-3), i) for i, t in enumerate(times) for form in (t, t / whole, 1 - t / whole) if now is not None]
+        index = next((i for far, i in sorted((round(far, 6), i) for far, i in off) if far < 5e-3), 0)
+    return max(len(times) - index, 1)
 
 
 def _difference(inputs: tuple, outputs: tuple, gap: int = 1) -> tuple:
