@@ -104,7 +104,7 @@ class AdaCacheHandle:
         registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
         if registry.get_hook(_ROOT) is self._cache.root:
             for module in self.transformer.modules():
-                for name in (_ROOT, _BLOCK, _PROBE, _TEXT):
+                for name in (_ROOT, _BLOCK, _PROBE):
                     _unhang(module, name)
             for name in ("disable_cache", "_cache_config"):
                 vars(self.transformer).pop(name, None)
@@ -220,7 +220,7 @@ def apply_adacache(
     return handle
 
 
-_ROOT, _BLOCK, _PROBE, _TEXT = "adacache_root", "adacache_block", "adacache_probe", "adacache_text"
+_ROOT, _BLOCK, _PROBE = "adacache_root", "adacache_block", "adacache_probe"
 _BRANCH = "inference"  # name of the first guidance branch where the pipeline opens no context
 
 
@@ -347,7 +347,6 @@ class _State(BaseState):
         self.slopes: dict[tuple, tuple] = {}  # with reuse="linear": their change per call between the last two computed ones
         self.computed_at = 0
         self.computations = 0  # how many the deciding branch had made by then
-        self.projected: Tensor | None = None  # the text as the blocks get it
         self.probes: list[Tensor | None] = []
         self.totals: list[tuple[Tensor, ...]] = []
         self.filed = False
@@ -425,7 +424,7 @@ class _Cache:
         state.timesteps = [*state.timesteps[:1], timestep]
         self.step_times = [*self.step_times[:1], timestep]
         if len(state.given) != len(given) or not all(map(_Seen.is_, state.given, given)):
-            state.given, state.projected = [_Seen(value) for value in given], None
+            state.given = [_Seen(value) for value in given]
         if self.latents is None or not self.latents.is_(hidden):
             self.latents = _Seen(hidden)
         state.calls += 1

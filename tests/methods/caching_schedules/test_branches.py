@@ -230,11 +230,10 @@ class LuminaLike:
     def sample(self, calls=N):
         x = self.start
         for n in range(calls):
-            out = [
-                self.model(hidden_states=x, timestep=torch.tensor([n / N]), encoder_hidden_states=text, encoder_attention_mask=torch.ones(text.shape[:2]).bool(),
-                           return_dict=False)[0]
-                for text in (self.cond, self.uncond)
-            ]  # fmt: skip
+            out = []
+            for text in (self.cond, self.uncond):
+                masks = dict(encoder_attention_mask=torch.ones(text.shape[:2]).bool())
+                out += self.model(hidden_states=x, timestep=torch.tensor([n / N]), encoder_hidden_states=text, return_dict=False, **masks)
             x = x + 0.1 * (2 * out[0] - out[1])
         return x
 
