@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Any
 from .schedules import (
     FAST_30,
     FAST_100,
-    FORMS,
-    METRICS,
-    REUSES,
     SLOW_30,
     CachingClock,
-    Call,
     Codebook,
     FixedClock,
     best_fixed_calls,
@@ -28,18 +24,17 @@ from .schedules import (
 )
 
 if TYPE_CHECKING:
-    from .attach import AdaCacheHandle, Report, apply_adacache
+    from .attach import apply_adacache
 
 __all__ = [
-    "FAST_30", "FAST_100", "FORMS", "METRICS", "REUSES", "SLOW_30", "AdaCacheHandle", "CachingClock", "Call", "Codebook",
-    "FixedClock", "Report", "apply_adacache", "best_fixed_calls", "calibrate", "distance", "oracle_calls",
-    "pairwise_distances", "predict_calls", "replay_calls", "uniform_calls",
+    "FAST_30", "FAST_100", "SLOW_30", "CachingClock", "Codebook", "FixedClock", "apply_adacache", "best_fixed_calls", "calibrate", "distance",
+    "oracle_calls", "pairwise_distances", "predict_calls", "replay_calls", "uniform_calls",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("AdaCacheHandle", "Report", "apply_adacache"):  # these need diffusers: imported when first asked for
-        from . import attach
+    if name == "apply_adacache":  # needs diffusers: imported when first asked for
+        from .attach import apply_adacache
 
-        return getattr(attach, name)
+        return apply_adacache
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

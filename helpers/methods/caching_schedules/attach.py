@@ -15,14 +15,18 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
+import warnings
 import weakref
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .schedules import REUSES, CachingClock, Codebook, _choice, _kind
+from ._arguments import _flag, _got, _kind, _option
+from .schedules import REUSES, CachingClock, Codebook
 
 try:  # everything here that diffusers does not promise to keep: one place, so that a move is seen at once
     from diffusers.hooks import HookRegistry, ModelHook
@@ -35,7 +39,7 @@ except ImportError as error:  # pragma: no cover
         f"hooks.{{BaseState, CacheContext, StateManager}}. This diffusers has moved one of them: {error}"
     ) from error
 
-__all__ = ["AdaCacheHandle", "Report", "apply_adacache"]
+__all__ = ["apply_adacache"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -47,7 +51,7 @@ __all__ = ["AdaCacheHandle", "Report", "apply_adacache"]
 class Report:
     """One run of one clock: what was computed, and why."""
 
-    context: str  # the cache context whose clock this is ("inference" where the pipeline opens none)
+    context: str  # the cache context whose clock this is; where the pipeline opens none, "inference", and "inference 2" for a second guidance branch
     num_calls: int  # N, as planned
     computed: tuple[int, ...]  # calls that were computed, 1-based
     distances: tuple[float | None, ...]  # one entry per call, None where nothing was compared
@@ -92,20 +96,27 @@ class AdaCacheHandle:
         self._cache.reset()
 
     def remove(self) -> None:
-        """Take all hooks off again. Afterwards the transformer computes every call; the reports stay."""
-        self.reset()
+        """Take all hooks off again, as `transformer.disable_cache()` does too. Afterwards every call is computed; the reports stay."""
+        self._cache.warn(self._cache.reset(ended=True))
+        self._take_off()
+
+    def _take_off(self) -> None:
         registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
         if registry.get_hook(_ROOT) is self._cache.root:
-            for name in (_ROOT, _BLOCK, _PROBE):
-                registry.remove_hook(name, recurse=True)
-            vars(self.transformer).pop("enable_cache", None)
+            for module in self.transformer.modules():
+                for name in (_ROOT, _BLOCK, _PROBE):
+                    _unhang(module, name)
+            for name in ("disable_cache", "_cache_config"):
+                vars(self.transformer).pop(name, None)
             registry.invalidate_child_registries_cache()
 
     def __enter__(self) -> AdaCacheHandle:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.remove()
+    def __exit__(self, error: object, *_: object) -> None:
+        said = self._cache.reset(ended=error is None)
+        self._take_off()
+        self._cache.warn(said)
 
 
 def apply_adacache(
@@ -134,8 +145,10 @@ def apply_adacache(
     HunyuanVideo, inside their pipelines and in a plain sampling loop under torch.no_grad(); on other models once their
     block class is registered in diffusers' `TransformerBlockRegistry`.
 
-    transformer: the model; its own parameters are never touched. codebook, num_calls (N, counted in denoiser calls),
-    metric, form, expect, first, last, start, regulariser: see `CachingClock`; or give a finished clock instead (`FixedClock`).
+    transformer: the model, also inside torch.compile, DistributedDataParallel or a peft wrapper; its own parameters are never touched.
+    num_calls: N, counted in denoiser calls of one guidance branch; or the pipeline's scheduler, whose timesteps are then counted anew at every
+    run, so that another number of steps, `strength` < 1 and second-order samplers need no other clock. codebook, metric, form, expect, first,
+    last, start, regulariser: see `CachingClock`; or give a finished clock instead (`FixedClock`).
     probe: which residual is watched. "attention": self-attention of the middle block (of the temporal blocks where there
     are some), times its gate in adaLN-single blocks (Latte), as in the paper. "block": all that the middle block adds.
     Otherwise the name of a submodule, as "transformer_blocks.0.ff".
@@ -145,8 +158,9 @@ def apply_adacache(
     reuse: what a skipped call adds. "hold": the residuals of the last computed call b, as in the paper. "linear": those
     carried on in a straight line from the computed call a before it, R_b + (n - b) / (b - a) * (R_b - R_a) at call n (the
     first order of TaylorSeer, Liu et al. 2025, arXiv 2503.06923, on the sum of all blocks); one more tensor is kept.
-    decide: for pipelines that call the model once per guidance branch (Wan, HunyuanVideo). "shared": the first context
-    of a run decides for all. "each": every context has a clock (and regulariser) of its own. Residuals are never shared.
+    decide: for pipelines that call the model once per guidance branch (Wan, HunyuanVideo). "shared": the first branch
+    of a run decides for all. "each": every branch has a clock (and regulariser) of its own. Residuals are never shared: the branches are those
+    of the pipeline's cache contexts, and where it opens none (Wan video-to-video, image-to-image) they are told apart by their text.
     record: also keep every probe and every summed hidden-state residual, as CPU tensors in the report.
 
     A run ends with call N, with a pipeline's end, with an exception inside the model, or when the timesteps turn back
@@ -156,60 +170,102 @@ def apply_adacache(
     there, and started again with the same embedding tensor, needs `handle.reset()`.
 
     Returns an AdaCacheHandle. Raises TypeError or ValueError for bad options, a model without a known block list, a
-    model that already caches or is given another cache later, and, at a call: more than N calls in one run, a changed
-    resolution or dtype inside a run, a probe that did not run, hidden states that change between blocks of a list
-    (storage="group"). Raises RuntimeError for calls with gradients enabled: stored residuals carry none.
+    model that already caches or is given another cache later, and, at a call: more than N calls in one run, guidance branches that cannot be
+    told apart, a changed resolution or dtype inside a run, a probe that did not run, hidden states that change between blocks of a list
+    (storage="group"). Raises RuntimeError for calls with gradients enabled: stored residuals carry none. Warns once when a run ends before call N.
     """
-    _choice("storage", storage, ("group", "block"))
-    _choice("reuse", reuse, REUSES)
-    _choice("decide", decide, ("shared", "each"))
-    if not isinstance(transformer, nn.Module):
-        raise TypeError(f"transformer must be a torch module, got {type(transformer).__name__}")
-    if getattr(transformer, "is_cache_enabled", False) or _other_caches(transformer):
-        raise ValueError("transformer already has a diffusers cache enabled; call transformer.disable_cache() first")
+    _option("storage", storage, ("group", "block"))
+    _option("reuse", reuse, REUSES)
+    _option("decide", decide, ("shared", "each"))
+    record = _flag("record", record)
+    transformer = _unwrapped(transformer)
     registry = getattr(transformer, "_diffusers_hook", None)
     if registry is not None and registry.get_hook(_ROOT) is not None:
-        raise ValueError("transformer already has AdaCache applied; call remove() of that handle first")
+        raise ValueError("transformer already has AdaCache applied; call transformer.disable_cache(), or remove() of its handle, first")
+    if getattr(transformer, "is_cache_enabled", False) or _other_caches(transformer):
+        raise ValueError("transformer already has a diffusers cache enabled; call transformer.disable_cache() first")
+    scheduler = num_calls if hasattr(num_calls, "set_timesteps") else None
     if clock is None:
         if codebook is None or num_calls is None:
-            raise ValueError("codebook and num_calls are needed where no clock is given")
+            raise ValueError("codebook and num_calls are needed where no clock is given (num_calls: an integer, or the pipeline's scheduler)")
         options = dict(first=first, last=last, start=start, metric=metric, form=form, expect=expect, regulariser=regulariser)
-        clock = CachingClock(codebook, num_calls, **options)
+        clock = CachingClock(codebook, num_calls if scheduler is None else 1, **options)  # a scheduler is asked when a run begins
     else:
         if (codebook, num_calls, metric, form, expect, first, last, start, regulariser) != (None, None, "l1", "code", "hold", 1, 2, 1, None):
             raise ValueError("clock already holds codebook, num_calls, metric, form, expect, first, last, start and regulariser: give one")
         absent = [a for a in ("tick", "observe", "reset", "call", "num_calls", "trace") if not hasattr(clock, a)]
-        if absent:
-            raise TypeError(f"clock must be a CachingClock, a FixedClock or alike, {type(clock).__name__} has no {absent}")
+        if absent or isinstance(clock, type):
+            raise TypeError(f"clock must be a CachingClock, a FixedClock or alike, got {_got(clock)} without {absent}")
         clock.reset()
 
     groups = _block_lists(transformer)
     probe_block, probe_module, probe_name, gate_chunk = _find_probe(transformer, groups, probe)
     cache = _Cache(transformer, clock, storage == "group", reuse == "linear", decide == "shared", record)
-    cache.root = _RootHook(cache, groups)
-    HookRegistry.check_if_exists_or_initialize(transformer).register_hook(cache.root, _ROOT)
+    cache.scheduler, cache.root = scheduler, _RootHook(cache, groups)
+    _hang(transformer, cache.root, _ROOT)
     for name, blocks in groups.items():
         for i, block in enumerate(blocks):
             hook = _BlockHook(cache, name, None if storage == "group" else i, last=i == len(blocks) - 1)
             if block is probe_block:
                 hook.gate_chunk, hook.is_probe = gate_chunk, probe_module is block
-            HookRegistry.check_if_exists_or_initialize(block).register_hook(hook, _BLOCK)
+            _hang(block, hook, _BLOCK)
     if probe_module is not probe_block:
-        HookRegistry.check_if_exists_or_initialize(probe_module).register_hook(_ProbeHook(cache), _PROBE)
-    if hasattr(transformer, "enable_cache"):
-        transformer.enable_cache = _refuse_second_cache  # hides the method of the class until remove()
+        _hang(probe_module, _ProbeHook(cache), _PROBE)
     # contexts are handed down a cached list of hooked modules: have it made anew
     HookRegistry.check_if_exists_or_initialize(transformer).invalidate_child_registries_cache()
-    return AdaCacheHandle(transformer, cache, {name: len(blocks) for name, blocks in groups.items()}, probe_name)
+    handle = AdaCacheHandle(transformer, cache, {name: len(blocks) for name, blocks in groups.items()}, probe_name)
+    transformer.disable_cache = handle.remove  # hides the method of the class until remove(): a handle that was lost is no trap
+    if hasattr(transformer, "_cache_config"):
+        transformer._cache_config = handle  # is_cache_enabled says so, and enable_cache() refuses a second one
+    return handle
 
 
 _ROOT, _BLOCK, _PROBE = "adacache_root", "adacache_block", "adacache_probe"
-_INPUTS = ("hidden_states", "encoder_hidden_states", "timestep")
-_INFERENCE = CacheContext("inference")  # where the pipeline opens no context
+_BRANCH = "inference"  # name of the first guidance branch where the pipeline opens no context
 
 
-def _refuse_second_cache(config: Any) -> None:
-    raise ValueError("transformer has AdaCache applied; call remove() of its handle before enable_cache()")
+def _unwrapped(model: Any) -> nn.Module:
+    """The model inside torch.compile, data-parallel and peft wrappers: modules that hold one other module and no list of blocks."""
+    if not isinstance(model, nn.Module):
+        inside = " (give pipe.transformer)" if hasattr(model, "transformer") else ""
+        raise TypeError(f"transformer must be a torch module, got {type(model).__name__}{inside}")
+    while True:
+        children = list(model.children())
+        if len(children) != 1 or isinstance(children[0], nn.ModuleList):
+            return model
+        if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+            raise ValueError(
+                "transformer is a DataParallel over several devices, which copies the model at every call: give each process its own with "
+                "DistributedDataParallel, or call transformer.module on one device"
+            )
+        model = children[0]
+
+
+def _hang(module: nn.Module, hook: ModelHook, name: str) -> None:
+    """Put a hook on, below accelerate's wrapper of `forward` where there is one: pipelines take that off, with all above it, when a run ends."""
+    outer, below = module.forward, vars(module).get("_old_forward")
+    if below is not None:
+        module.forward = below
+    HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
+    hook.outermost = module.forward
+    if below is not None:
+        module._old_forward, module.forward = module.forward, outer
+
+
+def _unhang(module: nn.Module, name: str) -> None:
+    """Take a hook off, also from below another library that has wrapped `forward` (accelerate's offload): its wrapper stays where it is."""
+    registry = getattr(module, "_diffusers_hook", None)
+    hook = registry.get_hook(name) if registry is not None else None
+    if hook is None:
+        return
+    newest, outer = registry._hook_order[-1] == name, module.forward
+    registry.remove_hook(name, recurse=False)
+    if newest and outer is not hook.outermost:
+        if vars(module).get("_old_forward") is hook.outermost:
+            module._old_forward = module.forward
+        else:  # what the wrapper calls does from now on only what was there before
+            hook.fn_ref.forward, hook.fn_ref.post_forward = module.forward, lambda module, output: output
+        module.forward = outer
 
 
 def _other_caches(transformer: nn.Module) -> set[str]:
@@ -247,7 +303,7 @@ def _block_lists(transformer: nn.Module) -> dict[str, nn.ModuleList]:
 
 def _find_probe(transformer: nn.Module, groups: dict[str, nn.ModuleList], probe: str) -> tuple[nn.Module, nn.Module, str, int | None]:
     """(block that holds the probe, probed module, its name, number of its gate among the six of adaLN-single)."""
-    if probe in ("attention", "block"):
+    if isinstance(probe, str) and probe in ("attention", "block"):
         group = next((name for name in groups if "temporal" in name), next(iter(groups)))
         middle = (len(groups[group]) - 1) // 2  # as in the official code: block 13 of 28
         name = f"{group}.{middle}"
@@ -274,7 +330,7 @@ def _find_probe(transformer: nn.Module, groups: dict[str, nn.ModuleList], probe:
 
 
 class _State(BaseState):
-    """What belongs to one cache context within one run."""
+    """What belongs to one cache context, or one guidance branch, within one run."""
 
     def __init__(self) -> None:
         self.reset()
@@ -284,15 +340,36 @@ class _State(BaseState):
         self.calls = 0
         self.signature: list | None = None  # shapes and dtypes of the inputs
         self.timesteps: list[Any] = []  # of the first and the latest call
-        self.text: Any = None  # weak reference to the latest text embedding
+        self.given: list[_Seen] = []  # the text and what else tells guidance branches apart, at the latest call
         # key: (name of block list, None or number of block)
         self.running: dict[tuple, Any] = {}  # of the call in progress
         self.residuals: dict[tuple, tuple] = {}  # (hidden, text) of the last computed call
         self.slopes: dict[tuple, tuple] = {}  # with reuse="linear": their change per call between the last two computed ones
         self.computed_at = 0
+        self.computations = 0  # how many the deciding branch had made by then
         self.probes: list[Tensor | None] = []
         self.totals: list[tuple[Tensor, ...]] = []
         self.filed = False
+
+
+class _Seen:
+    """A tensor of an earlier call, or another argument. Two tensors are told apart as objects first, which nobody has to wait for."""
+
+    def __init__(self, value: Any) -> None:
+        self.ref = weakref.ref(value) if isinstance(value, Tensor) else None
+        self.value = value.detach() if isinstance(value, Tensor) else value
+
+    def is_(self, value: Any) -> bool:
+        return self.ref() is value if self.ref is not None else self.value is value
+
+    def equals(self, value: Any) -> bool:
+        old = self.value
+        if not isinstance(old, Tensor) or not isinstance(value, Tensor):
+            return type(old) is type(value) and old == value
+        return (old.shape, old.dtype, old.device) == (value.shape, value.dtype, value.device) and torch.equal(old, value)
+
+    def alive(self) -> bool:
+        return self.ref is not None and self.ref() is not None
 
 
 class _Cache:
@@ -301,15 +378,23 @@ class _Cache:
     def __init__(self, transformer: nn.Module, clock: Any, group: bool, linear: bool, shared: bool, record: bool) -> None:
         self.clock, self.group, self.linear, self.shared, self.record = clock, group, linear, shared, record
         self.transformer, self.states = transformer, StateManager(_State)
+        self.scheduler: Any = None  # asked for the number of calls, where there is one
         self.reports: list[Report] = []
         self.state: _State | None = None  # of the call in progress
         self.active = True
         self.decision = True  # of the deciding context
+        self.computations = 0
         self.decider: str | None = None
-        self.gate: Tensor | None = None
+        self.branches = 0  # how many were told apart in this run, where the pipeline opens no context
+        self.step: set[str] = set()  # those of them that were called in this step
+        self.step_times: list[Any] = []  # timesteps of the first and the latest call of all branches
+        self.latents: _Seen | None = None
+        self.gate: Any = None
         self.newest = self.latest = None  # the block list that began last, the one that ran last
+        self.own_context = self.warned = False
         names = list(inspect.signature(transformer.forward).parameters)
         self.position = {name: i for i, name in enumerate(names)}
+        self.telling = [name for name in names if _TELLING.match(name)]
         self.root: _RootHook
 
     # -- one call ------------------------------------------------------------------------------------------------------
@@ -322,38 +407,42 @@ class _Cache:
                 "AdaCache stores residuals without gradients: call the transformer under torch.no_grad() or "
                 "torch.inference_mode(), or remove() the cache to train"
             )
+        hidden, text, timestep = (self._argument(name, args, kwargs) for name in ("hidden_states", "encoder_hidden_states", "timestep"))
+        given = _leaves([self._argument(name, args, kwargs) for name in self.telling])
         self.own_context = self.states._context is None  # LattePipeline and plain loops open none
-        if self.own_context:
-            self.states.set_context(_INFERENCE)
-        hidden, text, timestep = (self._argument(name, args, kwargs) for name in _INPUTS)
-        index = getattr(self.states.context, "step_index", None)
+        index = None if self.own_context else getattr(self.states.context, "step_index", None)
         if index is not None:  # the pipeline says how far it is (Wan): nothing needs to be read from the device
             timestep = index
         elif isinstance(timestep, Tensor) and timestep.device.type == "cpu":
             timestep = _value(timestep)
-        state = self.states.get_state()
-        if self._is_new_run(state, timestep, text):
-            context = self.states.context
-            self.reset()
-            self.states.set_context(context)
-            state = self.states.get_state()
+        state = self._of_branch(hidden, timestep, given) if self.own_context else self._of_context(hidden, timestep, given)
         if not state.calls and (others := _other_caches(self.transformer)):
             raise ValueError(f"transformer got another cache after AdaCache ({', '.join(sorted(others))}): remove one of them")
         self._check_inputs(state, hidden, text)
-        state.timesteps = [*state.timesteps[:1], timestep.detach().max() if isinstance(timestep, Tensor) else timestep]
-        state.text = weakref.ref(text) if isinstance(text, Tensor) else None
+        if isinstance(timestep, Tensor):
+            timestep = timestep.detach().max()
+        state.timesteps = [*state.timesteps[:1], timestep]
+        self.step_times = [*self.step_times[:1], timestep]
+        if len(state.given) != len(given) or not all(map(_Seen.is_, state.given, given)):
+            state.given = [_Seen(value) for value in given]
+        if self.latents is None or not self.latents.is_(hidden):
+            self.latents = _Seen(hidden)
         state.calls += 1
 
         name = self.states.context.name
         if state.clock is None and (self.decider is None or not self.shared):
+            if self.decider is None and self.scheduler is not None:
+                self.clock.num_calls = _calls_left(self.scheduler, self._argument("timestep", args, kwargs))
             state.clock = self.clock if self.decider is None else copy.deepcopy(self.clock)
             if state.clock is not self.clock:
                 state.clock.reset()
             self.decider = self.decider or name
         if state.clock is not None:
             self.decision = state.clock.tick()
-        self.state, self.active = state, self.decision or not state.residuals
-        self.observed = not (self.active and state.clock is not None)
+            self.computations += self.decision
+        stale = self.shared and state.computations < self.computations  # a branch that was left out when the others were computed
+        self.state, self.active = state, self.decision or not state.residuals or stale
+        self.observed = not (self.decision and state.clock is not None)
 
     def _argument(self, name: str, args: tuple, kwargs: dict) -> Any:
         if name in kwargs:
@@ -361,11 +450,85 @@ class _Cache:
         position = self.position.get(name, len(args))
         return args[position] if position < len(args) else None
 
-    def _is_new_run(self, state: _State, timestep: Any, text: Any) -> bool:
+    def _of_context(self, hidden: Any, timestep: Any, given: list) -> _State:
+        """The state of the cache context that the pipeline has opened; a fresh one where this call begins a new run."""
+        state, context = self.states.get_state(), self.states.context
+        same_text = len(state.given) == len(given) and all(map(_Seen.is_, state.given, given))
+        if self._is_new_run(state, timestep, same_text, hidden):
+            self.reset()
+            self.states.set_context(context)
+        return self.states.get_state()
+
+    def _of_branch(self, hidden: Any, timestep: Any, given: list) -> _State:
+        """The state of a guidance branch, where the pipeline opens no context: branches are told apart by their text.
+
+        The first branch of a step decides for all of them; one that was already called in this step begins the next one.
+        """
+        branches = self.states._state_cache
+        name = next((name for name, state in branches.items() if self._is_of(state, timestep, given)), None)
+        if name is not None:
+            if self._is_new_run(branches[name], timestep, all(map(_Seen.is_, branches[name].given, given)), hidden):
+                self.reset()
+                name = None
+        elif branches:  # a text that is new to this run, or a new run
+            timestep = _value(timestep)
+            start, before = (_value(t) for t in (self.step_times * 2)[:2])
+            if timestep is None or before is None:
+                over = self._finished() and not self._same_latents(hidden)
+            else:
+                direction, move = before - start, timestep - before
+                over = direction * move < 0 or (direction == move == 0 and not self._same_latents(hidden))
+            if over:
+                self.reset()
+        if name is None:
+            self.branches += 1
+            name = _BRANCH if self.branches == 1 else f"{_BRANCH} {self.branches}"
+        self.states.set_context(CacheContext(name))
+        state = self.states.get_state()
+        if name in self.step or not self.step or not self._same_step(hidden, timestep):
+            if self.shared and self.decider not in (None, name):
+                old, self.decider = branches[self.decider], name
+                state.clock, state.probes, state.totals, old.clock = old.clock, old.probes, old.totals, None
+            if self.shared:  # what a branch stored before the last step is out of date
+                for gone in set(branches) - self.step - {name}:
+                    del branches[gone]
+            self.step = set()
+        self.step.add(name)
+        if state.clock is not None and state.clock.call >= state.clock.num_calls:
+            raise self._too_many(state.clock)
+        return state
+
+    def _is_of(self, state: _State, timestep: Any, given: list) -> bool:
+        """Is this the text of that branch? A tensor with equal numbers is, unless the branch has had its turn and still holds its own."""
+        known = not isinstance(timestep, Tensor) and timestep is not None
+        moved = known and timestep != state.timesteps[-1]
+        return len(state.given) == len(given) and all(
+            seen.is_(value) or ((moved or not seen.alive()) and seen.equals(value)) for seen, value in zip(state.given, given, strict=True)
+        )
+
+    def _same_latents(self, hidden: Any) -> bool:
+        return self.latents is not None and (self.latents.is_(hidden) or self.latents.equals(hidden))
+
+    def _same_step(self, hidden: Any, timestep: Any) -> bool:
+        if isinstance(timestep, Tensor):  # a known text in its turn: nothing is read from the device
+            return True
+        return self._same_latents(hidden) if timestep is None else timestep == _value(self.step_times[-1])
+
+    def _finished(self) -> bool:
+        state = self.states._state_cache.get(self.decider)
+        return state is not None and state.clock is not None and state.clock.call >= state.clock.num_calls
+
+    def _too_many(self, clock: Any) -> ValueError:
+        return ValueError(
+            f"call {clock.call + 1} of a run planned with num_calls={clock.num_calls}: num_calls counts denoiser calls, not steps, of one guidance "
+            "branch: give their number, or num_calls=pipe.scheduler, which follows it; use handle.reset() if this is a new video. (A pipeline "
+            "whose guidance branches have equal texts must open transformer.cache_context(name) around the calls of each branch.)"
+        )
+
+    def _is_new_run(self, state: _State, timestep: Any, same_text: bool, hidden: Any) -> bool:
         """Did the timesteps turn back? Timesteps may fall or rise, but not change their mind within one run."""
         if not state.calls:
             return False
-        same_text = state.text is not None and state.text() is text
         finished = state.clock is not None and state.clock.call >= state.clock.num_calls
         if timestep is None or state.timesteps[0] is None:
             return finished
@@ -374,10 +537,11 @@ class _Cache:
         start, before, now = (_value(t) for t in (*(state.timesteps * 2)[:2], timestep))
         direction, step = before - start, now - before
         if finished and direction and direction * step >= 0:  # second-order samplers repeat a timestep
-            clock = state.clock
+            raise self._too_many(state.clock)
+        if direction and step == 0 and self._same_latents(hidden):
             raise ValueError(
-                f"call {clock.call + 1} of a run planned with num_calls={clock.num_calls}: num_calls counts denoiser calls, "
-                "not steps; use handle.reset() if this is a new video"
+                f"the model was called again with the same latents at timestep {now:g}: guidance branches that their text does not tell apart. Open a "
+                "cache context around the calls of each branch: with transformer.cache_context('cond'): ..., with transformer.cache_context('uncond'): ..."
             )
         return finished or direction * step < 0 or (state.calls == 1 and step == 0)
 
@@ -390,31 +554,42 @@ class _Cache:
             )
         state.signature = signature
 
-    def add(self, key: tuple, inputs: tuple, outputs: tuple) -> None:
+    def enter(self, key: tuple, hidden: Tensor, text: Tensor | None) -> tuple:
+        """What a block is about to work on: copies where they are kept, since a block may write into its input."""
+        running = self.state.running
+        if not self.group:
+            return _copies(hidden, text)
+        if key not in running:
+            if self.newest in running:  # its stretch is over, and a block of the next list may write into its output
+                running[self.newest].settle()
+            running[key], self.newest = _Stretch(_copies(hidden, text)), key
+        elif key == self.newest == self.latest and not running[key].goes_on_with(hidden, text):
+            raise ValueError(f"the model works on its hidden states between the blocks of {key[0]!r}: use storage='block'")
+        return hidden, text
+
+    def add(self, key: tuple, inputs: tuple, outputs: tuple, last: bool) -> None:
         """Note what a block made of (hidden, text).
 
         Per block that is a difference to keep. Per list, the sum of the differences telescopes: a list's stretch reaches
         from its first input to its last output before the next list begins, and the last list's stretch to the end of the
         stack, with everything that earlier lists do in between (Latte alternates: one spatial block, then the rest).
         """
-        running, before, self.latest = self.state.running, self.latest, key
+        self.latest = key
         if not self.group:
-            running[key] = _difference(inputs, outputs)
-        elif key not in running:
-            running[key], self.newest = [inputs, outputs], key
+            self.state.running[key] = _difference(inputs, outputs)
         elif key == self.newest:
-            if before == key and any(new is not old for new, old in zip(inputs, running[key][1]) if old is not None):
-                raise ValueError(f"the model works on its hidden states between the blocks of {key[0]!r}: use storage='block'")
-            running[key][1] = outputs
+            self.state.running[key].reach(outputs)
+            if last:
+                self.state.running[key].settle()
 
     @torch.compiler.disable
     def observe(self, probe: Any) -> None:
         state = self.state
-        if state is None or state.clock is None:
+        if state is None or state.clock is None or not self.decision:
             return
         probe = (probe[0] if isinstance(probe, tuple) else probe).detach()
         if self.gate is not None:
-            probe = probe * self.gate
+            probe = probe * self.gate()
         state.clock.observe(probe)
         self.observed = True
         if self.record:
@@ -428,15 +603,15 @@ class _Cache:
         if self.active:
             if self.group and self.latest != self.newest:
                 raise ValueError(f"blocks of {self.latest[0]!r} end the stack but began before {self.newest[0]!r}: use storage='block'")
-            new = {key: _difference(*ends) for key, ends in state.running.items()} if self.group else state.running
+            new = {key: stretch.settle() for key, stretch in state.running.items()} if self.group else state.running
             if self.linear and state.residuals:
                 gap = state.calls - state.computed_at
                 state.slopes = {key: _difference(state.residuals[key], parts, gap) for key, parts in new.items()}
-            state.residuals, state.running, state.computed_at = new, {}, state.calls
+            state.residuals, state.running, state.computed_at, state.computations = new, {}, state.calls, self.computations
         clock = state.clock
         if clock is not None and self.record:
             state.totals.append(self._totals(state) if self.active or state.slopes else state.totals[-1])
-            if not self.active:
+            if not self.decision:
                 state.probes.append(None)
         if clock is not None and clock.call >= clock.num_calls:
             self._file(state)
@@ -458,13 +633,41 @@ class _Cache:
 
     # -- one run -------------------------------------------------------------------------------------------------------
 
-    def reset(self) -> None:
-        for state in list(self.states._state_cache.values()):
+    def reset(self, ended: bool = False) -> Exception | None:
+        """Forget the current run. ended: it came to its end by itself, so that a clock with more calls to come was made for a longer one.
+
+        Returns what is to be said then: a UserWarning, or a ValueError where the calls of all guidance branches were counted.
+        """
+        states = dict(self.states._state_cache)
+        for state in states.values():
             self._file(state)
+        said = self._ended_early(states) if ended else None
         self.states.reset()
         self.clock.reset()
-        self.state = self.gate = self.decider = None
-        self.decision = True
+        self.state = self.gate = self.decider = self.latents = None
+        self.decision, self.computations, self.branches, self.step, self.step_times = True, 0, 0, set(), []
+        return said
+
+    def _ended_early(self, states: dict[str, _State]) -> Exception | None:
+        clock = next((state.clock for state in states.values() if state.clock is not None), None)
+        if clock is None or not 0 < clock.call < clock.num_calls:
+            return None
+        if self.branches > 1 and sum(state.calls for state in states.values()) == clock.num_calls:
+            return ValueError(
+                f"num_calls={clock.num_calls} is the number of calls of all {self.branches} guidance branches together, and each has made "
+                f"{clock.call}: give num_calls={clock.call}, the calls of one branch (or open transformer.cache_context(name) around the calls of each)"
+            )
+        return UserWarning(
+            f"the run ended after call {clock.call} of the {clock.num_calls} that its clock was made for (num_calls={clock.num_calls}): what the clock "
+            "planned for the calls at the end never came. num_calls counts the denoiser calls of one guidance branch: give their number, or "
+            "num_calls=pipe.scheduler, which follows the scheduler's number of steps"
+        )
+
+    def warn(self, said: Exception | None) -> None:
+        """Once: a handle that is used again and again says it no more."""
+        if said is not None and not self.warned:
+            self.warned = True
+            warnings.warn(str(said), stacklevel=3)
 
     def _file(self, state: _State) -> None:
         clock = state.clock
@@ -487,8 +690,61 @@ class _Cache:
         )
 
 
+class _Stretch:
+    """What a list of blocks makes of (hidden, text): from its first input to its latest output."""
+
+    def __init__(self, inputs: tuple) -> None:
+        self.inputs, self.outputs, self.difference = inputs, inputs, None
+        self.versions: tuple = ()
+
+    def reach(self, outputs: tuple) -> None:
+        self.outputs, self.difference, self.versions = outputs, None, _versions(*outputs)
+
+    def goes_on_with(self, *inputs: Any) -> bool:
+        """Are these the latest outputs, as they were left?"""
+        same = all(new is old for new, old in zip(inputs, self.outputs, strict=True) if old is not None)
+        return same and _versions(*self.outputs) == self.versions
+
+    def settle(self) -> tuple:
+        """The sum of the residuals, taken before anybody writes into the output."""
+        if self.difference is None:
+            self.difference = _difference(self.inputs, self.outputs)
+        return self.difference
+
+
+def _versions(*tensors: Any) -> tuple:
+    """How often each was written into (which torch does not count in inference mode)."""
+    return tuple(None if t is None or t.is_inference() else t._version for t in tensors)
+
+
+def _copies(*tensors: Any) -> tuple:
+    return tuple(None if t is None else t.clone() for t in tensors)
+
+
+# arguments that tell guidance branches apart: the text, and what leaves layers out
+_TELLING = re.compile(r"encoder_hidden_states(?!.*mask)|pooled|cap_feats|text_bth|class_labels|image_embeds|skip_layers|.*guidance_blocks|perturb")
+
+
+def _leaves(values: list) -> list:
+    """Lists of tensors as tensors."""
+    return [leaf for value in values for leaf in (value if isinstance(value, (tuple, list)) else (value,))]
+
+
+def _calls_left(scheduler: Any, timestep: Any) -> int:
+    """From this call to the end of the scheduler's timesteps, of which strength < 1 leaves out the first."""
+    times, index = [float(t) for t in scheduler.timesteps], getattr(scheduler, "step_index", None)
+    if index is None:
+        index = getattr(scheduler, "begin_index", None)
+    if index is None:  # by the timestep itself, which models get as it is, as a share, or counted upwards, and in half precision rounded
+        now, whole = _value(timestep), getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000)
+        off = [(abs(form - now) / max(abs(form), 1e-3), i) for i, t in enumerate(times) for form in (t, t / whole, 1 - t / whole) if now is not None]
+        index = next((i for far, i in sorted((round(far, 6), i) for far, i in off) if far < 5e-3), 0)
+    return max(len(times) - index, 1)
+
+
 def _difference(inputs: tuple, outputs: tuple, gap: int = 1) -> tuple:
-    return tuple(None if o is None else o - i if gap == 1 else (o - i) / gap for i, o in zip(inputs, outputs, strict=True))
+    ends = ((o, i if o is None else i.to(o.device)) for i, o in zip(inputs, outputs, strict=True))
+    return tuple(None if o is None else o - i if gap == 1 else (o - i) / gap for o, i in ends)
 
 
 def _carried_on(hidden: Tensor, part: int, state: _State, key: tuple) -> Tensor:
@@ -532,6 +788,7 @@ class _RootHook(ModelHook):
         self.shortcuts = {name: _OnlyLast(blocks) for name, blocks in self.lists.items()}
         self.state_manager = cache.states  # found here by `transformer.cache_context(...)`
 
+    @torch.compiler.disable(recursive=False)
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         try:
             self.cache.begin(args, kwargs)
@@ -554,7 +811,11 @@ class _RootHook(ModelHook):
         return output
 
     def reset_state(self, module: nn.Module) -> nn.Module:
-        self.cache.reset()
+        """Called by a pipeline that ends."""
+        said = self.cache.reset(ended=True)
+        if isinstance(said, ValueError):
+            raise said
+        self.cache.warn(said)
         return module
 
 
@@ -563,7 +824,7 @@ class _BlockHook(ModelHook):
 
     def __init__(self, cache: _Cache, group: str, index: int | None, last: bool) -> None:
         super().__init__()
-        self.cache, self.key, self.adds = cache, (group, index), last or index is not None
+        self.cache, self.key, self.last, self.adds = cache, (group, index), last, last or index is not None
         self.gate_chunk: int | None = None
         self.is_probe = False
 
@@ -573,6 +834,7 @@ class _BlockHook(ModelHook):
         self.text_index = self.metadata.return_encoder_hidden_states_index
         return module
 
+    @torch.compiler.disable(recursive=False)
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         cache, read = self.cache, self.metadata._get_parameter_from_args_kwargs
         if cache.state is None:  # a block called on its own
@@ -584,17 +846,18 @@ class _BlockHook(ModelHook):
         if not cache.active:
             return self._skip(hidden, text)
 
-        if self.gate_chunk is not None:  # adaLN-single: six vectors per sample, the attention's gate is the third
-            k = self.gate_chunk
-            cache.gate = module.scale_shift_table[k] + read("timestep", args, kwargs).reshape(len(hidden), 6, -1)[:, k : k + 1]
+        if self.gate_chunk is not None:
+            cache.gate = partial(_gate, module, read("timestep", args, kwargs), self.gate_chunk, len(hidden))
+        inputs = cache.enter(self.key, hidden, text)
+        before = hidden.clone() if self.is_probe else None
         output = self.fn_ref.original_forward(*args, **kwargs)
         if not isinstance(output, tuple):
             new, new_text = output, None
         else:
             new, new_text = output[self.hidden_index], None if self.text_index is None else output[self.text_index]
-        cache.add(self.key, (hidden, text), (new, new_text))
-        if self.is_probe:
-            cache.observe(new - hidden)
+        cache.add(self.key, inputs, (new, new_text), self.last)
+        if before is not None:
+            cache.observe(new - before)
         return output
 
     def _skip(self, hidden: Tensor, text: Tensor | None) -> Any:
@@ -604,11 +867,16 @@ class _BlockHook(ModelHook):
                 kind = "nothing" if stored is None else _kind(stored[0])
                 raise ValueError(f"blocks {self.key[0]!r} hold {kind} for hidden states {_kind(hidden)}; use handle.reset()")
             state = self.cache.state
-            hidden = _carried_on(hidden + stored[0], 0, state, self.key)
-            text = text if stored[1] is None else _carried_on(text + stored[1], 1, state, self.key)
+            hidden = _carried_on(hidden.to(stored[0].device) + stored[0], 0, state, self.key)
+            text = text if stored[1] is None else _carried_on(text.to(stored[1].device) + stored[1], 1, state, self.key)
         if self.text_index is None:
             return hidden
         return (hidden, text) if self.hidden_index < self.text_index else (text, hidden)
+
+
+def _gate(block: nn.Module, timestep: Tensor, chunk: int, batch: int) -> Tensor:
+    """Of adaLN-single: six vectors per sample, the attention's gate is the third. Read while the block runs: offloading brings its table for that time."""
+    return block.scale_shift_table[chunk] + timestep.reshape(batch, 6, -1)[:, chunk : chunk + 1]
 
 
 class _ProbeHook(ModelHook):

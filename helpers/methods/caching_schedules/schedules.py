@@ -23,53 +23,18 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ._arguments import _flag, _got, _integer, _items, _kind, _number, _option, _plain, _tensor
+
 __all__ = [
-    "FAST_30", "FAST_100", "FORMS", "METRICS", "REUSES", "SLOW_30", "CachingClock", "Call", "Codebook", "FixedClock",
-    "best_fixed_calls", "calibrate", "distance", "oracle_calls", "pairwise_distances", "predict_calls", "replay_calls",
-    "uniform_calls",
+    "FAST_30", "FAST_100", "SLOW_30", "CachingClock", "Codebook", "FixedClock", "best_fixed_calls", "calibrate", "distance", "oracle_calls",
+    "pairwise_distances", "predict_calls", "replay_calls", "uniform_calls",
 ]  # fmt: skip
-
-
-# --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
-
-
-def _integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    expected = "an integer" + (f" in {least}..{most}" if None not in (least, most) else "" if least is None else f" >= {least}")
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be {expected}, got {value!r}")
-    if (least is not None and value < least) or (most is not None and value > most):
-        raise ValueError(f"{name} must be {expected}, got {value}")
-    return int(value)
-
-
-def _number(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> float:
-    expected = "a finite number" + (f" in [{least:g}, {most:g}]" if most < math.inf else f" >= {least:g}" if least > -math.inf else "")
-    expected += f" > {above:g}" if above > -math.inf else ""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be {expected}, got {value!r}")
-    if not (math.isfinite(value) and least <= value <= most and value > above):
-        raise ValueError(f"{name} must be {expected}, got {value}")
-    return float(value)
-
-
-def _choice(name: str, value: Any, choices: Sequence) -> Any:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
-    return value
-
-
-# --- end of the checks ---
-
-
-def _kind(t: Tensor) -> str:
-    return f"{tuple(t.shape)} {t.dtype} on {t.device}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -93,8 +58,8 @@ class Codebook:
     rates: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        rates = tuple(_integer("rates", rate, 1) for rate in self.rates)
-        thresholds = tuple(_number("thresholds", threshold) for threshold in self.thresholds)
+        rates = tuple(_integer("rates", rate, 1) for rate in _items("rates", self.rates, "a list of integers >= 1"))
+        thresholds = tuple(_number("thresholds", threshold) for threshold in _items("thresholds", self.thresholds, "a list of finite numbers"))
         if not rates:
             raise ValueError("rates is empty, expected at least one rate")
         if len(thresholds) != len(rates) - 1:
@@ -112,9 +77,12 @@ class Codebook:
     @classmethod
     def from_pairs(cls, pairs: Mapping[float, int] | Iterable[tuple[float, int]]) -> Codebook:
         """A table as published, `{0.08: 6, 0.16: 5, ..., 1.00: 1}`; its last threshold is checked, never compared."""
-        rows = list(pairs.items() if isinstance(pairs, Mapping) else pairs)
+        rows = _items("pairs", pairs.items() if hasattr(pairs, "items") else pairs, "pairs (threshold, rate)")
         if not rows:
             raise ValueError("pairs is empty, expected at least one threshold with its rate")
+        rows = [_items("pairs", row, "pairs (threshold, rate)") for row in rows]
+        if any(len(row) != 2 for row in rows):
+            raise ValueError(f"pairs must be pairs (threshold, rate), got {_got(pairs)}")
         thresholds, rates = zip(*rows, strict=True)
         last = _number("thresholds", thresholds[-1])
         if len(thresholds) > 1 and last <= thresholds[-2]:
@@ -123,6 +91,7 @@ class Codebook:
 
     def rate(self, distance: float) -> int:
         """The rate for a distance; a distance equal to a threshold takes the next entry, NaN the last one."""
+        distance = _plain("distance", distance)
         return next((r for threshold, r in zip(self.thresholds, self.rates, strict=False) if distance < threshold), self.rates[-1])
 
     def scaled(self, multiplier: float) -> Codebook:
@@ -165,16 +134,19 @@ def distance(old: Tensor, new: Tensor, *, rate: int = 1, metric: str = "l1", for
     metric="cosine" is (1 - cos(old, new)) / rate in both forms; it cannot see a pure change of scale.
 
     old, new: residuals of equal shape, any number of axes, computed in float32 or better. rate: calls from old to new.
-    Returns a float >= 0; 0/0 gives NaN and x/0 gives infinity. Raises ValueError for unequal shapes, unknown names and
-    rate < 1.
+    Returns a float >= 0. Raises ValueError for unequal shapes, values that are not finite, an all-zero residual that would be divided by, unknown
+    names and rate < 1; TypeError for what are no numbers.
     """
-    _choice("metric", metric, METRICS)
-    _choice("form", form, FORMS)
-    if not (isinstance(old, Tensor) and isinstance(new, Tensor)):
-        raise TypeError(f"old and new must be tensors, got {type(old).__name__} and {type(new).__name__}")
-    if old.shape != new.shape:
-        raise ValueError(f"old {tuple(old.shape)} and new {tuple(new.shape)} must have the same shape")
-    return _change(old, new, _integer("rate", rate, 1), metric, form).item()
+    _option("metric", metric, METRICS)
+    _option("form", form, FORMS)
+    rate = _integer("rate", rate, 1)
+    old, new = _tensor("old", old), _tensor("new", new)
+    if old.shape != new.shape or old.device != new.device:
+        raise ValueError(f"old {_kind(old)} and new {_kind(new)} must have the same shape and device")
+    for name, residual in (("old", old), ("new", new))[: 2 if metric == "cosine" else form == "code"]:
+        if not residual.any():
+            raise ValueError(f"{name} is all zero: there is no change relative to it")
+    return _change(old, new, rate, metric, form).item()
 
 
 METRICS = ("l1", "l2", "cosine")
@@ -250,13 +222,13 @@ class CachingClock:
         if not isinstance(codebook, Codebook):
             raise TypeError(f"codebook must be a Codebook, got {type(codebook).__name__}")
         for name in ("factor", "reset"):
-            if regulariser is not None and not callable(getattr(regulariser, name, None)):
-                raise TypeError(f"regulariser must have a method {name}, got {type(regulariser).__name__}")
+            if regulariser is not None and (isinstance(regulariser, type) or not callable(getattr(regulariser, name, None))):
+                raise TypeError(f"regulariser must be an object with a method {name}, got {_got(regulariser)}")
         self.codebook, self.regulariser = codebook, regulariser
         self.num_calls = _integer("num_calls", num_calls, 1)
         self.first, self.last, self.start = _integer("first", first, 1), _integer("last", last, 0), _integer("start", start, 1)
-        self.metric, self.form = _choice("metric", metric, METRICS), _choice("form", form, FORMS)
-        self.expect = _choice("expect", expect, REUSES)
+        self.metric, self.form = _option("metric", metric, METRICS), _option("form", form, FORMS)
+        self.expect = _option("expect", expect, REUSES)
         self._warned = False
         self.reset()
 
@@ -289,9 +261,7 @@ class CachingClock:
         shape, dtype or device changes.
         """
         _check_observable(self)
-        if not isinstance(probe, Tensor):
-            raise TypeError(f"probe must be a tensor, got {type(probe).__name__}")
-        probe, old = probe.detach(), self._probe
+        probe, old = _tensor("probe", probe, finite=False), self._probe
         if old is not None:
             if (probe.shape, probe.dtype, probe.device) != (old.shape, old.dtype, old.device):
                 raise ValueError(f"probe changed from {_kind(old)} to {_kind(probe)} inside a run; reset() first")
@@ -306,11 +276,12 @@ class CachingClock:
                 self.update(change.item(), float(factor))
             if self.expect == "linear":
                 self._slope = (probe - old) / self._gap
-        self._probe, self._waiting = probe, False
+        self._probe, self._waiting = probe.clone(), False  # the model may write into its own
 
     def update(self, distance: float, factor: float = 1.0) -> None:
         """Set the rate from a distance that is already divided by the rate: `observe` for those who have no tensors."""
         _check_observable(self)
+        distance, factor = _plain("distance", distance), _plain("factor", factor)
         scaled = distance * factor
         if not math.isfinite(scaled) and not self._warned:
             self._warned = True
@@ -336,9 +307,9 @@ class FixedClock:
 
     def __init__(self, computed_calls: Iterable[int], num_calls: int) -> None:
         self.num_calls = _integer("num_calls", num_calls, 1)
-        calls = sorted({_integer("computed_calls", call, 1) for call in computed_calls})
+        calls = sorted({_integer("computed_calls", call, 1) for call in _items("computed_calls", computed_calls, "a list of calls", ordered=False)})
         if not calls or calls[0] != 1 or calls[-1] > self.num_calls:
-            raise ValueError(f"computed_calls must contain 1 and lie in 1..{self.num_calls}, got {calls}")
+            raise ValueError(f"computed_calls must contain 1 and lie in 1..{self.num_calls} (num_calls={self.num_calls}), got {calls}")
         self.computed_calls = tuple(calls)
         self._computed = frozenset(calls)
         self.reset()
@@ -376,7 +347,7 @@ def uniform_calls(num_calls: int, *, every: int | None = None, budget: int | Non
     if every is not None:
         return sorted({*range(1, num_calls + 1, _integer("every", every, 1)), *tail})
     if not 1 + len(tail) <= _integer("budget", budget, 1) <= num_calls:
-        raise ValueError(f"budget must lie in {1 + len(tail)}..{num_calls}, got {budget}")
+        raise ValueError(f"budget must lie in {1 + len(tail)}..{num_calls} (num_calls={num_calls}, last={last}), got {budget}")
     spread, room = budget - len(tail), num_calls - len(tail)
     return sorted({*(1 + i * room // spread for i in range(spread)), *tail})
 
@@ -405,16 +376,40 @@ def pairwise_distances(residuals: Sequence[Any], *, metric: str = "l1", relative
     residuals: one tensor per call, or one tuple of tensors per call (a residual with several parts); all calls of a run
     must have been computed. metric: "l1" or "l2". relative=False leaves out the division. Returns [N, N] float64.
     """
-    order = {"l1": 1, "l2": 2}[_choice("metric", metric, ("l1", "l2"))]
-    missing = [n for n, p in enumerate(residuals, 1) if p is None]
-    if missing or not len(residuals):
-        raise ValueError(f"residuals must hold every call, got {len(residuals)} calls without {missing}: record at rate 1")
-    parts = [p if isinstance(p, (tuple, list)) else (p,) for p in residuals]
-    flat = torch.stack([torch.cat([t.detach().double().flatten() for t in p]) for p in parts])
+    order = {"l1": 1, "l2": 2}[_option("metric", metric, ("l1", "l2"))]
+    relative = _flag("relative", relative)
+    calls = _every_call("residuals", residuals)
+    parts = [call if isinstance(call, tuple) else (call,) for call in calls]
+    flat = torch.stack([torch.cat([t.double().flatten() for t in p]) for p in parts])
     moved = torch.stack([torch.linalg.vector_norm(flat - row, order, dim=1) for row in flat])
     if relative:
-        moved = moved / torch.linalg.vector_norm(flat, order, dim=1)[:, None]
+        sizes = torch.linalg.vector_norm(flat, order, dim=1)
+        if not sizes.all():
+            raise ValueError(f"residuals of call {int(sizes.argmin()) + 1} are all zero: nothing is relative to them (relative=False: the plain change)")
+        moved = moved / sizes[:, None]
     return moved.cpu().numpy()
+
+
+def _every_call(name: str, residuals: Any) -> list:
+    """A recorded run as one tensor per call, or one tuple of tensors: all there, finite and of one shape."""
+    expected = "one tensor of numbers per call"
+    if isinstance(residuals, (Tensor, np.ndarray)) or hasattr(residuals, "to_numpy"):
+        rows = list(torch.atleast_1d(_tensor(name, residuals, expected)))
+    else:
+        rows = _items(name, residuals, expected)
+    missing = [n for n, row in enumerate(rows, 1) if row is None]
+    if missing or not len(rows):
+        raise ValueError(f"{name} must hold every call, got {len(rows)} calls without {missing}: record at rate 1")
+    calls = [
+        tuple(_tensor(name, part, expected) for part in row)
+        if isinstance(row, (tuple, list)) and row and isinstance(row[0], (Tensor, np.ndarray))
+        else _tensor(name, row, expected)
+        for row in rows
+    ]
+    shapes = {str([part.shape for part in call] if isinstance(call, tuple) else call.shape) for call in calls}
+    if len(shapes) > 1:
+        raise ValueError(f"{name} must have the same shape at every call, got {sorted(shapes)}")
+    return calls
 
 
 def predict_calls(distances: Any, codebook: Codebook, num_calls: int | None = None, *, first: int = 1, last: int = 2) -> list[int]:
@@ -427,9 +422,12 @@ def predict_calls(distances: Any, codebook: Codebook, num_calls: int | None = No
     its schedule may differ.
     Returns the computed calls, 1-based. Raises ValueError for a wrong shape.
     """
-    d = _recorded(distances, num_calls)
+    d = _recorded("distances", distances, num_calls)
+    return _predicted(d, codebook, first, last)
+
+
+def _predicted(d: np.ndarray, codebook: Codebook, first: int, last: int) -> list[int]:
     clock = CachingClock(codebook, len(d), first=first, last=last)
-    clock._warned = True  # a gap in a recorded curve takes the last entry, silently
     if d.ndim == 2:
         return _calls_of(clock, lambda old, new: float(d[old - 1, new - 1]))
     return _calls_of(clock, lambda old, new: float(d[old:new].sum()))
@@ -441,8 +439,18 @@ def replay_calls(probes: Sequence[Tensor], clock: Any) -> list[int]:
     probes: one tensor per call, as in `Report.probes` of a run at rate 1. clock: made for that many calls; it is reset
     before, and afterwards its trace (and its regulariser's) can be read. Returns the computed calls, 1-based.
     """
-    if len(probes) != clock.num_calls or any(p is None for p in probes):
+    absent = [a for a in ("tick", "observe", "reset", "num_calls") if not hasattr(clock, a)]
+    if absent or isinstance(clock, type):
+        raise TypeError(f"clock must be a CachingClock, a FixedClock or alike, got {_got(clock)} without {absent}")
+    if hasattr(probes, "__len__") and (len(probes) != clock.num_calls or any(p is None for p in probes)):
         raise ValueError(f"probes must hold all num_calls={clock.num_calls} calls, got {sum(p is not None for p in probes)}: record at rate 1")
+    probes = _every_call("probes", probes)
+    if len(probes) != clock.num_calls:
+        raise ValueError(f"probes must hold all num_calls={clock.num_calls} calls, got {len(probes)}")
+    return _replayed(probes, clock)
+
+
+def _replayed(probes: Sequence[Tensor], clock: Any) -> list[int]:
     clock.reset()
     computed = []
     for n, probe in enumerate(probes, 1):
@@ -476,11 +484,13 @@ def calibrate(
     Thresholds belong to a model, a sampler and a number of steps: never carry them over silently.
     """
     num_calls = _integer("num_calls", num_calls, 1)
-    if not len(distances):
+    expected = "a list of recorded runs"
+    runs = list(distances) if isinstance(distances, (Tensor, np.ndarray)) and distances.ndim else _items("distances", distances, expected)
+    if not runs:
         raise ValueError("distances is empty, expected at least one recorded run")
-    replayed = isinstance(distances[0], (tuple, list)) and isinstance(distances[0][0], Tensor)
+    replayed = isinstance(runs[0], (tuple, list)) and len(runs[0]) > 0 and isinstance(runs[0][0], Tensor)
     if options and not replayed:
-        raise ValueError(f"distances must be recorded probes where a clock has options, got {type(distances[0]).__name__} for {sorted(options)}")
+        raise ValueError(f"distances must be recorded probes where a clock has options, got {type(runs[0]).__name__} for {sorted(options)}")
 
     def clock_for(book: Codebook) -> CachingClock:
         clock = CachingClock(book, num_calls, first=first, last=last, **options)
@@ -489,10 +499,14 @@ def calibrate(
 
     def single_distances(probes: Sequence[Tensor]) -> np.ndarray:
         clock = clock_for(Codebook((), (1,)))
-        replay_calls(probes, clock)
+        _replayed(probes, clock)
         return np.array([np.nan if call.distance is None else call.distance * call.factor for call in clock.trace])
 
-    runs = distances if replayed else [_recorded(d, num_calls) for d in distances]
+    runs = [_every_call("distances", run) if replayed else _recorded("distances", run, num_calls) for run in runs]
+    if any(len(run) != num_calls for run in runs):
+        raise ValueError(f"distances hold runs of {sorted({len(run) for run in runs})} calls, expected num_calls={num_calls}")
+    rates = _items("rates", rates, "a list of integers >= 1")
+    Codebook(range(len(rates) - 1), rates)
     if not 0 <= _number("trim", trim) < 0.5:
         raise ValueError(f"trim must lie in [0, 0.5), got {trim}")
     low, high = Codebook(range(len(rates) - 1), rates).reach(num_calls, first, last, options.get("start", 1))
@@ -513,8 +527,8 @@ def calibrate(
     def miss(exponent: float) -> float:
         book = base.scaled(2.0**exponent)
         if replayed:
-            return np.mean([len(replay_calls(probes, clock_for(book))) for probes in runs]) - target_calls
-        return np.mean([len(predict_calls(d, book, first=first, last=last)) for d in runs]) - target_calls
+            return np.mean([len(_replayed(probes, clock_for(book))) for probes in runs]) - target_calls
+        return np.mean([len(_predicted(d, book, first, last)) for d in runs]) - target_calls
 
     left, right = -30.0, 30.0  # tiny thresholds compute most, huge ones least
     tried = {left: miss(left), right: miss(right)}
@@ -534,11 +548,7 @@ def oracle_calls(errors: Any, num_computed: int, *, first: int = 1, last: int = 
     many calls are computed, among them the first `first` and the last `last` ones. Returns the calls, 1-based, that
     minimise the summed cost of all reused calls. Raises ValueError when that many calls cannot be computed.
     """
-    e = np.asarray(errors, dtype=np.float64)
-    if e.ndim != 2 or e.shape[0] != e.shape[1] or not len(e):
-        raise ValueError(f"errors must be [N, N], got {e.shape}")
-    if not np.isfinite(e[np.triu_indices(len(e), 1)]).all():
-        raise ValueError("errors must be finite above the diagonal")
+    e = _matrix("errors", errors)
     n = len(e)
     first, last = _integer("first", first, 1), _integer("last", last, 0)
     forced = {*range(min(first, n)), *range(max(n - last, 0), n)}
@@ -568,7 +578,8 @@ def best_fixed_calls(errors: Sequence[Any], num_computed: int, *, first: int = 1
 
     errors: one [N, N] per video, as in `oracle_calls`. Choose it on calibration videos, judge it on others.
     """
-    matrices = [np.asarray(e, dtype=np.float64) for e in errors]
+    whole = isinstance(errors, (Tensor, np.ndarray)) and errors.ndim
+    matrices = [_matrix("errors", e) for e in (errors if whole else _items("errors", errors, "a list of matrices [N, N]"))]
     shapes = {m.shape for m in matrices}
     if len(shapes) != 1:
         raise ValueError(f"errors must hold matrices of one shape, got {sorted(shapes)}")
@@ -586,13 +597,28 @@ def _calls_of(clock: CachingClock, lookup: Any) -> list[int]:
     return computed
 
 
-def _recorded(distances: Any, num_calls: int | None) -> np.ndarray:
-    d = np.asarray(distances, dtype=np.float64)  # None becomes NaN
-    n = len(d) if d.ndim else 0
-    if d.ndim not in (1, 2) or not n or (d.ndim == 2 and d.shape[1] != n):
-        raise ValueError(f"distances must be [N] or [N, N], got shape {d.shape}")
-    if num_calls is not None and n != _integer("num_calls", num_calls, 1):
-        raise ValueError(f"distances hold {n} calls, expected num_calls={num_calls}")
+def _matrix(name: str, value: Any) -> np.ndarray:
+    """[N, N] as float64; what is on and below the diagonal is never looked at."""
+    e = _tensor(name, value, "numbers [N, N]", finite=False).double().cpu().numpy()
+    if e.ndim != 2 or e.shape[0] != e.shape[1]:
+        raise ValueError(f"{name} must be [N, N], got {e.shape}")
+    if not np.isfinite(e[np.triu_indices(len(e), 1)]).all():
+        raise ValueError(f"{name} must be finite above the diagonal")
+    return e
+
+
+def _recorded(name: str, value: Any, num_calls: int | None) -> np.ndarray:
+    """Distances of an uncached run, [N] or [N, N], as float64. The first of a vector may be NaN: nothing was compared at call 1."""
+    if isinstance(value, (list, tuple)) and any(v is None for v in value):
+        value = [math.nan if v is None else v for v in value]
+    d = _tensor(name, value, "numbers [N] or [N, N]", finite=False).double().cpu().numpy()
+    if d.ndim not in (1, 2) or (d.ndim == 2 and d.shape[1] != len(d)):
+        raise ValueError(f"{name} must be [N] or [N, N], got shape {d.shape}")
+    if num_calls is not None and len(d) != _integer("num_calls", num_calls, 1):
+        raise ValueError(f"{name} hold {len(d)} calls, expected num_calls={num_calls}")
+    used = d[int(np.isnan(d[0])) :] if d.ndim == 1 else d[np.triu_indices(len(d), 1)]
+    if not np.isfinite(used).all() or (used < 0).any():
+        raise ValueError(f"{name} must be finite and >= 0 from call 2 on, got {used[~(np.isfinite(used) & (used >= 0))][0]}: record every call, at rate 1")
     return d
 
 

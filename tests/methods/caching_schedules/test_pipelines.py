@@ -2,13 +2,15 @@
 
 import contextlib
 import copy
+import warnings
 
 import diffusers
 import pytest
 import torch
 
-from helpers.methods.caching_schedules import FAST_30, Codebook, apply_adacache
+from helpers.methods.caching_schedules import FAST_30, Codebook, apply_adacache, attach
 from helpers.models import small as small_models
+from tests.accelerator import DEVICE, Accelerator, near, offloads
 
 torch.set_num_threads(1)
 
@@ -329,7 +331,8 @@ def test_a_pipeline_that_is_asked_to_stop_ends_the_run(pipelines, name):
 
     with apply_adacache(small.transformer, FAST_30, N) as handle:
         fresh = small.call()
-        small.call(callback_on_step_end=interrupt)
+        with pytest.warns(UserWarning, match="the run ended after call 4 of the 10"):
+            small.call(callback_on_step_end=interrupt)
         assert handle.clock.call == 0  # filed by the pipeline's own end
         assert torch.equal(small.call(), fresh)
     assert [(len(r.rates), r.complete) for r in handle.report] == [(N, True), (4, False), (N, True)]
@@ -382,9 +385,10 @@ def test_a_video_to_video_pipeline_calls_less_often_than_it_steps(pipelines):
     with counted(small.transformer) as counts:
         plain = sample()
     assert counts["calls"] == 6
-    with apply_adacache(small.transformer, RATE_3, N) as handle:
+    with apply_adacache(small.transformer, RATE_3, N) as handle, pytest.warns(UserWarning, match="after call 6 of the 10 .*num_calls=pipe.scheduler"):
         sample()
     assert not handle.last.complete and handle.last.computed == (1, 2, 5)  # the end was planned for call 10
+    sample()
     with apply_adacache(small.transformer, RATE_3, 6) as handle:
         assert not torch.equal(sample(), plain)
     assert handle.last.complete and handle.last.computed == (1, 2, 5, 6)
@@ -545,3 +549,178 @@ def test_other_models_with_known_blocks_are_cached_rightly_or_refused(name):
             return
     assert not torch.equal(outputs["block"], plain)
     torch.testing.assert_close(outputs["group"], outputs["block"], rtol=0, atol=1e-5)
+
+
+# -- a clock that follows the scheduler --------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation", "ignore:__array_wrap__")  # in Heun's and KDPM2's schedulers
+@pytest.mark.parametrize(
+    "name, scheduler, steps, calls",
+    [
+        ("Latte", diffusers.DDIMScheduler, 6, 6), ("Latte", diffusers.HeunDiscreteScheduler, 6, 11), ("Latte", diffusers.PNDMScheduler, 6, 15),
+        ("Latte", diffusers.KDPM2DiscreteScheduler, 6, 11), ("Latte", diffusers.DPMSolverMultistepScheduler, 7, 7), ("Wan", None, 7, 7),
+        ("Wan", diffusers.FlowMatchHeunDiscreteScheduler, 6, 11), ("Mochi", None, 5, 5), ("HunyuanVideo", None, 5, 5), ("CogVideoX", None, 4, 4),
+    ],
+)  # fmt: skip
+def test_a_clock_follows_the_scheduler(pipelines, name, scheduler, steps, calls):
+    small = small_models.video_pipeline(name, steps) if scheduler is not None else pipelines(name)[0]
+    if scheduler is not None:
+        small.pipe.scheduler = scheduler()
+    with apply_adacache(small.transformer, RATE_3, calls):
+        right = small.call(num_inference_steps=steps)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*the run ended")
+        with apply_adacache(small.transformer, RATE_3, small.pipe.scheduler) as handle:
+            assert torch.equal(small.call(num_inference_steps=steps), right)
+            small.call(num_inference_steps=steps + 1)
+    assert [r.complete for r in handle.report] == [True] * 2 and [r.num_calls for r in handle.report][0] == calls < handle.last.num_calls
+
+
+def test_a_clock_that_follows_the_scheduler_sees_where_a_run_begins(pipelines):
+    from PIL import Image
+
+    small, _ = pipelines("CogVideoX")
+    pipe = diffusers.CogVideoXVideoToVideoPipeline(**small.pipe.components)
+    pipe.set_progress_bar_config(disable=True)
+    video = [Image.new("RGB", (48, 32), (20 * i, 90, 30)) for i in range(9)]
+    options = dict(prompt="red ring", video=video, height=32, width=48, num_inference_steps=N, max_sequence_length=5, output_type="latent")
+    with apply_adacache(small.transformer, RATE_3, pipe.scheduler) as handle:
+        for strength in (0.6, 1.0, 0.3):
+            pipe(strength=strength, generator=torch.Generator().manual_seed(0), **options)
+    assert [(r.num_calls, r.complete) for r in handle.report] == [(6, True), (10, True), (3, True)]
+
+
+class Times:
+    """A scheduler that says nothing but its timesteps."""
+
+    def __init__(self, timesteps, **said):
+        self.timesteps = torch.tensor(timesteps)
+        vars(self).update(said)
+
+    def set_timesteps(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "scheduler, timestep, left",
+    [
+        (Times([900.0, 600.0, 300.0]), 900.0, 3), (Times([900.0, 600.0, 300.0]), torch.tensor([300.0, 300.0]), 1), (Times([900.0, 600.0]), None, 2),
+        (Times([900.0, 600.0]), 12345.0, 2), (Times([1000.0, 500.5, 1.0]), 1.0, 3),  # a share of 1000 calls, and not the last of them
+        (Times([1000.0, 500.0, 250.0]), 0.5, 2), (Times([967.74, 935.4, 700.0]), torch.tensor(968.0, dtype=torch.bfloat16), 3),
+        (Times([900.0, 600.0, 600.0, 300.0]), 600.0, 3), (Times([900.0, 600.0, 300.0], begin_index=1), 1.0, 2),
+        (Times([900.0, 600.0, 300.0], step_index=2, begin_index=0), 1.0, 1), (Times([1000.0, 600.0, 300.0]), 0.0, 3), (Times([900.0], step_index=5), 0.0, 1),
+    ],
+)  # fmt: skip
+def test_calls_that_are_left(scheduler, timestep, left):
+    assert attach._calls_left(scheduler, timestep) == left
+
+
+# -- wrappers, and a cache whose handle is lost ------------------------------------------------------------------------
+
+
+class Wrapper(torch.nn.Module):
+    """As peft's: a module that holds the model and hands calls on."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model = model
+
+    def forward(self, *args, **kwargs):
+        return self.base_model(*args, **kwargs)
+
+
+WRAPPERS = {
+    "peft": lambda model: Wrapper(Wrapper(model)),
+    "DataParallel": lambda model: torch.nn.DataParallel(model),
+    "compile": lambda model: torch.compile(model, backend="eager"),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrapped_models_are_unwrapped(wrapper):
+    net = small_models.video_transformer("Wan", 4)
+    plain, model = net.sample(), net.model
+    with apply_adacache(model, RATE_3, 4, last=0):
+        right = net.sample()
+    net.model = WRAPPERS[wrapper](model)
+    with apply_adacache(net.model, RATE_3, 4, last=0) as handle:
+        torch.testing.assert_close(net.sample(), right)
+        assert handle.transformer is model and handle.last.computed == (1, 2)
+    torch.testing.assert_close(net.sample(), plain)
+
+
+def test_a_model_that_is_copied_to_several_devices_is_refused():
+    parallel = torch.nn.DataParallel(small_models.video_transformer("Wan", 4).model)
+    parallel.device_ids = [0, 1]
+    with pytest.raises(ValueError, match="DataParallel over several devices.*DistributedDataParallel"):
+        apply_adacache(parallel, RATE_3, 4)
+
+
+def test_a_cache_whose_handle_is_lost_comes_off(pipelines):
+    small, plain = pipelines("CogVideoX")
+    model = small.transformer
+    apply_adacache(model, RATE_3, N)
+    assert model.is_cache_enabled and not torch.equal(small.call(), plain)
+    with pytest.raises(ValueError, match=r"already has AdaCache applied; call transformer.disable_cache\(\)"):
+        apply_adacache(model, RATE_3, N)
+    with pytest.raises(ValueError, match="AdaCache"):
+        model.enable_cache(diffusers.FirstBlockCacheConfig())
+    model.disable_cache()
+    assert not model.is_cache_enabled and torch.equal(small.call(), plain) and "disable_cache" not in vars(model)
+    with apply_adacache(model, RATE_3, N):
+        assert not torch.equal(small.call(), plain)
+    model.enable_cache(diffusers.FirstBlockCacheConfig())  # the model's own method is back
+    model.disable_cache()
+    assert torch.equal(small.call(), plain)
+
+
+def test_what_is_no_model_is_refused_in_words(pipelines):
+    small, _ = pipelines("CogVideoX")
+    with pytest.raises(TypeError, match=r"transformer must be a torch module, got CogVideoXPipeline \(give pipe.transformer\)"):
+        apply_adacache(small.pipe, RATE_3, N)
+
+
+# -- memory and precision ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offload", [None, *offloads])
+@pytest.mark.parametrize("name, cache_first", [("Latte", False), ("Latte", True), ("Wan", False)])
+def test_offloaded_pipelines(offload, cache_first, name):
+    def prepare(small):
+        return offloads[offload](small.pipe) if offload else small.pipe.to(DEVICE)
+
+    with Accelerator():
+        small = small_models.video_pipeline(name, 4)
+        if not cache_first:
+            prepare(small)
+        handle = apply_adacache(small.transformer, RATE_1, 4)
+        if cache_first:
+            prepare(small)
+        all_calls = near(small.call())
+        kept = handle._cache.states._state_cache
+        handle.remove()
+        assert torch.equal(near(small.call()), all_calls)  # the offloading is still there
+        with apply_adacache(small.transformer, RATE_3, 4, last=0, record=True) as handle:
+            cached = near(small.call())
+            assert torch.equal(near(small.call()), cached)
+    assert kept == {} and handle.last.computed == (1, 2) and handle.last.probes[0].device.type == "cpu"
+    here = small_models.video_pipeline(name, 4)
+    assert_close(all_calls, here.call(), 1e-5)
+    with apply_adacache(here.transformer, RATE_3, 4, last=0):
+        assert_close(cached, here.call(), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("storage", ["group", "block"])
+def test_half_precision(dtype, storage):
+    net = small_models.video_transformer("Latte", 6)
+    net.model, net.start, net.text = net.model.to(dtype), net.start.to(dtype), net.text.to(dtype)
+    plain = net.sample()
+    for expect, reuse in (("hold", "hold"), ("linear", "linear")):
+        with apply_adacache(net.model, RATE_1, 6, storage=storage, expect=expect, reuse=reuse):
+            assert torch.equal(net.sample(), plain)
+        with apply_adacache(net.model, RATE_3, 6, storage=storage, expect=expect, reuse=reuse, record=True) as handle:
+            found = net.sample()
+        assert found.dtype == dtype and found.isfinite().all() and all(d is None or 0 < d < 10 for d in handle.last.distances)
+        assert handle.last.residuals[0][0].dtype == dtype

@@ -147,8 +147,14 @@ def test_distance_refusals():
             distance(a, a, **options)
     with pytest.raises(ValueError, match="same shape"):
         distance(a, torch.ones(3, 2))
-    with pytest.raises(TypeError, match="tensors"):
-        distance([1.0], [2.0])
+    for zero in ({}, {"metric": "l2"}, {"metric": "cosine", "form": "paper"}):
+        with pytest.raises(ValueError, match="old is all zero"):
+            distance(torch.zeros(2), torch.ones(2), **zero)
+    with pytest.raises(ValueError, match="new is all zero"):
+        distance(torch.ones(2), torch.zeros(2), metric="cosine")
+    assert distance(torch.zeros(2), torch.ones(2), form="paper") == 2 and distance([1.0], np.array([2.0])) == 1
+    with pytest.raises(ValueError, match="new must be finite numbers, got NaN"):
+        distance([1.0], [math.nan])
 
 
 # -- clocks ------------------------------------------------------------------------------------------------------------
