@@ -127,9 +127,11 @@ def with_bias(probabilities, temperature: float, bias) -> np.ndarray:
     temperature = real("temperature", temperature, low=0, above=True)
     bias = numbers("bias", by_class("bias", bias, _columns(probabilities)), str(rows.shape[1])).cpu().double().numpy()
     out = _scaled(rows, temperature) * np.exp(bias - bias.max())
-    if not out.any(1).all():  # too much for products: in logarithms
-        out = np.log(np.maximum(rows, _TINY)) / temperature + bias
-        out = np.exp(out - out.max(1, keepdims=True))
+    if (lost := ~out.any(1)).any():  # too much for products: in logarithms
+        logits = np.log(np.maximum(rows[lost], _TINY))
+        with np.errstate(over="ignore"):
+            scores = (logits - logits.max(1, keepdims=True)) / temperature + bias
+        out[lost] = np.exp(scores - scores.max(1, keepdims=True))
     return out / out.sum(1, keepdims=True)
 
 

@@ -180,6 +180,15 @@ def test_large_exponents_and_many_classes_do_not_underflow():
     assert torch.isfinite(out).all() and torch.allclose(out.sum(1), torch.ones(3, dtype=torch.float64))
 
 
+def test_batches_of_stacks_change_nothing(monkeypatch):
+    b, reference = random_rows(7, 4, 41), random_rows(5, 4, 42)
+    whole = [can.iterate(b, reference, (1, 2, 3, 4), depth=2, trace=trace) for trace in (False, True, "half")]
+    monkeypatch.setattr(can, "_CHUNK", 2 * 6 * 4)  # two stacks at once
+    assert can._batch(reference) == 2
+    parts = [can.iterate(b, reference, (1, 2, 3, 4), depth=2, trace=trace) for trace in (False, True, "half")]
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
+
+
 @pytest.mark.parametrize("alpha", [1e-12, 1e-3, 30.0, 1e6, 1e290])
 def test_extreme_exponents(alpha):
     b, reference = rows_of((0.6, 0.3, 0.1), (0.2, 0.0, 0.8)), random_rows(6, 3, 31)
