@@ -252,6 +252,8 @@ def test_reference_is_stratified_and_small_classes_stay_whole():
     kept = can.choose_reference(rows, cap=90)
     assert torch.bincount(kept.argmax(1)).tolist() == [60, 30, 1]
     assert torch.equal(kept, can.choose_reference(rows, cap=90)) and len(can.choose_reference(rows)) == 901
+    assert len(can.choose_reference(rows[:600], cap=1)) == 1
+    assert len(can.alternating_normalization(rows[:600], (1, 1, 1), threshold=0.99, cap=1).reference) == 1
     distinct = random_rows(2000, 4, 21)
     assert len(can.choose_reference(distinct)) == pytest.approx(1000, abs=3)
     assert not torch.equal(can.choose_reference(distinct, seed=1), can.choose_reference(distinct, seed=2))
@@ -383,7 +385,13 @@ def test_a_prior_by_names():
         assert can.tune(given, labels, prior, thresholds=[0.5], depths=[1]) == can.tune(rows, labels, q, thresholds=[0.5], depths=[1])
     assert np.array_equal(can.AlternatingNormalizer(prior=by_name).fit(table).prior_, q)
     assert np.allclose(can.AlternatingNormalizer(prior=by_name).fit(rows, np.array(["dog", "cat", "fox"])[labels]).prior_, [0.5, 0.2, 0.3])  # sorted
-    for given, prior in ((rows, by_name), (table, pd.Series(q, index=["a", "b", "c"])), (rows, by_name.to_dict()), (rows, {0: 0.5, 1: 0.5})):
+    for given, prior in (
+        (rows, by_name),
+        (rows, pd.Series(q, index=["a", "c", "b"])),
+        (table, pd.Series(q, index=["a", "b", "c"])),
+        (rows, by_name.to_dict()),
+        (rows, {0: 0.5, 1: 0.5}),
+    ):
         with pytest.raises((TypeError, ValueError), match="prior must"):
             can.alternating_normalization(given, prior)
     with pytest.raises(ValueError, match="reference must have the columns of probabilities in their order"):
