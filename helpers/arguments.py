@@ -12,14 +12,14 @@ A call costs microseconds; sizes, dtypes and ranges stand where the function beg
 """
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["choice", "flag", "function", "generators", "got", "instance", "integer", "like", "numbers", "real", "texts"]
+__all__ = ["by_class", "choice", "flag", "function", "generators", "got", "instance", "integer", "like", "numbers", "real", "texts"]
 
 
 def got(value) -> str:
@@ -114,6 +114,25 @@ def numbers(
         if (low is not None and least < low) or (high is not None and most > high):
             raise ValueError(f"{name} must be {expected} {_range(low, high)}, got values from {least:.4g} to {most:.4g}")
     return tensor if dtype is None else tensor.to(dtype)
+
+
+def by_class(name: str, value, names: Sequence | None = None):
+    """One value for each class in the order of the classes. A Series or dict says which class by its names: those of a table's columns (`names`), or the
+    numbers 0 .. C - 1; other names must be in ascending order, as those of a scikit-learn classifier are."""
+    if isinstance(value, Mapping):
+        keys, held = list(value), list(value.values())
+    elif hasattr(value, "to_numpy") and hasattr(value, "index"):
+        keys, held = list(value.index), value.to_numpy()
+    else:
+        return value
+    for order in (names, range(len(keys))):
+        if order is not None and len(order) == len(set(keys)) == len(keys) and set(order) == set(keys):
+            return [held[keys.index(one)] for one in order]
+    named = names is not None and all(isinstance(one, str) for one in (*names, *keys))
+    if isinstance(value, Mapping) or named or not all(type(a) is type(b) and a < b for a, b in zip(keys, keys[1:], strict=False)):
+        wanted = ", ".join(map(str, names)) if named else "0 .. C - 1, or ascending ones in a Series"
+        raise TypeError(f"{name} must be plain numbers in the order of the classes, or named {wanted}, got the names {got(keys)}")
+    return held
 
 
 def like(value, result: Tensor):

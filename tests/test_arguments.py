@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import arguments
-from helpers.arguments import choice, flag, function, generators, got, instance, integer, like, numbers, real, texts
+from helpers.arguments import by_class, choice, flag, function, generators, got, instance, integer, like, numbers, real, texts
 from tests.accelerator import DEVICE, Accelerator, near
 from tests.inputs.harness import Trial, array, check, coverage
 from tests.inputs.harness import choice as an_option
@@ -116,3 +116,15 @@ def test_tensors_stay_on_their_accelerator():
         assert near(like(far, torch.ones(2))).tolist() == [1, 1] and like(far, torch.ones(2)).device == DEVICE and real("t", far[0]) == 0.25
         with pytest.raises(TypeError, match="x must be numbers"):
             numbers("x", torch.empty(2, device="meta"), "2")
+
+
+def test_values_by_class_are_told_by_their_names():
+    named = pd.Series([0.3, 0.5, 0.2], index=["fox", "cat", "dog"])
+    assert by_class("q", [1, 2, 3]) == [1, 2, 3]
+    assert by_class("q", named, ["dog", "cat", "fox"]) == by_class("q", named.to_dict(), ["dog", "cat", "fox"]) == [0.2, 0.5, 0.3]
+    assert by_class("q", pd.Series([0.5, 0.3, 0.2], index=[1, 2, 0])) == by_class("q", {1: 0.5, 2: 0.3, 0: 0.2}, ["a", "b", "c"]) == [0.2, 0.5, 0.3]
+    for index in (["cat", "dog", "fox"], [7, 8, 9]):
+        assert list(by_class("q", pd.Series([1, 2, 3], index=index))) == [1, 2, 3]
+    for value, names in ((named, None), (named.sort_index(), ["a", "b", "c"]), ({"a": 1}, None), ({0: 1, 2: 3}, None), (pd.Series([1, 2], index=[5, 5]), None)):
+        with pytest.raises(TypeError, match="q must be plain numbers in the order of the classes, or named"):
+            by_class("q", value, names)

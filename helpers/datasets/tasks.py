@@ -14,13 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arguments import choice, integer
 from ..toyworld import creatures, scenes, shapes
 from ..toyworld.render import TEXTURES
-from ..toyworld.shapes import COLOURS, SHAPES, check_size
+from ..toyworld.shapes import COLOURS, SHAPES
 from ..toyworld.skeletons import CATEGORIES
 from . import real
 
+__all__ = ["NAMES", "Pictures", "TEXTURE_PHOTOGRAPHS", "Task", "load"]
+
 _FIRST = {"train": 0, "validation": 10**7, "test": 2 * 10**7}  # where a split begins in a seed's endless lists
+_LAST_SEED = 10**11  # the noise of a picture is drawn by a million times its seed, and 64 bits must hold that
 _CHUNK = 512
 
 
@@ -36,7 +40,7 @@ class Pictures:
 
     def few(self, per_class: int, seed: int = 0) -> "Pictures":
         """`per_class` examples of every class, drawn by `seed`; ValueError where a class has fewer."""
-        per_class, generator = check_size("per_class", per_class, 1), np.random.default_rng(check_size("seed", seed, 0))
+        per_class, generator = integer("per_class", per_class, low=1), np.random.default_rng(integer("seed", seed, low=0))
         rows = []
         for c in self.labels.unique().tolist():
             members = (self.labels == c).nonzero()[:, 0].numpy()
@@ -199,10 +203,9 @@ def load(name: str, *, train: int = 400, validation: int = 200, test: int = 400,
 
     Raises ValueError for an unknown name or too many pictures, TypeError for what is no whole number.
     """
-    if name not in NAMES:
-        raise ValueError(f"name: no task {name!r}; there are {', '.join(NAMES)}")
-    counts = {split: check_size(split, count, 1) for split, count in (("train", train), ("validation", validation), ("test", test))}
-    seed, size = check_size("seed", seed, 0), check_size("size", size, 32)
+    name, apart = choice("name", name, NAMES), _FIRST["validation"]
+    counts = {split: integer(split, count, low=1, high=apart) for split, count in (("train", train), ("validation", validation), ("test", test))}
+    seed, size = integer("seed", seed, low=0, high=_LAST_SEED), integer("size", size, low=32)
     if name == "digits":
         return _digits(counts, seed, size)
     if name == "real textures":
@@ -233,10 +236,11 @@ def _drawn(draw: Callable, classes, prior, seed: int, first: int, count: int, si
 
 def _digits(counts: dict[str, int], seed: int, size: int) -> Task:
     found = real.digits(seed)
-    splits = {}
-    for (split, count), part in zip(counts.items(), (found.train, found.val, found.test)):
+    splits, parts = {}, (found.train, found.val, found.test)
+    for (split, count), part in zip(counts.items(), parts):
         if count > len(part):
             raise ValueError(f"{split} must be at most {len(part)} for digits, got {count}")
+    for (split, count), part in zip(counts.items(), parts):
         images = F.interpolate(part.images[:count], size=(size, size), mode="bilinear").expand(-1, 3, -1, -1).contiguous()
         splits[split] = Pictures(images, part.labels[:count])
     return Task("digits", tuple("0123456789"), **splits)

@@ -1,33 +1,55 @@
 """What is commonly done to a classifier's probabilities afterwards, without training it again: the peers of alternating normalization.
 
-Everything takes and returns probabilities, float64 (N, C) arrays whose rows sum to 1. Bad arguments raise ValueError that names the argument.
+Everything takes probabilities (N, C), C >= 2, whose rows sum to 1 up to the rounding of their dtype, as arrays, tensors, lists or tables, and returns
+float64 arrays, whatever came. Bad arguments raise ValueError or TypeError that names the argument, before any work is done.
 """
 
 import numpy as np
 import ot
+import torch
 from scipy.optimize import minimize, minimize_scalar
+
+from ..arguments import by_class, integer, numbers, real
+
+__all__ = [
+    "estimate_prior", "fit_bias", "fit_temperature", "label_shift_em", "prior_correction", "sinkhorn", "with_bias", "with_temperature",
+]  # fmt: skip
 
 _TINY = 1e-12
 
 
-def _rows(name: str, value) -> np.ndarray:
-    rows = np.asarray(value, dtype=np.float64)
-    if rows.ndim != 2 or rows.shape[1] < 2 or len(rows) == 0 or not (rows >= 0).all() or not np.allclose(rows.sum(1), 1, atol=1e-4):
-        raise ValueError(f"{name} must be (N, C) probabilities, N >= 1 and C >= 2, rows that sum to 1; got shape {rows.shape}")
-    return rows
+def _rows(name: str, value, classes: str | int = "C") -> np.ndarray:
+    """`value` as float64 (N, C), once it is seen to hold probabilities; rows of half precision are divided by their sums."""
+    given = numbers(name, value, f"N {classes}")
+    rows = given.cpu().double()
+    if rows.shape[1] < 2:
+        raise ValueError(f"{name} must be probabilities (N, C) of two classes or more, got shape {tuple(rows.shape)}")
+    sums, slack = rows.sum(1), max(1e-4, 8 * torch.finfo(given.dtype).eps) if given.is_floating_point() else 0.0
+    wrong = ((sums - 1).abs() > slack) | (rows.amin(1) < 0)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        about = f"row {row} sums to {sums[row]:.4g} with the smallest entry {rows[row].min():.4g}"
+        raise ValueError(f"{name} must be probabilities (N, C) whose rows sum to 1; {about}. For logits, apply softmax first.")
+    return (rows / sums[:, None] if given.dtype in (torch.float16, torch.bfloat16) else rows).numpy()
 
 
-def _prior(name: str, value, classes: int) -> np.ndarray:
-    prior = np.asarray(value, dtype=np.float64)
-    if prior.shape != (classes,) or not (prior > 0).all() or not np.isfinite(prior).all():
+def _columns(table) -> list | None:
+    """The names of a table's columns, None where it has none."""
+    return list(table.columns) if hasattr(table, "to_numpy") and hasattr(table, "columns") else None
+
+
+def _prior(name: str, value, classes: int, table=None) -> np.ndarray:
+    """Positive numbers (C,), made to sum to 1; named ones by the names of the table's columns or the class numbers."""
+    prior = numbers(name, by_class(name, value, _columns(table)), str(classes), low=0).cpu().double().numpy()
+    if not np.isfinite(prior.sum()) or not (prior > 1e-200 * prior.sum()).all():  # less than that is lost in the products
         raise ValueError(f"{name} must hold {classes} positive numbers, got {np.array2string(prior, threshold=12)}")
     return prior / prior.sum()
 
 
-def _labels(labels, rows: np.ndarray) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.shape != (len(rows),) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= rows.shape[1]:
-        raise ValueError(f"labels must be {len(rows)} class numbers in 0 .. {rows.shape[1] - 1}, got shape {labels.shape} of {labels.dtype}")
+def _labels(labels, rows: np.ndarray, of: str = "probabilities") -> np.ndarray:
+    labels = numbers("labels", labels, "N", whole=True, low=0, high=rows.shape[1] - 1).cpu().numpy()
+    if len(labels) != len(rows):
+        raise ValueError(f"labels must be {len(rows)} class numbers, one for each row of {of}, got {len(labels)}")
     return labels
 
 
@@ -37,8 +59,16 @@ def prior_correction(probabilities, prior, *, mean=None) -> np.ndarray:
     prior (C,): how often the classes occur. mean (C,): the classifier's own average prediction, best on validation data; None takes that of the rows.
     """
     rows = _rows("probabilities", probabilities)
-    mean = rows.mean(0) if mean is None else np.asarray(mean, dtype=np.float64)
-    out = rows * _prior("prior", prior, rows.shape[1]) / np.maximum(_prior("mean", np.maximum(mean, _TINY), rows.shape[1]), _TINY)
+    classes = rows.shape[1]
+    names = _columns(probabilities)
+    mean = rows.mean(0) if mean is None else numbers("mean", by_class("mean", mean, names), str(classes), low=0).cpu().double().numpy()
+    if not mean.any():
+        raise ValueError(f"mean must hold {classes} numbers >= 0, not all of them 0")
+    return _corrected(rows, _prior("prior", prior, classes, probabilities), _prior("mean", np.maximum(mean, _TINY), classes))
+
+
+def _corrected(rows: np.ndarray, prior: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    out = rows * prior / np.maximum(mean, _TINY)
     return out / out.sum(1, keepdims=True)
 
 
@@ -48,7 +78,7 @@ def fit_temperature(probabilities, labels) -> float:
     labels = _labels(labels, rows)
 
     def loss(log_t: float) -> float:
-        scaled = with_temperature(rows, float(np.exp(log_t)))
+        scaled = _scaled(rows, float(np.exp(log_t)))
         return float(-np.log(np.maximum(scaled[np.arange(len(rows)), labels], _TINY)).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
@@ -56,10 +86,14 @@ def fit_temperature(probabilities, labels) -> float:
 
 def with_temperature(probabilities, temperature: float) -> np.ndarray:
     """softmax(log p / T): the order of the classes stays, the confidence changes."""
-    rows = _rows("probabilities", probabilities)
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    logits = np.log(np.maximum(rows, _TINY)) / temperature
+    temperature = real("temperature", temperature, low=0, above=True)
+    return _scaled(_rows("probabilities", probabilities), temperature)
+
+
+def _scaled(rows: np.ndarray, temperature: float) -> np.ndarray:
+    logits = np.log(np.maximum(rows, _TINY))
+    with np.errstate(over="ignore"):  # far below the largest one: their share is 0
+        logits = logits / temperature if temperature > 1e-6 else (logits - logits.max(1, keepdims=True)) / temperature
     out = np.exp(logits - logits.max(1, keepdims=True))
     return out / out.sum(1, keepdims=True)
 
@@ -89,10 +123,15 @@ def fit_bias(probabilities, labels) -> tuple[float, np.ndarray]:
 
 def with_bias(probabilities, temperature: float, bias) -> np.ndarray:
     """softmax(log p / T + bias), as `fit_bias` finds them."""
-    rows, bias = with_temperature(probabilities, temperature), np.asarray(bias, dtype=np.float64)
-    if bias.shape != (rows.shape[1],) or not np.isfinite(bias).all():
-        raise ValueError(f"bias must hold {rows.shape[1]} finite numbers, got {np.array2string(bias, threshold=12)}")
-    out = rows * np.exp(bias - bias.max())
+    rows = _rows("probabilities", probabilities)
+    temperature = real("temperature", temperature, low=0, above=True)
+    bias = numbers("bias", by_class("bias", bias, _columns(probabilities)), str(rows.shape[1])).cpu().double().numpy()
+    out = _scaled(rows, temperature) * np.exp(bias - bias.max())
+    if (lost := ~out.any(1)).any():  # too much for products: in logarithms
+        logits = np.log(np.maximum(rows[lost], _TINY))
+        with np.errstate(over="ignore"):
+            scores = (logits - logits.max(1, keepdims=True)) / temperature + bias
+        out[lost] = np.exp(scores - scores.max(1, keepdims=True))
     return out / out.sum(1, keepdims=True)
 
 
@@ -100,17 +139,21 @@ def sinkhorn(probabilities, prior) -> np.ndarray:
     """All rows together, scaled until their column means are the prior: the entropic transport plan between examples and classes at cost -log p."""
     rows = _rows("probabilities", probabilities)
     cost = -np.log(np.maximum(rows, _TINY))
-    each, wanted = np.full(len(rows), 1 / len(rows)), _prior("prior", prior, rows.shape[1])
+    each, wanted = np.full(len(rows), 1 / len(rows)), _prior("prior", prior, rows.shape[1], probabilities)
     plan = ot.bregman.sinkhorn_log(each, wanted, cost, 1.0, numItermax=5000, stopThr=1e-10, warn=False)
     return plan / plan.sum(1, keepdims=True)
 
 
 def label_shift_em(probabilities, training_prior, *, steps: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Adjusted rows, and their own prior (C,), by expectation-maximisation (Saerens et al. 2002): the classifier is believed, the prior moves."""
-    rows = _rows("probabilities", probabilities)
-    start = prior = _prior("training_prior", training_prior, rows.shape[1])
+    """Adjusted rows, and their own prior (C,), by expectation-maximisation (Saerens et al. 2002): the classifier is believed, the prior moves.
+
+    steps: 0 leaves both as they are.
+    """
+    rows, steps = _rows("probabilities", probabilities), integer("steps", steps, low=0)
+    start = prior = _prior("training_prior", training_prior, rows.shape[1], probabilities)
+    out, mean = rows.copy(), np.maximum(start, _TINY)
     for _ in range(steps):
-        out = prior_correction(rows, prior, mean=start)
+        out = _corrected(rows, prior / prior.sum(), mean / mean.sum())
         prior = np.maximum(out.mean(0), _TINY)
     return out, prior / prior.sum()
 
@@ -120,8 +163,9 @@ def estimate_prior(probabilities, validation, labels) -> np.ndarray:
 
     Labels of the validation rows are needed, those of `probabilities` are not. Classes that come out negative get a hundredth of an equal share.
     """
-    rows, known = _rows("probabilities", probabilities), _rows("validation", validation)
-    labels, classes = _labels(labels, known), rows.shape[1]
+    rows = _rows("probabilities", probabilities)
+    known, classes = _rows("validation", validation, rows.shape[1]), rows.shape[1]
+    labels = _labels(labels, known, "validation")
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, (known.argmax(1), labels), 1 / len(labels))
     said = np.bincount(rows.argmax(1), minlength=classes) / len(rows)

@@ -97,9 +97,11 @@ def test_digits_are_the_real_ones():
 
 
 @pytest.mark.parametrize("options, error, message", [
-    ({"name": "cat or god"}, ValueError, "no task 'cat or god'"), ({"train": 0}, ValueError, "train must be at least 1"),
-    ({"test": 2.0}, TypeError, "test must be a whole number"), ({"size": 8}, ValueError, "size must be at least 32"),
-    ({"name": "digits", "train": 5000}, ValueError, "train must be at most 1078"), ({"seed": -1}, ValueError, "seed must be at least 0"),
+    ({"name": "cat or god"}, ValueError, "name must be one of .*, got 'cat or god'"),
+    ({"train": 0}, ValueError, r"train must be a whole number in \[1, 1e\+07\], got 0"), ({"name": 3}, TypeError, "name must be one of .*, got 3"),
+    ({"name": "shape in noise", "seed": 10**13}, ValueError, "seed must be"), ({"test": 10**7 + 1}, ValueError, "test must be a whole number"),
+    ({"test": 2.0}, TypeError, "test must be a whole number"), ({"size": 8}, ValueError, "size must be a whole number >= 32, got 8"),
+    ({"name": "digits", "train": 5000}, ValueError, "train must be at most 1078"), ({"seed": -1}, ValueError, "seed must be a whole number in"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(options, error, message):
     with pytest.raises(error, match=message):

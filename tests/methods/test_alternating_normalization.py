@@ -1,12 +1,18 @@
 """Alternating normalization against hand examples, closed forms, limits, a slow loop and Sinkhorn's balance."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import entropy
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
 
 from helpers.methods import alternating_normalization as can
+from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
 EVEN = (0.5, 0.5)
@@ -130,6 +136,21 @@ def test_many_rounds_balance_the_stack():
     assert torch.allclose(stack[-1, 0].mean(0), prior, atol=1e-6)  # Sinkhorn: the columns have the prior as their mean
 
 
+@pytest.mark.parametrize("alpha", [0.5, 1, 2])
+def test_half_rounds_divide_the_columns(alpha):
+    b, reference, prior = random_rows(3, 4, 11), random_rows(5, 4, 12), torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    whole, halves = (can.iterate(b, reference, prior, alpha=alpha, depth=2, trace=trace) for trace in (True, "half"))
+    assert halves.shape == (5, 3, 6, 4) and torch.equal(halves[::2], whole)
+    for before, half, after in ((0, 1, 2), (2, 3, 4)):
+        powered = halves[before] ** alpha
+        columns = powered / powered.sum(1, keepdim=True)
+        assert torch.allclose(halves[half], columns)
+        assert torch.allclose(halves[after], columns * prior / (columns * prior).sum(2, keepdim=True))
+    page = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.55, 0.45]], dtype=torch.float64)  # the figure of page 07
+    shown = can.iterate(page[2:], page[:2], EVEN, trace="half")[1, 0]
+    assert torch.allclose(shown, page / page.sum(0)) and can.iterate(b, reference, prior, depth=0, trace="half").shape == (1, 3, 6, 4)
+
+
 def test_two_classes_are_one_rising_map():
     p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     for alpha in (0.3, 1, 5):
@@ -157,6 +178,29 @@ def test_large_exponents_and_many_classes_do_not_underflow():
     reference = torch.softmax(20 * torch.randn(4, 1000, generator=torch.Generator().manual_seed(17), dtype=torch.float64), 1)
     out = can.iterate(b, reference, torch.ones(1000), alpha=9.0, depth=2)
     assert torch.isfinite(out).all() and torch.allclose(out.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_batches_of_stacks_change_nothing(monkeypatch):
+    b, reference = random_rows(7, 4, 41), random_rows(5, 4, 42)
+    whole = [can.iterate(b, reference, (1, 2, 3, 4), depth=2, trace=trace) for trace in (False, True, "half")]
+    monkeypatch.setattr(can, "_CHUNK", 2 * 6 * 4)  # two stacks at once
+    assert can._batch(reference) == 2
+    parts = [can.iterate(b, reference, (1, 2, 3, 4), depth=2, trace=trace) for trace in (False, True, "half")]
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
+
+
+@pytest.mark.parametrize("alpha", [1e-12, 1e-3, 30.0, 1e6, 1e290])
+def test_extreme_exponents(alpha):
+    b, reference = rows_of((0.6, 0.3, 0.1), (0.2, 0.0, 0.8)), random_rows(6, 3, 31)
+    for depth in (1, 3):
+        out = can.iterate(b, reference, (1, 2, 3), alpha=alpha, depth=depth)
+        assert torch.isfinite(out).all() and torch.allclose(out.sum(1), torch.ones(2, dtype=torch.float64)) and out[1, 1] == 0
+
+
+def test_extreme_priors():
+    out = can.one_step(rows_of((0.0, 1.0), (0.5, 0.5)), rows_of((0.4, 0.6)), (1.0, 5e-324))
+    assert torch.allclose(out, rows_of((0.0, 1.0), (1.0, 0.0)))
+    assert torch.allclose(can.one_step(rows_of(EVEN), rows_of((0.4, 0.6)), (1e300, 1e300)), can.one_step(rows_of(EVEN), rows_of((0.4, 0.6)), EVEN))
 
 
 def test_a_class_that_nobody_uses_stays_empty():
@@ -208,6 +252,8 @@ def test_reference_is_stratified_and_small_classes_stay_whole():
     kept = can.choose_reference(rows, cap=90)
     assert torch.bincount(kept.argmax(1)).tolist() == [60, 30, 1]
     assert torch.equal(kept, can.choose_reference(rows, cap=90)) and len(can.choose_reference(rows)) == 901
+    assert len(can.choose_reference(rows[:600], cap=1)) == 1
+    assert len(can.alternating_normalization(rows[:600], (1, 1, 1), threshold=0.99, cap=1).reference) == 1
     distinct = random_rows(2000, 4, 21)
     assert len(can.choose_reference(distinct)) == pytest.approx(1000, abs=3)
     assert not torch.equal(can.choose_reference(distinct, seed=1), can.choose_reference(distinct, seed=2))
@@ -265,9 +311,181 @@ def test_face_of_scikit_learn():
         can.AlternatingNormalizer().fit(validation.numpy())
 
 
+def test_the_normaliser_falls_back_on_the_identity():
+    vague, labels = np.full((6, 3), 1 / 3) + np.array([0.01, 0, -0.01]), np.array([0, 1, 2, 2, 2, 2])
+    model = can.AlternatingNormalizer(threshold=0.5).fit(vague, labels)
+    wanted = can.one_step(vague, np.eye(3), [2, 2, 5])
+    assert np.allclose(model.transform(vague), wanted) and (model.predict(vague) == 2).all()
+    with pytest.raises(ValueError, match="X must hold a decided row where identity is False"):
+        can.AlternatingNormalizer(threshold=0.5, identity=False).fit(vague, labels)
+    decided = np.vstack([vague, [0.98, 0.01, 0.01]])
+    again = can.AlternatingNormalizer(threshold=0.5, identity=False).fit(decided, [*labels, 0])
+    assert np.allclose(again.transform(vague), can.one_step(vague, decided[-1:], [3, 2, 5]))
+
+
+def test_conventions_of_scikit_learn():
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    fresh = biased(1, 20)[0].numpy()
+    plain = can.AlternatingNormalizer()
+    with pytest.raises(NotFittedError):
+        plain.transform(fresh)
+    assert plain.fit(validation, labels) is plain and plain.n_features_in_ == 3 and plain.classes_.tolist() == [0, 1, 2]
+    assert np.array_equal(clone(plain).fit_transform(validation, labels), plain.transform(validation))
+    with pytest.raises(ValueError, match="X has 2 features, but AlternatingNormalizer is expecting 3"):
+        plain.transform(np.full((2, 2), 0.5))
+    softmax = FunctionTransformer(lambda X: np.exp(X) / np.exp(X).sum(1, keepdims=True))
+    piped = make_pipeline(softmax, can.AlternatingNormalizer()).fit(np.log(validation), labels)
+    assert np.allclose(piped.transform(np.log(fresh)), plain.transform(fresh)) and np.array_equal(piped.predict(np.log(fresh)), plain.predict(fresh))
+    table = pd.DataFrame(fresh, columns=["ant", "bee", "cow"], index=range(40, 60))
+    model = can.AlternatingNormalizer().set_output(transform="pandas").fit(pd.DataFrame(validation, columns=table.columns), labels)
+    assert model.transform(table).equals(pd.DataFrame(plain.transform(fresh), columns=table.columns, index=table.index))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.transform(table[["bee", "ant", "cow"]])
+    with pytest.warns(UserWarning):
+        check_estimator(plain)  # whose rows are no probabilities: it is left out
+    single = can.AlternatingNormalizer().fit(validation.astype(np.float32), labels)
+    assert single.transform(fresh.astype(np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("names", [np.array(["ant", "bee", "cow"]), np.array([1, 2, 3]), np.array([2**40, 2**41, 2**42]), np.array([-5, 0, 9])])
+def test_labels_with_other_names(names):
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    plain, model = can.AlternatingNormalizer().fit(validation, labels), can.AlternatingNormalizer().fit(validation, pd.Series(names[labels]))
+    assert model.classes_.tolist() == names.tolist() and np.array_equal(model.prior_, plain.prior_)
+    assert np.array_equal(model.predict(validation), names[plain.predict(validation)])
+    with pytest.raises(ValueError, match="y must"):
+        can.AlternatingNormalizer().fit(validation[labels > 0], names[labels[labels > 0]])  # which column is missing?
+
+
+def test_names_of_columns_are_the_classes():
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    table = pd.DataFrame(validation, columns=["dog", "cat", "fox"])
+    names = np.array(["dog", "cat", "fox"])
+    model = can.AlternatingNormalizer().fit(table, names[labels])
+    plain = can.AlternatingNormalizer().fit(validation, labels)
+    assert np.array_equal(model.prior_, plain.prior_) and np.array_equal(model.predict(table), names[plain.predict(validation)])
+    some = labels < 2
+    assert np.array_equal(can.AlternatingNormalizer().fit(table[some], names[labels[some]]).prior_,
+                          can.AlternatingNormalizer().fit(validation[some], labels[some]).prior_)  # fmt: skip
+    with pytest.raises(ValueError, match="y must hold the classes of X's 3 columns"):
+        can.AlternatingNormalizer().fit(table, np.array(["dog", "cat", "owl"])[labels])
+
+
+def test_a_prior_by_names():
+    rows, q = biased(0, 40)[0].numpy(), [0.2, 0.5, 0.3]
+    wanted = can.alternating_normalization(rows, q).probabilities
+    table = pd.DataFrame(rows, columns=["dog", "cat", "fox"])
+    by_name = pd.Series([0.3, 0.5, 0.2], index=["fox", "cat", "dog"])
+    by_number = pd.Series([0.5, 0.3, 0.2], index=[1, 2, 0])  # value_counts: the most frequent class first
+    for given, prior in ((table, by_name), (table, by_name.to_dict()), (rows, by_number), (table, by_number), (rows, by_number.to_dict()),
+                         (rows, pd.Series(q, index=[7, 8, 9])), (rows, pd.Series(q, index=["a", "b", "c"])), (table, q)):  # fmt: skip
+        assert np.array_equal(can.alternating_normalization(given, prior).probabilities, wanted)
+        assert np.array_equal(can.one_step(given, rows, prior), can.one_step(rows, rows, q))
+        labels = rows.argmax(1)
+        assert can.tune(given, labels, prior, thresholds=[0.5], depths=[1]) == can.tune(rows, labels, q, thresholds=[0.5], depths=[1])
+    assert np.array_equal(can.AlternatingNormalizer(prior=by_name).fit(table).prior_, q)
+    assert np.allclose(can.AlternatingNormalizer(prior=by_name).fit(rows, np.array(["dog", "cat", "fox"])[labels]).prior_, [0.5, 0.2, 0.3])  # sorted
+    for given, prior in (
+        (rows, by_name),
+        (rows, pd.Series(q, index=["a", "c", "b"])),
+        (table, pd.Series(q, index=["a", "b", "c"])),
+        (rows, by_name.to_dict()),
+        (rows, {0: 0.5, 1: 0.5}),
+    ):
+        with pytest.raises((TypeError, ValueError), match="prior must"):
+            can.alternating_normalization(given, prior)
+    with pytest.raises(ValueError, match="reference must have the columns of probabilities in their order"):
+        can.alternating_normalization(table, q, reference=table[["cat", "dog", "fox"]])
+
+
+# ------------------------------------------------------------------------------------------------------------------ what goes in, what comes out
+
+
+def test_arrays_for_arrays_and_tensors_for_tensors():
+    rows, labels = biased(0, 60)
+    found = can.alternating_normalization(rows, torch.ones(3))
+    calls = {
+        "entropy": lambda p: can.top_k_entropy(p, 2), "ambiguous": can.is_ambiguous, "reference": lambda p: can.choose_reference(p, cap=20),
+        "one step": lambda p: can.one_step(p, rows, [1, 1, 2]), "trace": lambda p: can.iterate(p, rows, [1, 1, 2], trace=True),
+        "no round": lambda p: can.iterate(p, rows, [1, 1, 2], depth=0),
+    }  # fmt: skip
+    array = rows.numpy()
+    for given in (array, array.tolist(), pd.DataFrame(array, index=range(9, 69)), array[::-1].copy()[::-1], array.astype(">f8")):
+        same = can.alternating_normalization(given, [1, 1, 1])
+        assert all(isinstance(part, np.ndarray) and np.array_equal(part, wanted.numpy()) for part, wanted in zip(same, found, strict=True))
+        for call in calls.values():
+            ours, theirs = call(rows), call(given)
+            assert isinstance(ours, torch.Tensor) and isinstance(theirs, np.ndarray) and np.array_equal(theirs, ours.numpy())
+        assert can.tune(given, labels.tolist(), [1, 1, 1], depths=[1]) == can.tune(rows, labels, torch.ones(3), depths=[1])
+    assert (can.choose_reference(rows) is not rows) and can.choose_reference(rows).data_ptr() != rows.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_probabilities_of_half_precision(dtype, classes):
+    p = (3 * torch.randn(40, classes, generator=torch.Generator().manual_seed(0))).softmax(1).to(dtype)
+    exact = p.double() / p.double().sum(1, keepdim=True)
+    wanted = can.alternating_normalization(exact, torch.ones(classes), identity=True)
+    found = can.alternating_normalization(p, torch.ones(classes), identity=True)
+    assert found.probabilities.dtype == dtype and torch.equal(found.ambiguous, wanted.ambiguous)
+    assert torch.equal(found.probabilities[~found.ambiguous], p[~found.ambiguous])
+    assert torch.equal(found.probabilities[found.ambiguous], wanted.probabilities[wanted.ambiguous].to(dtype))
+    if dtype == torch.float16:
+        assert can.alternating_normalization(p.numpy(), np.ones(classes), identity=True).probabilities.dtype == np.float16
+    with pytest.raises(ValueError, match="whose rows sum to 1"):
+        can.alternating_normalization(p * 0.9, torch.ones(classes))
+
+
+def test_no_gradient_flows_through():
+    rows = biased(0, 30)[0].requires_grad_()
+    assert not can.alternating_normalization(rows, torch.ones(3)).probabilities.requires_grad
+    assert isinstance(can.AlternatingNormalizer(prior=[1, 1, 1]).fit(rows).transform(rows), np.ndarray)
+
+
+def test_rows_on_an_accelerator():
+    rows, labels = biased(0, 60)
+    prior = torch.tensor([0.2, 0.5, 0.3])
+    calls = {
+        "whole": lambda p, q: can.alternating_normalization(p, q).probabilities, "reference": lambda p, q: can.choose_reference(p, cap=20),
+        "other reference": lambda p, q: can.alternating_normalization(p, prior, reference=rows, threshold=0.5).probabilities,
+        "identity": lambda p, q: can.alternating_normalization(p, q, threshold=0, identity=True).reference,
+        "rounds": lambda p, q: can.iterate(p, rows, q, depth=3), "trace": lambda p, q: can.iterate(p, p, prior, depth=2, trace="half"),
+    }  # fmt: skip
+    wanted = {name: call(rows, prior) for name, call in calls.items()}
+    with Accelerator():
+        far, q = rows.to(DEVICE), prior.to(DEVICE)
+        for name, call in calls.items():
+            found = call(far, q)
+            assert found.device == DEVICE and torch.equal(near(found), wanted[name]), name
+        assert can.tune(far, labels, q, depths=[0, 1]) == can.tune(rows, labels.to(DEVICE), prior, depths=[0, 1])
+        assert can.binary_threshold(far[:, :2] / far[:, :2].sum(1, keepdim=True), q[:2]) == can.binary_threshold(
+            rows[:, :2] / rows[:, :2].sum(1, keepdim=True), prior[:2]
+        )
+        model = can.AlternatingNormalizer().fit(far, labels.to(DEVICE))
+        assert np.array_equal(model.transform(far), can.AlternatingNormalizer().fit(rows, labels).transform(rows.numpy()))
+
+
+def test_grids_and_ranks_are_read_once():
+    rows, labels = biased(0, 40)
+    plain = can.tune(rows, labels, torch.ones(3), thresholds=(0.5, 0.75), alphas=(0.5, 1.0), depths=(0, 1), k=(2, 3))
+    once = dict(thresholds=iter((0.5, 0.75)), alphas=np.array([0.5, 1.0]), depths=(d for d in (0, 1)), k=iter((2, 3)))
+    assert can.tune(rows, labels, torch.ones(3), **once) == plain
+    whole = can.alternating_normalization(rows, torch.ones(3), k=iter((2, 3)))
+    assert torch.equal(whole.probabilities, can.alternating_normalization(rows, torch.ones(3)).probabilities)
+    for name in ("thresholds", "alphas", "depths"):
+        with pytest.raises(ValueError, match=f"{name} must hold a number or more, got none"):
+            can.tune(rows, labels, torch.ones(3), **{name: ()})
+
+
 # ------------------------------------------------------------------------------------------------------------------ refusals
 
 GOOD = random_rows(4, 3, 30)
+
+
+def one_nan(rows):
+    spoilt = rows.clone()
+    spoilt[2, 1] = np.nan
+    return spoilt
 
 
 @pytest.mark.parametrize(
@@ -278,9 +496,9 @@ GOOD = random_rows(4, 3, 30)
         (lambda: can.alternating_normalization(rows_of((1.5, -0.5, 0)), torch.ones(3)), ValueError, "smallest entry -0.5"),
         (lambda: can.alternating_normalization(rows_of((np.nan, 0.5, 0.5)), torch.ones(3)), ValueError, "must be finite"),
         (lambda: can.alternating_normalization(torch.ones(4, 3, dtype=torch.long), torch.ones(3)), TypeError, "floating-point"),
-        (lambda: can.alternating_normalization("rows", torch.ones(3)), TypeError, "probabilities must be an array"),
+        (lambda: can.alternating_normalization("rows", torch.ones(3)), TypeError, "probabilities must be probabilities"),
         (lambda: can.alternating_normalization(torch.ones(4, 1), torch.ones(1)), ValueError, "two classes or more"),
-        (lambda: can.alternating_normalization(GOOD[0], torch.ones(3)), ValueError, r"must be \(N, C\)"),
+        (lambda: can.alternating_normalization(GOOD[0], torch.ones(3)), ValueError, r"must be probabilities \(N, C\)"),
         (lambda: can.alternating_normalization(GOOD, torch.ones(4)), ValueError, "prior must hold 3"),
         (lambda: can.alternating_normalization(GOOD, (0.5, 0.5, 0)), ValueError, "prior must hold 3 positive"),
         (lambda: can.alternating_normalization(GOOD, (0.5, -0.5, 1)), ValueError, "positive"),
@@ -294,11 +512,38 @@ GOOD = random_rows(4, 3, 30)
         (lambda: can.iterate(GOOD, GOOD, torch.ones(3), depth=-1), ValueError, "depth must be an integer >= 0"),
         (lambda: can.iterate(GOOD, GOOD, torch.ones(3), depth=1.5), TypeError, "depth must be an integer"),
         (lambda: can.one_step(GOOD, GOOD[:0], torch.ones(3)), ValueError, "reference must hold a row"),
-        (lambda: can.one_step(GOOD, random_rows(4, 5), torch.ones(3)), ValueError, r"reference must be \(N, 3\)"),
+        (lambda: can.one_step(GOOD, random_rows(4, 5), torch.ones(3)), ValueError, r"reference must be probabilities \(N, 3\)"),
         (lambda: can.choose_reference(GOOD, cap=0), ValueError, "cap must be an integer >= 1"),
         (lambda: can.tune(GOOD, [0, 1, 2], torch.ones(3)), ValueError, "labels must be 4"),
+        (lambda: can.alternating_normalization(GOOD, torch.ones(3), reference=one_nan(GOOD)), ValueError, "reference must be finite .* row 2 is not"),
+        (lambda: can.one_step(GOOD, one_nan(GOOD), torch.ones(3)), ValueError, "reference must be finite .* row 2 is not"),
+        (lambda: can.alternating_normalization(GOOD, (1, np.nan, 1)), ValueError, "prior must hold 3 positive numbers"),
+        (lambda: can.alternating_normalization(GOOD, (1, np.inf, 1)), ValueError, "prior must hold 3 positive numbers"),
+        (lambda: can.alternating_normalization(GOOD + 0j, torch.ones(3)), TypeError, "probabilities must be"),
+        (lambda: can.alternating_normalization(GOOD, torch.ones(3), identity=1), TypeError, "identity must be True or False, got 1"),
+        (lambda: can.alternating_normalization(GOOD, torch.ones(3), seed=-1), ValueError, "seed must be an integer >= 0"),
+        (lambda: can.alternating_normalization(GOOD, torch.ones(3), k=()), ValueError, "k must hold a number or more"),
+        (lambda: can.alternating_normalization(GOOD, torch.ones(3), k="23"), TypeError, "k must be a sequence"),
+        (lambda: can.top_k_entropy(GOOD, 2, renormalise="yes"), TypeError, "renormalise must be True or False"),
+        (lambda: can.iterate(GOOD, GOOD, torch.ones(3), alpha=np.inf), ValueError, "alpha must be a finite number > 0"),
+        (lambda: can.iterate(GOOD, GOOD, torch.ones(3), alpha=1e308), ValueError, "alpha must be a finite number > 0, at most"),
+        (lambda: can.iterate(GOOD, GOOD, torch.ones(3), trace="whole"), ValueError, 'trace must be False, True or "half"'),
+        (lambda: can.iterate(GOOD, GOOD, torch.ones(3), trace=2), TypeError, 'trace must be False, True or "half"'),
+        (lambda: can.tune(GOOD, ["a", "b", "c", "a"], torch.ones(3)), TypeError, "labels must be whole numbers"),
+        (lambda: can.tune(GOOD, [0.0, 1.0, 2.0, 0.0], torch.ones(3)), TypeError, "labels must be whole numbers"),
+        (lambda: can.tune(GOOD[:0], [], torch.ones(3)), ValueError, "probabilities must hold a validation row"),
+        (lambda: can.tune(GOOD, [0, 1, 2, 0], torch.ones(3), alphas=[1, 0]), ValueError, "alphas must be a finite number > 0"),
+        (lambda: can.tune(GOOD, [0, 1, 2, 0], torch.ones(3), thresholds=0.5), TypeError, "thresholds must be a sequence"),
+        (lambda: can.AlternatingNormalizer().fit(GOOD, [0, 1, 2]), ValueError, "y must be 4"),
+        (lambda: can.AlternatingNormalizer(prior=[1, 1, 1]).fit(GOOD, [0, 1, 2]), ValueError, "y must be 4"),
+        (lambda: can.AlternatingNormalizer().fit(GOOD, [0, 1, 2, 2**40]), ValueError, "y must be in 0 .. 2"),
+        (lambda: can.AlternatingNormalizer().fit(GOOD, [0, 1, None, 2]), TypeError, "y must be whole numbers or texts"),
+        (lambda: can.AlternatingNormalizer().fit(GOOD[:0], []), ValueError, "X must hold a row"),
+        (lambda: can.AlternatingNormalizer(alpha=0).fit(GOOD, [0, 1, 2, 0]), ValueError, "alpha must be"),
+        (lambda: can.AlternatingNormalizer(k=5).fit(GOOD, [0, 1, 2, 0]), ValueError, "k must hold a number in 2 .. 3"),
+        (lambda: can.binary_threshold(GOOD[:0, :2], (1, 1)), ValueError, "reference must hold a row"),
         (lambda: can.tune(GOOD, [0, 1, 2, 3], torch.ones(3)), ValueError, r"labels must be in 0 \.\. 2"),
-        (lambda: can.binary_threshold(GOOD, torch.ones(3)), ValueError, r"reference must be \(N, 2\)"),
+        (lambda: can.binary_threshold(GOOD, torch.ones(3)), ValueError, r"reference must be probabilities \(N, 2\)"),
     ],
 )
 def test_bad_arguments_are_named(call, error, message):

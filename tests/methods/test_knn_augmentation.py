@@ -1,16 +1,23 @@
 """k-NN augmentation against hand examples, scikit-learn's neighbours, limits and symmetries."""
 
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
 from helpers.methods import knn_augmentation as knn
+from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
 
@@ -75,8 +82,24 @@ def test_l2_at_twice_the_temperature_is_cosine():
     for norm in ("centre", "l2"):
         store = knn.Datastore(features, labels, norm=norm)
         assert torch.allclose(cut(store, queries, 6, 0.4), cut(store, queries, 6, 0.2, similarity="cosine"))
-    with pytest.raises(ValueError, match="length 1"):
-        cut(knn.Datastore(features, labels, norm="none"), queries, 6, 0.2, similarity="cosine")
+
+
+def test_cosine_of_features_as_they_are_is_their_product():
+    features, labels = example()
+    queries = example(9, seed=3)[0]
+    store, own = knn.Datastore(20 * features, labels, norm="none"), torch.arange(9)
+    for options, struck in ((dict(), False), (dict(exclude=own), True)):
+        products = 20 * queries @ features.T
+        products = products.scatter(1, own[:, None], -torch.inf) if struck else products
+        best, rows = products.topk(6)
+        wanted = torch.zeros(9, 3, dtype=torch.float64).scatter_add(1, labels[rows], (best / 0.5).softmax(1))
+        assert torch.allclose(cut(store, queries, 6, 0.5, similarity="cosine", **options), wanted)
+    unit = knn.normalise(features, norm="l2")[0]
+    assert torch.allclose(
+        cut(knn.Datastore(unit, labels, norm="none"), unit[:5], 6, 0.2, similarity="cosine"),
+        cut(knn.Datastore(unit, labels, norm="l2"), unit[:5], 6, 0.2, similarity="cosine"),
+    )
+    assert cut(store, queries[:0], 6, 0.5, similarity="cosine").shape == (0, 3)
 
 
 def test_centring_makes_shift_and_scale_invisible():
@@ -97,6 +120,97 @@ def test_order_of_store_and_classes():
     assert torch.allclose(cut(knn.Datastore(features[order], labels[order]), queries, 6, 0.2), plain)
     names = torch.tensor([2, 0, 1])
     assert torch.allclose(cut(knn.Datastore(features, names[labels]), queries, 6, 0.2)[:, names], plain)
+
+
+# ------------------------------------------------------------------------------------------------------------------ without cancellation
+
+
+def exactly(features, queries, norm):
+    """Squared distances in double precision, as differences."""
+    stored, asked = features.double(), queries.double()
+    if norm != "none":
+        mean = stored.mean(0) if norm == "centre" else 0
+        stored, asked = (torch.nn.functional.normalize(rows - mean) for rows in (stored, asked))
+    return torch.from_numpy(cdist(asked.numpy(), stored.numpy(), "sqeuclidean"))
+
+
+@pytest.mark.parametrize("index", [None, "faiss"])
+@pytest.mark.parametrize("norm", ["centre", "l2", "none"])
+@pytest.mark.parametrize("dtype, offset", [(torch.float32, 1.0), (torch.float32, 1e3), (torch.float64, 1.0), (torch.float64, 1e7)])
+def test_features_far_from_zero(dtype, offset, norm, index):
+    generator = torch.Generator().manual_seed(3)
+    features = (torch.randn(300, 6, generator=generator, dtype=torch.float64) + offset).to(dtype)
+    queries = (features[:40].double() + 0.1 * torch.randn(40, 6, generator=generator, dtype=torch.float64)).to(dtype)
+    truth = exactly(features, queries, norm).sort(stable=True)
+    store = knn.Datastore(features, torch.arange(300) % 3, norm=norm, index=index)
+    found = store.search(queries, 4)
+    assert torch.equal(found.rows, truth.indices[:, :4])
+    assert torch.allclose(found.distances.double(), truth.values[:, :4], rtol=1e-3 if norm != "none" and offset > 1 else 1e-5, atol=0)
+    scale = float(truth.values[:, 3].median())
+    weights = torch.zeros(40, 3, dtype=torch.float64).scatter_add(1, truth.indices[:, :4] % 3, (-truth.values[:, :4] / scale).softmax(1))
+    votes = store.distribution(queries, k=4, temperature=scale).double()
+    assert torch.allclose(votes, weights, atol=1e-3)
+    labels = torch.arange(40) % 3
+    ours, wanted = (knn.focal_like_loss(torch.zeros(40, 3, dtype=torch.float64), labels, p, gamma=2) for p in (votes, weights))
+    assert ours.item() == pytest.approx(wanted.item(), rel=1e-3)
+    assert knn.knn_loss(votes, labels).clamp(max=5).numpy() == pytest.approx(knn.knn_loss(weights, labels).clamp(max=5).numpy(), abs=0.05)
+
+
+@pytest.mark.parametrize("index", [None, "faiss"])
+def test_tight_clusters_far_apart(index):
+    generator = torch.Generator().manual_seed(4)
+    centres = 1e5 * torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    features = centres.repeat_interleave(30, 0) + 1e-3 * torch.randn(150, 3, generator=generator, dtype=torch.float64)
+    queries = features[::7] + 1e-4 * torch.randn(22, 3, generator=generator, dtype=torch.float64)
+    truth = exactly(features, queries, "none").sort(stable=True)
+    found = knn.Datastore(features, torch.arange(150) % 2, norm="none", index=index).search(queries, 12)
+    assert torch.equal(found.rows, truth.indices[:, :12]) and torch.allclose(found.distances.double(), truth.values[:, :12], rtol=1e-6, atol=0)
+
+
+def test_single_precision_votes_as_double_does_at_the_lowest_temperature():
+    features, labels = example(400, 32)
+    features, queries = features.float(), example(30, 32, seed=1)[0].float()
+    single, double = (cut(knn.Datastore(rows, labels), asked, 20, 1e-4) for rows, asked in ((features, queries), (features.double(), queries.double())))
+    assert single.dtype == torch.float32 and torch.allclose(single.double(), double, atol=2e-3)
+
+
+def test_an_autocast_around_the_search_changes_nothing():
+    features, labels = example(300)
+    store, queries = knn.Datastore(features.float(), labels), example(20, seed=1)[0].float()
+    plain = store.search(queries, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = store.search(queries, 5)
+    assert torch.equal(plain.rows, within.rows) and torch.equal(plain.distances, within.distances)
+
+
+def test_huge_and_tiny_features():
+    features, labels = example(50)
+    queries = example(9, seed=1)[0]
+    truth = exactly(features, queries, "none").sort(stable=True).indices[:, :3]
+    for dtype, scale in ((torch.float32, 1e30), (torch.float32, 1e-30), (torch.float64, 1e120)):
+        found = knn.Datastore((features * scale).to(dtype), labels, norm="none").search((queries * scale).to(dtype), 3)
+        assert torch.equal(found.rows, truth) and torch.isfinite(found.distances).all()
+    with pytest.raises(ValueError, match="features must be numbers .* of at most 1e\\+150 in size"):
+        knn.Datastore(features * 1e200, labels)
+    long = torch.tensor([[2**40 + 1], [2**40 + 2], [2**40 + 4]])  # whole numbers that single precision cannot tell apart
+    assert knn.Datastore(long, [0, 1, 2], norm="none").search(long + 1, 1).rows.tolist() == [[1], [1], [2]]
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-30, 1e300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_temperature(temperature, dtype):
+    distances, labels = torch.tensor([[0.5, 0.5, 2.0], [3.0, 1.0, 1e6]], dtype=dtype), torch.tensor([[0, 1, 2], [0, 1, 2]])
+    p = knn.knn_distribution(distances, labels, 3, temperature=temperature)
+    wanted = torch.full((2, 3), 1 / 3) if temperature > 1 else torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]])
+    assert torch.allclose(p, wanted.to(dtype)) and p.dtype == dtype
+    features, y = example(40)
+    votes = knn.Datastore(features.to(dtype), y).distribution(features[:5].to(dtype), k=3, temperature=temperature, similarity="cosine")
+    assert torch.isfinite(votes).all() and torch.allclose(votes.sum(1), torch.ones(5, dtype=dtype))
+
+
+def test_a_missing_neighbour_has_no_vote():
+    p = knn.knn_distribution(torch.tensor([[0.5, torch.inf]]), torch.tensor([[1, 0]]), 2)
+    assert p.tolist() == [[0.0, 1.0]]
 
 
 # ------------------------------------------------------------------------------------------------------------------ leave-one-out
@@ -175,6 +289,145 @@ def test_large_indexes_find_most_neighbours():
     assert recall > 0.9 and np.array_equal(np.sort(exact, 1), np.sort(shards, 1))
 
 
+def test_how_many_lists_are_searched(monkeypatch):
+    features, labels = example(2000, 4)
+    features = features.float()
+    assert knn.build_index(features, "IVF40,Flat").nprobe == 5 and knn.build_index(features, "IVF4,Flat").nprobe == 1
+    within = knn.build_index(features, "PCA2,IVF16,Flat")
+    assert knn.faiss.extract_index_ivf(within).nprobe == 2
+    assert type(knn.build_index(features)).__name__ == "IndexFlat"
+    monkeypatch.setattr(knn, "_EXACT_UP_TO", 1999)
+    found = knn.build_index(features)
+    assert (found.nlist, found.nprobe) == (int(4 * 2000**0.5), int(4 * 2000**0.5) // 8)
+    assert knn.faiss.extract_index_ivf(knn.sharded_index(features, 2, "IVF24,Flat").at(1)).nprobe == 3
+    assert knn.Datastore(features, labels, index="IVF40,Flat").index.nprobe == 5
+
+
+def test_where_lists_hold_too_few_all_are_asked():
+    features, labels = example(200, 2)
+    store = knn.Datastore(features, labels, index="IVF50,Flat")
+    store.index.nprobe = 1
+    found = store.search(features[:30], 40)
+    exact = knn.Datastore(features, labels).search(features[:30], 40)
+    lacking = (found.rows != exact.rows).any(1)
+    assert torch.isfinite(found.distances).all() and lacking.float().mean() < 0.2  # a list of four points cannot serve forty
+
+
+def test_faiss_says_where_single_precision_is_too_coarse():
+    features, _ = example(50)
+    with pytest.warns(UserWarning, match="single precision"):
+        knn.build_index(features + 1e4)
+    with pytest.warns(UserWarning, match="single precision"):
+        knn.sharded_index(features + 1e4, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        knn.build_index(features + 1), knn.Datastore(features + 1e4, example(50)[1], norm="none", index="faiss")
+
+
+@pytest.mark.parametrize("kind", ["flat", "IVF5000,Flat", "PQ5"])
+def test_indexes_that_faiss_cannot_make(kind):
+    features, labels = example(60)
+    for call, name in ((lambda: knn.build_index(features, kind), "kind"), (lambda: knn.Datastore(features, labels, index=kind), "index")):
+        with pytest.raises(ValueError, match=f'{name} must be "auto" or a factory string of faiss'):
+            call()
+
+
+# ------------------------------------------------------------------------------------------------------------------ what goes in, what comes out
+
+
+def test_arrays_for_arrays_and_tensors_for_tensors():
+    features, labels = example()
+    queries = example(9, seed=1)[0]
+    p = cut(knn.Datastore(features, labels), queries, 5, 0.3)
+    for given in (queries.numpy(), queries.tolist(), pd.DataFrame(queries.numpy(), index=range(50, 59)), queries.numpy()[::-1].copy()[::-1]):
+        for stored, known in ((features, labels), (features.numpy(), labels.numpy()), (pd.DataFrame(features.numpy()), pd.Series(labels.numpy()))):
+            found = cut(knn.Datastore(stored, known), given, 5, 0.3)
+            assert isinstance(found, np.ndarray) and np.array_equal(found, p.numpy())
+    assert isinstance(knn.Datastore(features.numpy(), labels).search(queries.numpy(), 3).rows, torch.Tensor)
+    logits, hardness = queries[:, :3], knn.knn_loss(p, torch.arange(9) % 3)
+    for call in (
+        lambda kind: knn.normalise(kind(queries))[0], lambda kind: knn.normalise(kind(queries))[1], lambda kind: knn.knn_loss(kind(p), np.arange(9) % 3),
+        lambda kind: knn.interpolate(kind(p), p, 0.3), lambda kind: knn.interpolate(kind(p), p.numpy(), 1),
+        lambda kind: knn.reweighted_loss(kind(logits), np.arange(9) % 3, hardness), lambda kind: knn.focal_like_loss(kind(logits), np.arange(9) % 3, p),
+        lambda kind: knn.knn_distribution(kind(queries.abs()), np.ones((9, 7), int), 2),
+    ):  # fmt: skip
+        ours, theirs = call(lambda x: x), call(lambda x: x.numpy())
+        assert isinstance(ours, torch.Tensor) and isinstance(theirs, np.ndarray) and np.array_equal(ours.numpy(), theirs)
+
+
+def test_half_precision_and_what_wants_a_gradient():
+    features, labels = example()
+    store = knn.Datastore(features.to(torch.bfloat16), labels)
+    found = store.distribution(features[:9].half().requires_grad_(), k=5, temperature=0.3)
+    assert found.dtype == torch.float32 and not found.requires_grad
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).half().requires_grad_()
+    loss = knn.reweighted_loss(logits, [0, 1, 2, 0], torch.ones(4).half())
+    loss.backward()
+    assert loss.dtype == torch.float32 and logits.grad.abs().sum() > 0
+    p = logits.detach().softmax(1)
+    assert torch.allclose(knn.interpolate(p, p, 0.4), p, atol=1e-3) and knn.interpolate(p, p, 0.4).dtype == torch.float16
+    leaf = torch.full((2, 2), 0.5, requires_grad=True)
+    knn.interpolate(leaf, leaf.detach(), 0.25).sum().backward()
+    assert torch.equal(leaf.grad, torch.full((2, 2), 0.75))
+
+
+@pytest.mark.parametrize("index", [None, "faiss"])
+def test_features_on_an_accelerator(index):
+    features, labels = example()
+    queries, ids = example(9, seed=1)[0], torch.arange(60)
+    plain = knn.Datastore(features, labels, index=index)
+    p = plain.distribution(queries, k=5, temperature=0.3)
+    with Accelerator():
+        far = [x.to(DEVICE) for x in (features, labels, queries)]
+        store = knn.Datastore(far[0], labels, index=index)
+        found = store.distribution(far[2], k=5, temperature=0.3)
+        assert found.device == DEVICE and torch.equal(near(found), p)
+        assert torch.equal(store.distribution(queries, k=5, temperature=0.3), p)  # queries of the CPU are answered there
+        assert torch.equal(near(plain.distribution(far[2], k=5, temperature=0.3)), p)
+        assert torch.equal(near(store.search(far[0], 3, exclude=ids).rows), plain.search(features, 3, exclude=ids).rows)
+        truth, hard = far[1][:9], knn.knn_loss(found, far[1][:9])
+        for weights in (None, [1.0, 2.0, 3.0]):
+            losses = [
+                knn.reweighted_loss(z, y, h, class_weights=weights) for z, y, h in ((far[2][:, :3], truth, hard), (queries[:, :3], labels[:9], near(hard)))
+            ]
+            assert torch.equal(near(losses[0]), losses[1])
+        assert torch.equal(near(knn.focal_like_loss(far[2][:, :3], labels[:9], p)), knn.focal_like_loss(queries[:, :3], labels[:9], p))
+        assert torch.equal(near(knn.interpolate(found, p, 0.3)), knn.interpolate(p, p, 0.3))
+        grids = dict(ks=[1, 4], temperatures=[0.3], weights=[0.0, 0.5])
+        assert knn.tune(store, far[2], found, truth, **grids) == knn.tune(plain, queries, p, labels[:9], **grids)
+        assert torch.equal(near(knn.slipped_labels(store, far[0], 3, ids).labels), knn.slipped_labels(plain, features, 3, ids).labels)
+
+
+def test_the_store_keeps_what_it_was_given():
+    features, labels = (x.numpy().copy() for x in example())
+    store = knn.Datastore(features, labels, norm="none")
+    before = store.features.clone(), store.labels.clone()
+    features[:] = labels[:] = 0
+    assert torch.equal(store.features, before[0]) and torch.equal(store.labels, before[1])
+
+
+def test_labels_that_number_too_many_classes():
+    features, labels = example()
+    with pytest.raises(ValueError, match="labels must number the classes from 0 on, at most 1048576 of them, got 1099511627776"):
+        knn.Datastore(features, labels * 2**39)
+    with pytest.raises(ValueError, match="num_classes must be an integer in 1..1048576"):
+        knn.Datastore(features, labels, num_classes=2**40)
+    assert knn.Datastore(features, labels, ids=torch.arange(60) - 2**40).search(features[:1], 1, exclude=[-(2**40)]).rows.item() > 0
+    names = np.array([2**40, 7, -3])[labels]
+    model = knn.KNNAugmentedClassifier(k=3, temperature=0.5, weight=1.0).fit(features.numpy(), names)
+    assert set(model.predict(features.numpy())) == set(names)
+
+
+def test_the_lines_of_the_readme():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    block = next(code for code in re.findall(r"^```python\n(.*?)^```", readme, re.S | re.M) if "KNNAugmentedClassifier(my_classifier)" in code)
+    features, labels = (x.numpy() for x in example(150))
+    others, y = (x.numpy() for x in example(40, seed=1))
+    said = dict(my_classifier=LogisticRegression(), features=features, labels=labels, others=others, y=y)
+    exec(block, said)
+    assert isinstance(said["after"], np.ndarray) and 0.4 < (said["after"].argmax(1) == y).mean() <= 1
+
+
 # ------------------------------------------------------------------------------------------------------------------ the losses
 
 
@@ -223,6 +476,12 @@ def test_focal_like_loss():
     loss = knn.focal_like_loss(logits, labels, sure * (1 + 1e-12), gamma=2)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert loss.item() == 0 and gradient.abs().max() == 0
+    weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    near = torch.tensor([[0.1, 0.2, 0.7], [0.05, 0.9, 0.05]], dtype=torch.float64)
+    ce = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    wanted = (3 * 0.3**1.5 * ce[0] + 1 * 0.95**1.5 * ce[1]) / 2  # once each, and the mean over the examples
+    for given in (weights, {2: 3.0, 0: 1.0, 1: 2.0}, pd.Series([2.0, 1.0, 3.0], index=[1, 0, 2])):
+        assert knn.focal_like_loss(logits, labels, near, gamma=1.5, class_weights=given).item() == pytest.approx(wanted.item())
     half = torch.full((2, 3), 0.5, dtype=torch.float64)
     assert torch.allclose(knn.focal_like_loss(logits, labels, half, gamma=2), plain / 4)
 
@@ -243,6 +502,36 @@ def test_ends_of_the_mixture_and_the_choice_never_loses_on_validation():
     assert best.accuracy == pytest.approx(float((knn.interpolate(p, again, best.weight).argmax(1) == truth).double().mean()))
     assert best.accuracy >= max(best.knn_accuracy, best.classifier_accuracy)
     assert best.knn_accuracy == pytest.approx(float((again.argmax(1) == truth).double().mean()))
+
+
+def test_a_choice_on_the_stored_examples_leaves_each_out():
+    features, labels = example(60)
+    ids = torch.arange(60) + 500
+    store = knn.Datastore(features, labels, ids=ids)
+    p = torch.full((60, 3), 1 / 3, dtype=torch.float64)
+    grids = dict(ks=[1, 5], temperatures=[0.3], weights=[1.0])
+    with_itself, without = knn.tune(store, features, p, labels, **grids), knn.tune(store, features, p, labels, exclude=ids, **grids)
+    assert with_itself.k == 1 and with_itself.knn_accuracy == 1  # each finds itself
+    alone = {k: float((store.distribution(features, k=k, temperature=0.3, exclude=ids).argmax(1) == labels).double().mean()) for k in (1, 5)}
+    assert without.knn_accuracy == max(alone.values()) < 0.9 and alone[without.k] == without.knn_accuracy
+    assert max(k for k in (knn.tune(store, features, p, labels, exclude=ids, ks=[59]).k,)) == 59
+    with pytest.raises(ValueError, match="ks must be an integer in 1..59"):
+        knn.tune(store, features, p, labels, exclude=ids, ks=[60])
+
+
+def test_grids_are_read_once_and_one_hot_integers_are_probabilities():
+    features, labels = example(80)
+    held, truth = example(60, seed=10)
+    store, sure = knn.Datastore(features, labels), torch.nn.functional.one_hot(truth.roll(1), 3)
+    plain = knn.tune(store, held, sure.double(), truth)
+    assert knn.tune(store, held, sure, truth) == plain == knn.tune(store, held.numpy(), sure.numpy(), truth.tolist())
+    assert plain.accuracy > plain.classifier_accuracy
+    grids = dict(ks=(1, 4), temperatures=(0.1, 1.0), weights=(0.0, 0.5, 1.0))
+    once = {name: (value for value in values) for name, values in grids.items()}
+    assert knn.tune(store, held, sure, truth, **once) == knn.tune(store, held, sure, truth, **grids)
+    for name in grids:
+        with pytest.raises(ValueError, match=f"{name} must hold a number or more, got none"):
+            knn.tune(store, held, sure, truth, **{name: []})
 
 
 def test_ties_go_to_the_better_neighbours_then_to_the_earlier():
@@ -269,6 +558,45 @@ def test_estimator():
     assert np.allclose(p, 0.6 * head + 0.4 * cut(knn.Datastore(features, labels), features, 7, 0.3).numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("options, error, message", [
+    (dict(weight=2.0), ValueError, r"weight must be a finite number in \[0, 1\], got 2.0"), (dict(weight=np.nan), ValueError, "weight must be"),
+    (dict(temperature=0.0), ValueError, "temperature must be a finite number > 0"), (dict(k=0), ValueError, "k must be an integer >= 1"),
+    (dict(k=61), ValueError, "k must be an integer in 1..60, got 61"), (dict(k=2.5), TypeError, "k must be an integer"),
+    (dict(norm="L2"), ValueError, "norm must be one of"), (dict(validation=1.0), ValueError, "validation must be a share"),
+    (dict(validation=60), ValueError, "validation must be an integer in 1..59"), (dict(validation="a"), TypeError, "validation must be"),
+    (dict(random_state="a"), ValueError, "random_state must be"), (dict(estimator=LinearSVC()), TypeError, "predict_proba, got LinearSVC"),
+    (dict(estimator=LogisticRegression), TypeError, "got the class LogisticRegression"), (dict(estimator=3), TypeError, "estimator must be a classifier"),
+    (dict(estimator=SVC()), TypeError, "estimator must .* predict_proba"),
+])  # fmt: skip
+@pytest.mark.parametrize("given", [{}, dict(k=3, temperature=0.5, weight=0.5)])
+def test_fit_refuses_what_predict_would_fail_at(options, error, message, given):
+    features, labels = example()
+    with pytest.raises(error, match=message):
+        knn.KNNAugmentedClassifier(**given | options).fit(features.numpy(), labels.numpy())
+
+
+def test_estimator_in_its_other_uses():
+    features, labels = example(90)
+    names = pd.Series(np.array(["ant", "bee", "cow"])[labels], index=range(90, 180))
+    table = pd.DataFrame(features.numpy(), columns=list("abcdefg"), index=range(90, 180))
+    chosen = dict(temperature=0.3, weight=0.5)
+    plain = knn.KNNAugmentedClassifier(**chosen).fit(features.numpy(), labels.numpy())
+    for X, y in ((table, names), (features, labels), (features.tolist(), labels.tolist()), (features.numpy()[::-1].copy()[::-1], names)):
+        assert np.allclose(knn.KNNAugmentedClassifier(**chosen).fit(X, y).predict_proba(X), plain.predict_proba(features.numpy()))
+    fitted = knn.KNNAugmentedClassifier(validation=30, **chosen).fit(table, names)
+    assert fitted.n_features_in_ == 7 and fitted.feature_names_in_.tolist() == list("abcdefg") and fitted.classes_.tolist() == ["ant", "bee", "cow"]
+    with pytest.raises(ValueError, match="X has 6 features"):
+        plain.predict(features[:, :6].numpy())
+    with pytest.raises(NotFittedError):
+        knn.KNNAugmentedClassifier().predict(features.numpy())
+    few = knn.KNNAugmentedClassifier(validation=0.99).fit(features.numpy(), labels.numpy())
+    assert (few.k_, few.temperature_, few.weight_) == (1, 1.0, 0.5)  # nothing to choose on
+    assert knn.KNNAugmentedClassifier(k=90).fit(features.numpy(), labels.numpy()).k_ == 90
+    with Accelerator():
+        assert np.allclose(knn.KNNAugmentedClassifier(**chosen).fit(features.to(DEVICE), labels.to(DEVICE)).predict_proba(features.to(DEVICE)),
+                           plain.predict_proba(features.numpy()))  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------------------------ refusals
 
 X, Y = example(6, 4)
@@ -282,20 +610,20 @@ STORE = knn.Datastore(X, Y)
         (lambda: STORE.search(X, 7), ValueError, "k must be an integer in 1..6"),
         (lambda: STORE.search(X, 6, exclude=torch.arange(6)), ValueError, "k must be an integer in 1..5"),
         (lambda: STORE.search(X, 2.0), TypeError, "k must be an integer"),
-        (lambda: STORE.search(X[:, :2], 2), ValueError, r"queries must be \(N, 4\)"),
-        (lambda: STORE.search(X * torch.nan, 2), ValueError, "queries must be finite"),
+        (lambda: STORE.search(X[:, :2], 2), ValueError, r"queries must be numbers \(N, 4\)"),
+        (lambda: STORE.search(X * torch.nan, 2), ValueError, "queries must be finite numbers .* got nan in row 0"),
         (lambda: STORE.search(X, 2, exclude=torch.full((6,), 77)), ValueError, "77 is not stored"),
-        (lambda: STORE.search(X, 2, exclude=[0, 1]), ValueError, r"exclude must be \(6,\)"),
+        (lambda: STORE.search(X, 2, exclude=[0, 1]), ValueError, r"exclude must be whole numbers \(6,\), one for each row of queries"),
         (lambda: STORE.distribution(X, k=2, temperature=0), ValueError, "temperature must be a finite number > 0"),
         (lambda: STORE.distribution(X, k=2, temperature="warm"), TypeError, "temperature must be a finite number > 0"),
         (lambda: STORE.distribution(X, k=2, similarity="dot"), ValueError, "similarity must be one of"),
         (lambda: knn.Datastore(X[:0], Y[:0]), ValueError, "features must hold an example"),
-        (lambda: knn.Datastore(X, Y[:3]), ValueError, r"labels must be \(6,\)"),
+        (lambda: knn.Datastore(X, Y[:3]), ValueError, r"labels must be whole numbers \(6,\), one for each row of features"),
         (lambda: knn.Datastore(X, Y, num_classes=2), ValueError, "labels must be in 0 .. 2 - 1"),
         (lambda: knn.Datastore(X, Y - 1), ValueError, "labels must be in"),
         (lambda: knn.Datastore(X, Y.double()), TypeError, "labels must be whole numbers"),
         (lambda: knn.Datastore(X, Y, ids=[0, 0, 1, 2, 3, 4]), ValueError, "ids must all differ"),
-        (lambda: knn.Datastore("features", Y), TypeError, "features must be an array"),
+        (lambda: knn.Datastore("features", Y), TypeError, "features must be numbers"),
         (lambda: knn.Datastore(X, Y, norm="max"), ValueError, "norm must be one of"),
         (lambda: knn.interpolate(torch.ones(1, 2), torch.ones(1, 2), 1.1), ValueError, r"weight must be a finite number in \[0, 1\]"),
         (lambda: knn.interpolate(torch.ones(1, 2), torch.ones(1, 3), 0.1), ValueError, "one shape"),
@@ -305,6 +633,33 @@ STORE = knn.Datastore(X, Y)
         (lambda: knn.focal_like_loss(torch.ones(1, 2), [1], torch.ones(1, 2), gamma=-1), ValueError, "gamma must be a finite number >= 0"),
         (lambda: knn.tune(STORE, X, torch.ones(6, 5) / 5, Y), ValueError, "classifier must have the store's 3 classes"),
         (lambda: knn.tune(STORE, X[:0], torch.ones(0, 3), Y[:0]), ValueError, "labels must hold a validation row"),
+        (lambda: knn.tune(STORE, X[:1], torch.ones(6, 3) / 3, Y), ValueError, r"features must be \(6, 4\), a row for each"),
+        (lambda: knn.tune(STORE, X, X[:, :3], Y), ValueError, "classifier must be probabilities .* For logits, apply softmax first"),
+        (lambda: knn.interpolate(X, X, 0.5), ValueError, "classifier must be probabilities"),
+        (lambda: knn.interpolate(torch.ones(1, 2) / 2, torch.ones(1, 2), 0.5), ValueError, "neighbours must be probabilities .* row 0 sums to 2"),
+        (lambda: knn.knn_loss(torch.tensor([[0.5, torch.nan]]), [0]), ValueError, "probabilities must be probabilities"),
+        (lambda: knn.knn_loss(torch.tensor([[0.9, 0.9]]), [0]), ValueError, "sum to 1 at most"),
+        (lambda: knn.knn_distribution(torch.tensor([[torch.nan, 1.0]]), torch.tensor([[0, 1]]), 2), ValueError, "distances must .* got NaN"),
+        (lambda: knn.knn_distribution(torch.tensor([[-1.0, 1.0]]), torch.tensor([[0, 1]]), 2), ValueError, "distances must .* got -1 in them"),
+        (lambda: knn.knn_distribution(torch.tensor([[torch.inf]]), torch.tensor([[0]]), 2), ValueError, "nothing but infinities"),
+        (lambda: knn.knn_distribution(torch.ones(1, 2), torch.tensor([[0, 2]]), 2), ValueError, r"labels must be in 0 .. 2 - 1 \(num_classes\)"),
+        (lambda: knn.knn_distribution(torch.ones(2, 2), torch.ones(1, 2).long(), 2), ValueError, "distances and labels must both be"),
+        (lambda: knn.reweighted_loss(torch.ones(1, 2), [1], torch.tensor([torch.nan])), ValueError, "hardness must be finite"),
+        (lambda: knn.reweighted_loss(torch.ones(1, 2), [1], torch.tensor([-1.0])), ValueError, "hardness must be finite"),
+        (lambda: knn.reweighted_loss(torch.tensor([[torch.nan, 1.0]]), [1], torch.ones(1)), ValueError, "logits must be finite"),
+        (lambda: knn.reweighted_loss(torch.ones(1, 2), [1], torch.ones(1), class_weights=[1.0, -1.0]), ValueError, "class_weights must be finite"),
+        (lambda: knn.reweighted_loss(torch.ones(1, 2), [1], torch.ones(1), class_weights=[1.0]), ValueError, r"class_weights must be \(2,\)"),
+        (lambda: knn.reweighted_loss(torch.ones(1, 2), [1], torch.ones(1), class_weights={"a": 1, "b": 2}), TypeError, "class_weights must be plain"),
+        (lambda: knn.focal_like_loss(torch.ones(1, 2), [1], torch.ones(2, 2)), ValueError, r"probabilities must be probabilities \(1, 2\) as logits are"),
+        (lambda: knn.Datastore(X + 1j, Y), TypeError, "features must be numbers"),
+        (lambda: knn.Datastore(X, np.array(["a"] * 6)), TypeError, "labels must be whole numbers"),
+        (lambda: knn.Datastore(X.numpy(), np.ma.masked_equal(Y.numpy(), 1)), TypeError, "labels must be whole numbers"),
+        (lambda: knn.Datastore(X, Y, index=3), TypeError, "index must be None"),
+        (lambda: knn.Datastore(X, Y, num_classes=0), ValueError, "num_classes must be an integer"),
+        (lambda: knn.slipped_labels(STORE, X, 2, None), TypeError, "exclude must be ids"),
+        (lambda: knn.slipped_labels(X, X, 2, Y), TypeError, "store must be a Datastore"),
+        (lambda: knn.normalise(X[:0]), ValueError, "features must hold an example"),
+        (lambda: knn.normalise(X, mean=torch.ones(3)), ValueError, "mean must be"),
     ],
 )
 def test_bad_arguments_are_named(call, error, message):
