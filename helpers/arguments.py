@@ -41,6 +41,11 @@ def got(value) -> str:
     return f"a {type(value).__name__}"
 
 
+def _hollow(value: Tensor) -> bool:
+    """A shape without numbers, on the meta device; a subclass of Tensor that names this device holds numbers of its own."""
+    return value.is_meta and type(value) in (Tensor, torch.nn.Parameter)
+
+
 def _array(name: str, value, expected: str) -> np.ndarray:
     """`value` as a numeric array in this machine's byte order; pandas by position."""
     if isinstance(value, (str, bytes, Mapping, set, frozenset)) or value is None:
@@ -70,7 +75,7 @@ def numbers(
     axes = f"({', '.join(shape.split())}{',' if len(shape.split()) == 1 else ''})"
     expected = f"{'whole numbers' if whole else 'numbers'} {axes}"
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.device.type == "meta" or value.is_complex() or value.is_quantized:
+        if value.layout != torch.strided or _hollow(value) or value.is_complex() or value.is_quantized:
             raise TypeError(f"{name} must be {expected}, got {got(value)}")
         tensor = value.detach() if detach else value
     else:
@@ -129,7 +134,7 @@ def _range(low, high, above: bool = False, below: bool = False) -> str:
 def _scalar(value):
     """The Python number in what may be a numpy number or an array of one entry and no axes; None where it is none."""
     if isinstance(value, (Tensor, np.ndarray)):
-        if value.ndim or (isinstance(value, Tensor) and value.device.type == "meta"):
+        if value.ndim or (isinstance(value, Tensor) and _hollow(value)):
             return None
         value = value.item()
     if isinstance(value, np.generic):

@@ -7,6 +7,7 @@ import torch
 
 from helpers import arguments
 from helpers.arguments import choice, flag, function, generators, got, instance, integer, like, numbers, real, texts
+from tests.accelerator import DEVICE, Accelerator, near
 from tests.inputs.harness import Trial, array, check, coverage
 from tests.inputs.harness import choice as an_option
 from tests.inputs.harness import flag as a_flag
@@ -106,3 +107,12 @@ def test_the_harness_finds_faults():
 
 def test_coverage_names_what_no_trial_calls():
     assert coverage(arguments, [Trial(numbers)]) == set(arguments.__all__) - {"numbers"}
+
+
+def test_tensors_stay_on_their_accelerator():
+    with Accelerator():
+        far = torch.tensor([0.25, 1.0]).to(DEVICE)
+        assert like(far, numbers("x", far, "N", low=0, high=1)) is not None and numbers("x", far, "2").device == DEVICE
+        assert near(like(far, torch.ones(2))).tolist() == [1, 1] and like(far, torch.ones(2)).device == DEVICE and real("t", far[0]) == 0.25
+        with pytest.raises(TypeError, match="x must be numbers"):
+            numbers("x", torch.empty(2, device="meta"), "2")
