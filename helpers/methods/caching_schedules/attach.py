@@ -97,8 +97,9 @@ class AdaCacheHandle:
 
     def remove(self) -> None:
         """Take all hooks off again, as `transformer.disable_cache()` does too. Afterwards every call is computed; the reports stay."""
-        self._cache.warn(self._cache.reset(ended=True))
+        said = self._cache.reset(ended=True)
         self._take_off()
+        self._cache.warn(said)
 
     def _take_off(self) -> None:
         registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
@@ -122,7 +123,7 @@ class AdaCacheHandle:
 def apply_adacache(
     transformer: nn.Module,
     codebook: Codebook | None = None,
-    num_calls: int | None = None,
+    num_calls: Any = None,
     *,
     clock: Any = None,
     probe: str = "attention",
@@ -185,6 +186,8 @@ def apply_adacache(
     if getattr(transformer, "is_cache_enabled", False) or _other_caches(transformer):
         raise ValueError("transformer already has a diffusers cache enabled; call transformer.disable_cache() first")
     scheduler = num_calls if hasattr(num_calls, "set_timesteps") else None
+    if hasattr(num_calls, "scheduler"):
+        raise TypeError(f"num_calls must be an integer or a scheduler, got {type(num_calls).__name__} (give pipe.scheduler)")
     if clock is None:
         if codebook is None or num_calls is None:
             raise ValueError("codebook and num_calls are needed where no clock is given (num_calls: an integer, or the pipeline's scheduler)")
@@ -341,6 +344,7 @@ class _State(BaseState):
         self.signature: list | None = None  # shapes and dtypes of the inputs
         self.timesteps: list[Any] = []  # of the first and the latest call
         self.given: list[_Seen] = []  # the text and what else tells guidance branches apart, at the latest call
+        self.latents: _Seen | None = None
         # key: (name of block list, None or number of block)
         self.running: dict[tuple, Any] = {}  # of the call in progress
         self.residuals: dict[tuple, tuple] = {}  # (hidden, text) of the last computed call
@@ -358,9 +362,11 @@ class _Seen:
     def __init__(self, value: Any) -> None:
         self.ref = weakref.ref(value) if isinstance(value, Tensor) else None
         self.value = value.detach() if isinstance(value, Tensor) else value
+        self.version = _versions(value)
 
     def is_(self, value: Any) -> bool:
-        return self.ref() is value if self.ref is not None else self.value is value
+        """The same object, and nobody has written into it since."""
+        return (self.ref() if self.ref is not None else self.value) is value and self.version == _versions(value)
 
     def equals(self, value: Any) -> bool:
         old = self.value
@@ -370,6 +376,11 @@ class _Seen:
 
     def alive(self) -> bool:
         return self.ref is not None and self.ref() is not None
+
+
+def _same(seen: _Seen | None, value: Any) -> bool:
+    """Are these the latents of that call? What was written into since is not, though it be the same object."""
+    return seen is not None and (seen.is_(value) if seen.ref is not None and seen.ref() is value else seen.equals(value))
 
 
 class _Cache:
@@ -388,7 +399,7 @@ class _Cache:
         self.branches = 0  # how many were told apart in this run, where the pipeline opens no context
         self.step: set[str] = set()  # those of them that were called in this step
         self.step_times: list[Any] = []  # timesteps of the first and the latest call of all branches
-        self.latents: _Seen | None = None
+        self.latents: _Seen | None = None  # of the latest call of all branches
         self.gate: Any = None
         self.newest = self.latest = None  # the block list that began last, the one that ran last
         self.own_context = self.warned = False
@@ -427,6 +438,7 @@ class _Cache:
             state.given = [_Seen(value) for value in given]
         if self.latents is None or not self.latents.is_(hidden):
             self.latents = _Seen(hidden)
+        state.latents = self.latents
         state.calls += 1
 
         name = self.states.context.name
@@ -474,10 +486,10 @@ class _Cache:
             timestep = _value(timestep)
             start, before = (_value(t) for t in (self.step_times * 2)[:2])
             if timestep is None or before is None:
-                over = self._finished() and not self._same_latents(hidden)
+                over = self._finished() and not _same(self.latents, hidden)
             else:
                 direction, move = before - start, timestep - before
-                over = direction * move < 0 or (direction == move == 0 and not self._same_latents(hidden))
+                over = direction * move < 0 or (direction == move == 0 and not _same(self.latents, hidden))
             if over:
                 self.reset()
         if name is None:
@@ -506,13 +518,10 @@ class _Cache:
             seen.is_(value) or ((moved or not seen.alive()) and seen.equals(value)) for seen, value in zip(state.given, given, strict=True)
         )
 
-    def _same_latents(self, hidden: Any) -> bool:
-        return self.latents is not None and (self.latents.is_(hidden) or self.latents.equals(hidden))
-
     def _same_step(self, hidden: Any, timestep: Any) -> bool:
         if isinstance(timestep, Tensor):  # a known text in its turn: nothing is read from the device
             return True
-        return self._same_latents(hidden) if timestep is None else timestep == _value(self.step_times[-1])
+        return _same(self.latents, hidden) if timestep is None else timestep == _value(self.step_times[-1])
 
     def _finished(self) -> bool:
         state = self.states._state_cache.get(self.decider)
@@ -538,7 +547,7 @@ class _Cache:
         direction, step = before - start, now - before
         if finished and direction and direction * step >= 0:  # second-order samplers repeat a timestep
             raise self._too_many(state.clock)
-        if direction and step == 0 and self._same_latents(hidden):
+        if direction and step == 0 and _same(state.latents, hidden):
             raise ValueError(
                 f"the model was called again with the same latents at timestep {now:g}: guidance branches that their text does not tell apart. Open a "
                 "cache context around the calls of each branch: with transformer.cache_context('cond'): ..., with transformer.cache_context('uncond'): ..."
@@ -714,7 +723,7 @@ class _Stretch:
 
 def _versions(*tensors: Any) -> tuple:
     """How often each was written into (which torch does not count in inference mode)."""
-    return tuple(None if t is None or t.is_inference() else t._version for t in tensors)
+    return tuple(t._version if isinstance(t, Tensor) and not t.is_inference() else None for t in tensors)
 
 
 def _copies(*tensors: Any) -> tuple:

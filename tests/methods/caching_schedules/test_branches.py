@@ -113,6 +113,29 @@ def test_branches_that_nothing_tells_apart_are_refused(nets, num_calls):
         handle.reset()
 
 
+def test_latents_may_be_written_in_place(nets):
+    """One buffer for the latents of a second-order sampler, which repeats timesteps: they are others all the same."""
+    net = nets("Wan")
+    times = [0, 1, 1, 2, 2, 3, 3, 4]
+
+    @torch.no_grad()
+    def sample(contexts):
+        x, texts = net.start.clone(), {"cond": net.text, "uncond": -net.text.flip(1)}
+        for n in times:
+            out = {}
+            for branch in texts:
+                with net.model.cache_context(branch) if contexts else contextlib.nullcontext():
+                    out[branch] = net.call(x, n + 1, texts[branch])
+            x -= 0.1 * (2 * out["cond"] - out["uncond"])
+        return x
+
+    with apply_adacache(net.model, RATE_3, len(times)):
+        right = sample(True)
+    with apply_adacache(net.model, RATE_3, len(times)) as handle:
+        assert torch.equal(sample(False), right)
+    assert handle.last.computed == EVERY_3RD
+
+
 def test_branches_within_one_context_are_refused(nets):
     """One context for both would share their residuals."""
     net = nets("Wan")

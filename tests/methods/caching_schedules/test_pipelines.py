@@ -679,6 +679,8 @@ def test_what_is_no_model_is_refused_in_words(pipelines):
     small, _ = pipelines("CogVideoX")
     with pytest.raises(TypeError, match=r"transformer must be a torch module, got CogVideoXPipeline \(give pipe.transformer\)"):
         apply_adacache(small.pipe, RATE_3, N)
+    with pytest.raises(TypeError, match=r"num_calls must be an integer or a scheduler, got CogVideoXPipeline \(give pipe.scheduler\)"):
+        apply_adacache(small.transformer, RATE_3, small.pipe)
 
 
 # -- memory and precision ----------------------------------------------------------------------------------------------
