@@ -213,6 +213,9 @@ def test_top_k_entropy_by_hand_and_against_scipy():
     assert torch.allclose(can.top_k_entropy(row, 2), torch.tensor([0.918296, 1, 0, 1], dtype=torch.float64), atol=1e-6)
     assert torch.allclose(can.top_k_entropy(row, 3), torch.tensor([0.946395, 0.630930, 0, 1], dtype=torch.float64), atol=1e-6)
     assert (can.top_k_entropy(row, 2)[1] > can.top_k_entropy(row, 2)[0]) and (can.top_k_entropy(row, 3)[1] < can.top_k_entropy(row, 3)[0])
+    for classes in range(2, 40):  # rounding carries no entropy over 1
+        even = torch.full((1, classes), 1 / classes, dtype=torch.float64)
+        assert all(1 - 1e-12 < can.top_k_entropy(even, k)[0] <= 1 for k in range(2, classes + 1))
     rows = random_rows(9, 6, 18, low=0)
     assert np.allclose(can.top_k_entropy(rows, 6), entropy(rows.numpy(), base=6, axis=1))
     assert np.allclose(can.top_k_entropy(rows, 6, renormalise=False), entropy(rows.numpy(), base=6, axis=1))

@@ -324,6 +324,15 @@ def test_faiss_says_where_single_precision_is_too_coarse():
         knn.build_index(features + 1), knn.Datastore(features + 1e4, example(50)[1], norm="none", index="faiss")
 
 
+def test_without_faiss_the_exact_search_is_left(monkeypatch):
+    monkeypatch.setattr(knn, "faiss", None)
+    features, labels = example(30)
+    assert knn.Datastore(features, labels).search(features, 1).rows[:, 0].tolist() == list(range(30))
+    for call in (lambda: knn.build_index(features), lambda: knn.sharded_index(features, 2), lambda: knn.Datastore(features, labels, index="faiss")):
+        with pytest.raises(ImportError, match="pip install faiss-cpu"):
+            call()
+
+
 @pytest.mark.parametrize("kind", ["flat", "IVF5000,Flat", "PQ5"])
 def test_indexes_that_faiss_cannot_make(kind):
     features, labels = example(60)
@@ -393,6 +402,7 @@ def test_features_on_an_accelerator(index):
             assert torch.equal(near(losses[0]), losses[1])
         assert torch.equal(near(knn.focal_like_loss(far[2][:, :3], labels[:9], p)), knn.focal_like_loss(queries[:, :3], labels[:9], p))
         assert torch.equal(near(knn.interpolate(found, p, 0.3)), knn.interpolate(p, p, 0.3))
+        assert np.array_equal(knn.knn_loss(list(found), labels[:9]), knn.knn_loss(p, labels[:9]).numpy())  # a list of rows
         grids = dict(ks=[1, 4], temperatures=[0.3], weights=[0.0, 0.5])
         assert knn.tune(store, far[2], found, truth, **grids) == knn.tune(plain, queries, p, labels[:9], **grids)
         assert torch.equal(near(knn.slipped_labels(store, far[0], 3, ids).labels), knn.slipped_labels(plain, features, 3, ids).labels)
@@ -591,6 +601,9 @@ def test_estimator_in_its_other_uses():
         knn.KNNAugmentedClassifier().predict(features.numpy())
     few = knn.KNNAugmentedClassifier(validation=0.99).fit(features.numpy(), labels.numpy())
     assert (few.k_, few.temperature_, few.weight_) == (1, 1.0, 0.5)  # nothing to choose on
+    alone = np.r_[labels[:30].numpy() % 2, 2]  # one example of the last class: where it is held back nothing can be chosen
+    chosen_k = {knn.KNNAugmentedClassifier(random_state=seed).fit(features[:31].numpy(), alone).weight_ for seed in range(8)}
+    assert 0.5 in chosen_k
     assert knn.KNNAugmentedClassifier(k=90).fit(features.numpy(), labels.numpy()).k_ == 90
     with Accelerator():
         assert np.allclose(knn.KNNAugmentedClassifier(**chosen).fit(features.to(DEVICE), labels.to(DEVICE)).predict_proba(features.to(DEVICE)),
