@@ -87,9 +87,9 @@ def _rebuilt(notebook: nbformat.NotebookNode, path: Path) -> Iterator[tuple[str,
 
 def read_pages(folder: Path = NOTEBOOKS) -> list[Page]:
     """All pages by number. Raises ValueError when two notebooks have one number."""
-    if folder == NOTEBOOKS:
+    if Path(instance("folder", folder, (str, os.PathLike), "the name of a folder")) == NOTEBOOKS:
         checkout.require("the map", "notebooks")
-    if not Path(instance("folder", folder, (str, os.PathLike), "the name of a folder")).is_dir():
+    if not Path(folder).is_dir():
         raise ValueError(f"folder must be a folder of pages, got {str(folder)!r}, which is none")
     paths = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
     for first, second in zip(paths, paths[1:]):

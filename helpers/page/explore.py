@@ -59,7 +59,7 @@ class Control:
             raise TypeError(f"strip must be a list of states {{slider: value}}, got {got(strip)}")
         if draw is None and not buttons:
             raise ValueError("draw must be a function unless there are buttons, got None")
-        for name, function in {"draw": draw, **buttons}.items():
+        for name, function in {"draw": draw, **{f"buttons[{label!r}]": button for label, button in buttons.items()}}.items():
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, got {type(function).__name__}")
         if not sliders:
@@ -274,6 +274,8 @@ def _input(name, spec, states, start, precompute):
             raise ValueError(f"the default of {name!r} must be {len(spec)} bools, got {value!r}")
         box = _Switches(label["description"], value)
     elif states is None:
+        if start is not None and not isinstance(start, str):
+            raise TypeError(f"slider {name!r} is a text box, and the default must be a text, got {got(start)}")
         box = widgets.Text(value=spec if start is None else start, continuous_update=False, layout={"width": "95%"}, **label)
     else:
         value = (spec if isinstance(spec, bool) else states[0]) if start is None else start

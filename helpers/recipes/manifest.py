@@ -25,6 +25,7 @@ def manifest_of(data: Path) -> dict[str, dict]:
 
 def write_manifest(data: Path = DATA) -> None:
     """Bring data/manifest.json in step with the files."""
+    text = json.dumps(manifest_of(data), indent=1) + "\n"
     partial = data / "manifest.partial"
-    partial.write_text(json.dumps(manifest_of(data), indent=1) + "\n")
+    partial.write_text(text)
     os.replace(partial, data / "manifest.json")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
+from helpers.measures import statistics
 from helpers.page import ledger
 from helpers.page.ledger import Claim, Entry, Measured
 
@@ -468,3 +469,21 @@ def test_words_of_a_measurement_are_texts():
         ledger.judge(["toy.1"], claims=TOY, gain=3.0, count=2)
     with pytest.raises(TypeError, match="entry must be an Entry"):
         ledger.as_text("toy.1", claims=TOY)
+
+
+def test_a_number_counts_as_true_unless_it_is_nothing():
+    for low, high, truth in ((0.0, 0.0, False), (2.0, 3.0, True), (-3.0, -2.0, True), (-1.0, 1.0, None), (0.0, 1.0, None)):
+        measured = {"a": Measured((low + high) / 2, low=low, high=high), "b": Measured(1.0)}
+        assert ledger.evaluate_rule("a and b > 0", measured) is truth
+        assert ledger.evaluate_rule("not a", measured) is (None if truth is None else not truth)
+
+
+def test_a_rule_names_what_was_not_measured():
+    with pytest.raises(ValueError, match=r"rule 'a > b' needs 'b'; measured: \['a'\]"):
+        ledger.evaluate_rule("a > b", {"a": Measured(1.0)})
+
+
+def test_over_is_the_interval_of_the_statistics():
+    values = np.random.default_rng(3).exponential(size=20)
+    ours, theirs = ledger.over(values), statistics.interval(values)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.02) and ours.value == pytest.approx(theirs.value)
