@@ -79,7 +79,7 @@ def site(tmp_path_factory):
 
 def run(site, arguments, folder):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=inherited | {"PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=240)
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=inherited | {"PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=900)
 
 
 def contents(folder):
