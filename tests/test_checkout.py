@@ -79,7 +79,7 @@ def site(tmp_path_factory):
 
 def run(site, arguments, folder):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=inherited | {"PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=240)
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=inherited | {"PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=900)
 
 
 def contents(folder):
@@ -99,7 +99,7 @@ def test_methods_work_and_the_rest_says_what_it_lacks(site, tmp_path):
     first, *others = done.stdout.splitlines()
     assert first == "methods (5, 2) [True, False, False, False, False, False, False, False, True]"
     assert [line.split(": ")[0] for line in others] == list(CALLS)
-    assert [line for line in others if not line.endswith(SENTENCE) and not line.startswith("model")] == []
+    assert [line for line in others if not line.endswith(SENTENCE) and not (line.startswith("model") and "its checkout" in line)] == []
 
 
 def test_a_command_says_what_it_lacks_and_writes_nothing(site, tmp_path):
