@@ -343,7 +343,7 @@ def codebook(bench: Bench, target_calls: float, *, motion: bool = False, expect:
     Raises ValueError before `calibrate`, and for a target out of 1..N.
     """
     target_calls = real("target_calls", target_calls, low=1, high=_bench(bench).num_calls)
-    motion, expect, known = flag("motion", motion), choice("expect", expect, caching_schedules.REUSES), _calibration(bench)
+    motion, expect, known = flag("motion", motion), choice("expect", expect, ("hold", "linear")), _calibration(bench)
     key = (target_calls, motion, expect)
     if key not in known.codebooks:
         gap = bench.num_calls / target_calls

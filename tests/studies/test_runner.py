@@ -308,12 +308,17 @@ def test_meaningless_studies_are_refused(tree, old, new, said):
     assert not tree.table.exists()
 
 
-@pytest.mark.parametrize(
-    "name, wrong", [("tolerance", {"x": -1}), ("tolerance", {"x": (1, 2, 3)}), ("tolerance", {"x": "small"}), ("models", "toy"), ("reaches", {})]
-)
+@pytest.mark.parametrize("name, wrong", [
+    ("tolerance", {"x": -1}), ("tolerance", {"x": (1, 2, 3)}), ("tolerance", {"x": "small"}), ("tolerance", {"x": float("inf")}),
+    ("tolerance", {"x": float("nan")}), ("tolerance", {"x": (0, float("inf"))}), ("tolerance", {"x": True}),
+    ("tolerance", {}), ("tolerance", [0.1]), ("tolerance", {3: 0.1}), ("models", "toy"),
+    ("models", (3,)), ("files", None), ("absent", [None]), ("reaches", {}), ("cases", []), ("measure", None), ("sample_seconds", -1), ("sample_seconds", "20"),
+    ("sample_seconds", float("inf")),
+])  # fmt: skip
 def test_meaningless_declarations_are_refused(name, wrong):
+    Study(cases=list, measure=dict, tolerance={"x": 0.1})
     with pytest.raises((ValueError, TypeError), match=name):
-        Study(**({"cases": list, "measure": dict, "tolerance": {}} | {name: wrong}))
+        Study(**({"cases": list, "measure": dict, "tolerance": {"x": 0.1}} | {name: wrong}))
 
 
 def test_unknown_names_are_answered_with_the_list(tree):
