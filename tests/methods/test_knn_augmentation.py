@@ -410,9 +410,11 @@ def test_features_on_an_accelerator(index):
 
 def test_the_store_keeps_what_it_was_given():
     features, labels = (x.numpy().copy() for x in example())
-    store = knn.Datastore(features, labels, norm="none")
+    ids = np.arange(60) + 7
+    store = knn.Datastore(features, labels, norm="none", ids=ids)
     before = store.features.clone(), store.labels.clone()
-    features[:] = labels[:] = 0
+    features[:] = labels[:] = ids[:] = 0
+    assert store.ids.tolist() == list(range(7, 67))
     assert torch.equal(store.features, before[0]) and torch.equal(store.labels, before[1])
 
 
@@ -490,7 +492,7 @@ def test_focal_like_loss():
     near = torch.tensor([[0.1, 0.2, 0.7], [0.05, 0.9, 0.05]], dtype=torch.float64)
     ce = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     wanted = (3 * 0.3**1.5 * ce[0] + 1 * 0.95**1.5 * ce[1]) / 2  # once each, and the mean over the examples
-    for given in (weights, {2: 3.0, 0: 1.0, 1: 2.0}, pd.Series([2.0, 1.0, 3.0], index=[1, 0, 2])):
+    for given in (weights, {2: 3.0, 0: 1.0, 1: 2.0}, pd.Series([2.0, 1.0, 3.0], index=[1, 0, 2]), pd.Series([1.0, 2.0, 3.0], index=list("abc"))):
         assert knn.focal_like_loss(logits, labels, near, gamma=1.5, class_weights=given).item() == pytest.approx(wanted.item())
     half = torch.full((2, 3), 0.5, dtype=torch.float64)
     assert torch.allclose(knn.focal_like_loss(logits, labels, half, gamma=2), plain / 4)
@@ -664,6 +666,8 @@ STORE = knn.Datastore(X, Y)
         (lambda: knn.reweighted_loss(torch.ones(1, 2), [1], torch.ones(1), class_weights=[1.0]), ValueError, r"class_weights must be \(2,\)"),
         (lambda: knn.reweighted_loss(torch.ones(1, 2), [1], torch.ones(1), class_weights={"a": 1, "b": 2}), TypeError, "class_weights must be plain"),
         (lambda: knn.focal_like_loss(torch.ones(1, 2), [1], torch.ones(2, 2)), ValueError, r"probabilities must be probabilities \(1, 2\) as logits are"),
+        (lambda: knn.reweighted_loss(torch.ones(0, 2), [], torch.ones(0)), ValueError, r"logits must be numbers \(B, C\) and not empty"),
+        (lambda: knn.focal_like_loss(torch.ones(2), [0, 1], torch.ones(2, 2) / 2), ValueError, r"logits must be numbers \(B, C\) and not empty"),
         (lambda: knn.Datastore(X + 1j, Y), TypeError, "features must be numbers"),
         (lambda: knn.Datastore(X, np.array(["a"] * 6)), TypeError, "labels must be whole numbers"),
         (lambda: knn.Datastore(X.numpy(), np.ma.masked_equal(Y.numpy(), 1)), TypeError, "labels must be whole numbers"),
