@@ -14,19 +14,25 @@ Read from top to bottom: 1. levels and layout states, 2. the sampling loop that 
 Notation: N, sampling steps; k, steps LEFT, so k = N is noise and k = 0 the image; t_k = scheduler.timesteps[N - k];
 x_k, layout state; x-hat_k, state of the mix; nu, share of the denoised content, 1 - nu of the layout (1: img2img).
 Images are (B, 3, H, W) in [-1, 1], latents (B, C, H/f, W/f) with the factor f of the pipeline's own VAE.
+
+Tensors, numpy arrays and lists all serve. Results are tensors where the pipeline executes (offloaded or not) and of its dtype, or
+numpy arrays where the image (the noise, the first latents) was no tensor. Bad arguments raise ValueError or TypeError that names the
+argument, before any work.
 """
 
 from __future__ import annotations
 
-import math
+import copy
+import operator
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NamedTuple
 
 import diffusers
+import numpy as np
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor
@@ -34,11 +40,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 __all__ = [
-    "Levels", "Result", "Step", "WordWeights", "blend", "blend_prompts", "decode", "denoise", "embed", "encode", "generate", "img2img", "invert",
-    "levels", "mix", "mix_text", "noised_layout", "reweight_words", "token_weights",
+    "VARIANTS", "WordWeights", "blend", "blend_prompts", "decode", "denoise", "embed", "encode", "generate", "img2img", "levels", "mix", "mix_text",
+    "noised_layout", "reweight_words",
 ]  # fmt: skip
 
 VARIANTS = ("paper", "community")
+ADVICE = "try pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
 ONE_STEP = (DDIMScheduler, diffusers.EulerDiscreteScheduler)
 MULTISTEP = tuple(getattr(diffusers, f"{name}Scheduler") for name in ("DEISMultistep", "DPMSolverMultistep", "LMSDiscrete", "UniPCMultistep"))
 PLAIN_ATTENTION = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
@@ -76,8 +83,8 @@ def levels(num_inference_steps: int, k_min: float, k_max: float, variant: str = 
     variant="paper" rounds (halves to even), "community" truncates as the public code does: int(0.29 * 100) = 28.
     Raises ValueError unless 0 <= k_min <= k_max <= 1 and at least one step is left.
     """
-    N = _integer("num_inference_steps", num_inference_steps, 1)
-    k_min, k_max = _number("k_min", k_min, 0, 1), _number("k_max", k_max, 0, 1)
+    N = _integer("num_inference_steps", num_inference_steps, low=1)
+    k_min, k_max = _real("k_min", k_min, low=0, high=1), _real("k_max", k_max, low=0, high=1)
     _choice("variant", variant, VARIANTS)
     if k_min > k_max:
         raise ValueError(f"k_min must be at most k_max, got k_min={k_min} and k_max={k_max}")
@@ -89,25 +96,47 @@ def levels(num_inference_steps: int, k_min: float, k_max: float, variant: str = 
 
 
 def blend(content: Tensor, layout: Tensor, nu: float | Tensor) -> Tensor:
-    """nu * content + (1 - nu) * layout, exact for nu = 0, nu = 1 and equal inputs. content, layout: (B, C, h, w); nu in [0, 1]."""
+    """nu * content + (1 - nu) * layout, exact for nu = 0, nu = 1 and equal inputs. Two arrays of one shape; nu in [0, 1], a number or
+    what broadcasts to them."""
+    given, content = content, _numbers("content", content, "...")
+    layout = _numbers("layout", layout, "...").to(content)
+    if layout.shape != content.shape:
+        raise ValueError(f"layout must have the shape of content, {tuple(content.shape)}, got {tuple(layout.shape)}")
+    return _like(given, _blend(content, layout, _nu("nu", nu, content.shape)))
+
+
+def _blend(content: Tensor, layout: Tensor, nu: float | Tensor) -> Tensor:
     return torch.lerp(layout, content, nu.to(layout) if isinstance(nu, Tensor) else nu)
 
 
 def noised_layout(scheduler: Any, x0: Tensor, noise: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
-    """{k: x_k}, x_k = sqrt(abar) x_0 + sqrt(1 - abar) eps at t_k, with ONE eps for all levels: x0 and noise (B, C, h, w).
+    """{k: x_k}, x_k = sqrt(abar) x_0 + sqrt(1 - abar) eps, with the abar of level k and ONE eps for all levels: x0 and noise (B, C, h, w).
 
-    scheduler: with its N timesteps set; samplers in sigma units (Euler, LMS) keep their own, unscaled states.
+    scheduler: fresh, with its N timesteps set; wanted: levels 1 .. N. Samplers in sigma units (Euler, LMS) keep their own, unscaled
+    states. Raises ValueError for a scheduler that cannot be used here.
     """
-    N = len(scheduler.timesteps)
-    return {k: scheduler.add_noise(x0, noise, scheduler.timesteps[N - k].expand(len(x0))) for k in wanted}
+    N, given = len(_noise_to_signal(_known(scheduler))), x0
+    x0 = _numbers("x0", x0, "B C h w")
+    noise = _numbers("noise", noise, " ".join(map(str, x0.shape))).to(x0)
+    return _like(given, _noised(scheduler, x0, noise, _integers("wanted", wanted, low=1, high=N)))
+
+
+def _noised(scheduler: Any, x0: Tensor, noise: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
+    N, scheduler, states = len(scheduler.timesteps), copy.copy(scheduler), {}
+    precise = torch.promote_types(x0.dtype, torch.float32)  # half precision would lose the noise of the last levels
+    for k in wanted:
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(N - k)  # the place decides: rounded timesteps can stand twice in a schedule
+        t = scheduler.timesteps[N - k].expand(len(x0))
+        states[k] = scheduler.add_noise(x0.to(precise), noise.to(precise), t).to(x0.dtype)
+    return states
 
 
 @torch.no_grad()
-def invert(unet: Any, scheduler: DDIMScheduler, x0: Tensor, embeds: Tensor, *, level: int) -> dict[int, Tensor]:
+def _invert(unet: Any, scheduler: DDIMScheduler, x0: Tensor, embeds: Tensor, *, level: int) -> dict[int, Tensor]:
     """{k: x_k} for k = 1 .. level by DDIM inversion without guidance: x_0 (B, C, h, w), embeds (B, L, D).
 
     As in diffusers, the noise that leads to t_k is predicted from x_{k-1} at t_k. scheduler: with its N timesteps set.
-    Raises ValueError where the inverse timesteps are not the scheduler's (spacing "linspace").
     """
     inverse = _inverse(scheduler)
     states, state = {}, x0
@@ -144,7 +173,6 @@ class Step(NamedTuple):
     estimate: Tensor | None  # one-step estimate of x_0; None for samplers that do not tell
 
 
-@torch.no_grad()
 def denoise(
     unet: Any, scheduler: Any, start: Tensor, embeds: Tensor, *, level: int, guidance_scale: float = 7.5,
     layout: Mapping[int, Tensor] | None = None, nu: Mapping[int, float | Tensor] | None = None, variant: str = "paper",
@@ -157,6 +185,30 @@ def denoise(
     layout, nu: {k: x_k} and {k: nu_k}; the state is mixed at every level of nu. variant="community" mixes what the U-Net
     sees only, and steps from the unmixed state. Guidance: eps_0 + g (eps_y - eps_0).
     """
+    _function("unet", unet)
+    N, given = len(_noise_to_signal(_known(scheduler))), start
+    start = _numbers("start", start, "B C h w")
+    start = start.to(getattr(unet, "dtype", start.dtype))
+    g = _real("guidance_scale", guidance_scale, low=0)
+    embeds = _numbers("embeds", embeds, f"{len(start) * (1 if g == 1 else 2)} L D").to(start)
+    level = _integer("level", level, low=1, high=N)
+    _begins(scheduler, level)
+    _choice("variant", variant, VARIANTS)
+    layout, nu = (_mapping(name, {} if value is None else value) for name, value in (("layout", layout), ("nu", nu)))
+    layout = {k: _numbers(f"layout[{k}]", layout[k], " ".join(map(str, start.shape))).to(start) for k in _integers("layout", layout, low=1, high=N, empty=True)}
+    for k in _integers("nu", nu, low=1, high=level, empty=True):
+        if k not in layout:
+            raise ValueError(f"layout must have a state for every level of nu, got none for {k}")
+    nu = {k: _nu(f"nu[{k}]", value, start.shape) for k, value in nu.items()}
+    if words is not None and not isinstance(words, WordWeights):
+        raise TypeError(f"words must be WordWeights or None, got {_got(words)}")
+    tell = None if callback is None else _function("callback", callback)
+    options = dict(level=level, guidance_scale=g, layout=layout, nu=nu, variant=variant, words=words)
+    return _like(given, _denoise(unet, scheduler, start, embeds, callback=tell and (lambda step: tell(_like(given, step))), **options))
+
+
+@torch.no_grad()
+def _denoise(unet, scheduler, start, embeds, *, level, guidance_scale, layout=None, nu=None, variant="paper", words=None, callback=None) -> Tensor:
     N, layout, nu = len(scheduler.timesteps), layout or {}, nu or {}
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(N - level)
@@ -165,7 +217,7 @@ def denoise(
         t = scheduler.timesteps[N - k]
         content = seen = state
         if k in nu:
-            seen = blend(content, layout[k], nu[k])
+            seen = _blend(content, layout[k], nu[k])
             state = seen if variant == "paper" else content
         if words is not None:
             words.level = k
@@ -197,7 +249,8 @@ class WordWeights:
     """
 
     def __init__(self, weights: Tensor, *, guided: bool = True, levels: Collection[int] | None = None) -> None:
-        self.weights, self.guided, self.levels, self.level = weights, guided, levels, None
+        self.weights, self.guided, self.level = _numbers("weights", weights, "n L", whole=True), _flag("guided", guided), None
+        self.levels = None if levels is None else _integers("levels", levels, low=1)
 
     def reweight(self, attention: Tensor, heads: int) -> Tensor:
         """attention: (B * heads, queries, L), or 2B with guidance; returns the weighted map of the same shape."""
@@ -263,36 +316,36 @@ def reweight_words(pipe: Any, prompt: Texts, weights: Words, *, guided: bool = T
     word may be a phrase; all its tokens and all its places are weighted. guided: guidance is on, which doubles the batch.
     Raises ValueError for a word that is not in its prompt. `mix` and its relatives do this by `word_weights`.
     """
-    table = token_weights(_pipe(pipe).tokenizer, prompt, weights)
+    table = _token_weights(_pipe(pipe).tokenizer, _texts("prompt", prompt), _word_tables("weights", weights), "weights")
     return _in_cross_attention(pipe.unet, WordWeights(table, guided=guided))
 
 
-def token_weights(tokenizer: Any, prompt: Texts, weights: Words) -> Tensor:
-    """The weight of every token, (n, L), 1 where `weights` says nothing. Raises ValueError for a word that is not in its prompt."""
-    prompts, tables = _texts("prompt", prompt), _word_tables(weights)
-    n = _batch(prompt=len(prompts), word_weights=len(tables))
+def _token_weights(tokenizer: Any, prompts: list[str], tables: list[Mapping[str, float]], name: str = "word_weights") -> Tensor:
+    """The weight of every token, (n, L), 1 where the tables say nothing. Raises ValueError for a word that is not in its prompt."""
+    n = _batch(**{"prompt": len(prompts), name: len(tables)})
     table = torch.ones(n, tokenizer.model_max_length)
     for row in range(n):
         text, wanted = prompts[row % len(prompts)], tables[row % len(tables)]
         for word, weight in wanted.items():
             places = _places(tokenizer, text, word)
             if not places:
-                raise ValueError(f"word_weights names {word!r}, which is not a word of the first {tokenizer.model_max_length} tokens of prompt {text!r}")
-            table[row, places] = _number(f"word_weights[{word!r}]", weight)
+                raise ValueError(f"{name} names {word!r}, which is not a word of the first {tokenizer.model_max_length} tokens of prompt {text!r}")
+            table[row, places] = _real(f"{name}[{word!r}]", weight)
     return table
 
 
-def _word_tables(weights: Any) -> list[Mapping[str, float]]:
+def _word_tables(name: str, weights: Any) -> list[Mapping[str, float]]:
     tables = [weights] if isinstance(weights, Mapping) else weights
-    if not isinstance(tables, Sequence) or not all(isinstance(row, Mapping) for row in tables):
-        raise TypeError(f"word_weights must be {{word: weight}} or a list of these, got {weights!r}")
+    if not isinstance(tables, list | tuple) or not all(isinstance(row, Mapping) for row in tables):
+        raise TypeError(f"{name} must be {{word: weight}} or a list of these, got {_got(weights)}")
+    for word in (word for row in tables for word in row):
+        if not isinstance(word, str):
+            raise TypeError(f"{name} must have words as text, got {_got(word)}")
     return list(tables)
 
 
 def _places(tokenizer: Any, text: str, word: str) -> list[int]:
     """Positions of the tokens of a word in a tokenized text, the start token being 0; whole words only ("cat" is not in "bobcat")."""
-    if not isinstance(word, str):
-        raise TypeError(f"word_weights and remove take words as text, got {word!r}")
     ids = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids
     wanted = tokenizer(word, add_special_tokens=False).input_ids
     starts = [0, *(i for i, token in enumerate(tokenizer.convert_ids_to_tokens(ids)) if token.endswith("</w>"))]  # of a word, less one
@@ -305,42 +358,56 @@ def _places(tokenizer: Any, text: str, word: str) -> list[int]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def encode(pipe: Any, image: Tensor, *, latent: str = "mean", generator: Generators = None) -> Tensor:
     """Images (B, 3, H, W) in [-1, 1] -> latents (B, C, H/f, W/f), times the VAE's scaling factor: the mean, or one sample of the posterior.
 
     Raises ValueError for values outside [-1, 1], sides that the U-Net cannot halve often enough, and latent="sample" without generator.
     """
-    _image(pipe, image)
+    given, image = image, _image(pipe, image)
     _choice("latent", latent, ("mean", "sample"))
-    _randomness(generator, None, image.shape, needed=latent == "sample", name="latent='sample'")
-    posterior = pipe.vae.encode(image.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
+    generator = _generators(pipe, generator, len(image))
+    if latent == "sample" and generator is None:
+        raise ValueError("latent='sample' needs a generator, got none")
+    return _like(given, _encode(pipe, image, latent, generator))
+
+
+@torch.no_grad()
+def _encode(pipe: Any, image: Tensor, latent: str, generator: Any) -> Tensor:
+    posterior = pipe.vae.encode(image.to(pipe._execution_device, pipe.vae.dtype)).latent_dist
     z = posterior.mean if latent == "mean" else posterior.sample(generator)
     return z.to(pipe.unet.dtype) * pipe.vae.config.scaling_factor
 
 
-@torch.no_grad()
 def decode(pipe: Any, latents: Tensor) -> Tensor:
     """Latents (B, C, h, w) -> images (B, 3, H, W). What a VAE draws beyond [-1, 1] is cut, as pipelines do before they save."""
-    _floats("latents", latents)
-    if latents.ndim != 4 or latents.shape[1] != pipe.unet.config.in_channels:
-        raise ValueError(f"latents must be (B, {pipe.unet.config.in_channels}, h, w), got {tuple(latents.shape)}")
-    return pipe.vae.decode(latents.to(pipe.vae.device, pipe.vae.dtype) / pipe.vae.config.scaling_factor).sample.clamp(-1, 1)
+    given, latents = latents, _numbers("latents", latents, f"B {_pipe(pipe).unet.config.in_channels} h w")
+    return _like(given, _decode(pipe, latents))
 
 
 @torch.no_grad()
+def _decode(pipe: Any, latents: Tensor) -> Tensor:
+    return pipe.vae.decode(latents.to(pipe._execution_device, pipe.vae.dtype) / pipe.vae.config.scaling_factor).sample.clamp(-1, 1)
+
+
 def embed(pipe: Any, prompt: Texts) -> Tensor:
     """Text embeddings (n, L, D) of n prompts. Warns when a prompt is too long for the tokenizer, and says what is cut."""
+    _pipe(pipe)
     texts = _texts("prompt", prompt)
-    _warn_of_cuts(_pipe(pipe).tokenizer, texts)
-    return pipe.encode_prompt(texts, pipe.device, 1, False)[0]
+    _warn_of_cuts(pipe.tokenizer, texts)
+    return _embed(pipe, texts)
+
+
+@torch.no_grad()
+def _embed(pipe: Any, texts: list[str]) -> Tensor:
+    return pipe.encode_prompt(texts, pipe._execution_device, 1, False)[0]
 
 
 def blend_prompts(pipe: Any, first: Texts, second: Texts, *, weight: float = 0.5) -> Tensor:
     """A rival of mixing: (1 - weight) first + weight second in text embeddings, (n, L, D), to be passed as a `prompt`. weight in [0, 1]."""
-    weight = _number("weight", weight, 0, 1)
-    _batch(first=len(_texts("first", first)), second=len(_texts("second", second)))
-    return blend(*torch.broadcast_tensors(embed(pipe, second), embed(pipe, first)), weight)
+    _pipe(pipe)
+    first, second, weight = _texts("first", first), _texts("second", second), _real("weight", weight, low=0, high=1)
+    _batch(first=len(first), second=len(second))
+    return _blend(*torch.broadcast_tensors(embed(pipe, second), embed(pipe, first)), weight)
 
 
 @dataclass(frozen=True)
@@ -360,47 +427,61 @@ class _Prompt:
     def embeds(self, pipe: Any, batch: int) -> Tensor:
         """(B, L, D) for guidance_scale=1, else (2B, L, D)."""
         texts = [self.prompt] if self.guidance_scale == 1 else [self.negative, self.prompt]
-        parts = [text.to(pipe.device, pipe.unet.dtype) if isinstance(text, Tensor) else pipe.encode_prompt(text, pipe.device, 1, False)[0] for text in texts]
+        parts = [text.to(pipe._execution_device, pipe.unet.dtype) if isinstance(text, Tensor) else _embed(pipe, text) for text in texts]
         return torch.cat([part.expand(batch, -1, -1) for part in parts])
 
 
-def _prompt(pipe, prompt, guidance_scale, negative_prompt="", word_weights=None, word_levels=None, remove=None) -> _Prompt:
+def _prompt(
+    pipe, prompt, guidance_scale, negative_prompt="", word_weights=None, word_levels=None, remove=None, *, name="prompt", level=0,
+) -> _Prompt:  # fmt: skip
+    """name: the argument that `prompt` came as; level: the first one that is run."""
     _pipe(pipe)
-    g = _number("guidance_scale", guidance_scale, 0)
+    g = _real("guidance_scale", guidance_scale, low=0)
     negative = _texts("negative_prompt", negative_prompt)
     words = None
-    if isinstance(prompt, Tensor):
-        _floats("prompt", prompt)
-        if prompt.ndim != 3 or prompt.shape[1:] != (pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim):
-            expected = f"(n, {pipe.tokenizer.model_max_length}, {pipe.unet.config.cross_attention_dim})"
-            raise ValueError(f"prompt as an embedding must be {expected}, got {tuple(prompt.shape)}")
+    if _is_embedding(prompt):
+        texts = _numbers(name, prompt, f"n {pipe.tokenizer.model_max_length} {pipe.unet.config.cross_attention_dim}")
         if word_weights is not None or remove is not None:
-            raise ValueError("word_weights and remove need a prompt in words, got an embedding")
-        texts = prompt
+            raise ValueError(f"word_weights and remove need a {name} in words, got an embedding")
     else:
-        texts = _texts("prompt", prompt)
+        texts = _texts(name, prompt)
+        tables = None if word_weights is None else _word_tables("word_weights", word_weights)
         if remove is not None:
-            texts, word_weights = _removal(pipe.tokenizer, texts, word_weights, _texts("remove", remove))
+            texts, tables = _removal(pipe.tokenizer, texts, tables or [{}], _texts("remove", remove))
         _warn_of_cuts(pipe.tokenizer, texts)
-        if word_weights is not None:
-            words = WordWeights(token_weights(pipe.tokenizer, texts, word_weights), guided=g != 1, levels=word_levels)
-    if word_levels is not None and (words is None or isinstance(word_levels, str) or not isinstance(word_levels, Collection)):
-        raise ValueError(f"word_levels must be a collection of levels, together with word_weights or remove, got {word_levels!r}")
+        if tables is not None:
+            words = WordWeights(_token_weights(pipe.tokenizer, texts, tables), guided=g != 1)
+    if word_levels is not None:
+        if words is None:
+            raise ValueError(f"word_levels must come together with word_weights or remove, got {_got(word_levels)} alone")
+        words.levels = _integers("word_levels", word_levels, low=1)
+        if not any(k <= level for k in words.levels):
+            raise ValueError(f"word_levels must hold a level that is run, 1 to {level}, got {_got(word_levels)}")
     _warn_of_cuts(pipe.tokenizer, negative)
-    _batch(prompt=len(texts), negative_prompt=len(negative), word_weights=1 if words is None else len(words.weights))
+    _batch(**{name: len(texts), "negative_prompt": len(negative), "word_weights": 1 if words is None else len(words.weights)})
     return _Prompt(texts, negative, g, words)
 
 
-def _removal(tokenizer, texts, word_weights, removed) -> tuple[list[str], list[dict]]:
+def _is_embedding(prompt: Any) -> bool:
+    """Whether a prompt is no text: a tensor, an array of numbers, or rows of them."""
+    if isinstance(prompt, list | tuple):
+        return bool(prompt) and isinstance(prompt[0], Tensor | np.ndarray | list | tuple)
+    return isinstance(prompt, Tensor) or (isinstance(prompt, np.ndarray) and prompt.dtype.kind not in "USTO")
+
+
+def _removal(tokenizer, texts, tables, removed) -> tuple[list[str], list[dict]]:
     """Concept removal: the word gets weight -1, and is put at the end of a prompt that lacks it (abstract, `- "cat"`; weight from notes)."""
-    tables = _word_tables({} if word_weights is None else word_weights)
     n = _batch(prompt=len(texts), word_weights=len(tables), remove=len(removed))
     texts, tables, removed = ([many[row % len(many)] for row in range(n)] for many in (texts, tables, removed))
     for row, (text, table, word) in enumerate(zip(texts, tables, removed)):
+        if not word.strip():
+            raise ValueError(f"remove must name a word, got {word!r}")
         if word in table:
             raise ValueError(f"remove={word!r} is a word that word_weights weights too, expected one of the two")
         texts[row] = text if _places(tokenizer, text, word) else f"{text} {word}".strip()
         tables[row] = {**table, word: -1.0}
+        if not _places(tokenizer, texts[row], word):
+            raise ValueError(f"remove={word!r} has no place among the {tokenizer.model_max_length} tokens of prompt {text!r}")
     return texts, tables
 
 
@@ -442,12 +523,13 @@ def mix(
     Raises ValueError or TypeError for bad input, before any work is done.
     """
     window = levels(num_inference_steps, k_min, k_max, variant)
-    text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove)
-    inversion = _prompt(pipe, inversion_prompt, 1)
-    _image(pipe, image)
+    text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove, level=window.K_max)
+    inversion = _prompt(pipe, inversion_prompt, 1, name="inversion_prompt")
+    given, image = image, _image(pipe, image)
     _choice("layout", layout, ("noise", "ddim_inversion"))
     _choice("latent", latent, ("mean", "sample"))
-    forward, sampler = (_scheduler(pipe, num_inference_steps, variant == "community" or allow_multistep) for _ in range(2))
+    memory, trace = variant == "community" or _flag("allow_multistep", allow_multistep), _flag("trace", trace)
+    forward, sampler = (_scheduler(pipe, num_inference_steps, window.K_max, memory) for _ in range(2))
     batch = _batch(image=len(image), prompt=text.rows, inversion_prompt=inversion.rows)
     shape = (batch, pipe.unet.config.in_channels, *(side // pipe.vae_scale_factor for side in image.shape[2:]))
     inverted = layout == "ddim_inversion"
@@ -455,16 +537,18 @@ def mix(
         _inverse(forward)
         if noise is not None:
             raise ValueError("noise has no part in layout='ddim_inversion', got both")
-    _randomness(generator, noise, shape, needed=not inverted)
-    _randomness(generator, None, shape, needed=latent == "sample", name="latent='sample'")
+    generator = _generators(pipe, generator, batch)
+    noise = _given_noise("noise", noise, generator, shape, needed=not inverted)
+    if latent == "sample" and generator is None:
+        raise ValueError("latent='sample' needs a generator, got none")
     table = _nu_table(nu, window, shape)
 
-    x0 = encode(pipe, image.expand(batch, -1, -1, -1) if latent == "sample" else image, latent=latent, generator=generator).expand(shape)
+    x0 = _encode(pipe, image.expand(batch, -1, -1, -1) if latent == "sample" else image, latent, generator).expand(shape)
     if inverted:
-        states = invert(pipe.unet, forward, x0, inversion.embeds(pipe, batch), level=window.K_max)
+        states = _invert(pipe.unet, forward, x0, inversion.embeds(pipe, batch), level=window.K_max)
     else:
-        states = noised_layout(forward, x0, _draw(pipe, shape, generator, noise), window.needed)
-    return _run(pipe, sampler, states, text, window, x0, table, variant, trace)
+        states = _noised(forward, x0, _draw(pipe, shape, generator, noise), window.needed)
+    return _like(given, _run(pipe, sampler, states, text, window, x0, table, variant, trace))
 
 
 def img2img(
@@ -476,10 +560,10 @@ def img2img(
     Either `level`, 1 .. N steps left, or `strength` in (0, 1], round(strength * N) of them. options: of `mix`, but for k_min,
     k_max, nu, variant and allow_multistep. layout="ddim_inversion": inversion, then the new prompt.
     """
-    N = _integer("num_inference_steps", num_inference_steps, 1)
+    N = _integer("num_inference_steps", num_inference_steps, low=1)
     if (level is None) == (strength is None):
-        raise ValueError(f"expected one of level and strength, got level={level!r} and strength={strength!r}")
-    K = round(_number("strength", strength, 0, 1) * N) if level is None else _integer("level", level, 1, N)
+        raise ValueError(f"expected one of level and strength, got level={_got(level)} and strength={_got(strength)}")
+    K = round(_real("strength", strength, low=0, high=1) * N) if level is None else _integer("level", level, low=1, high=N)
     if K < 1:
         raise ValueError(f"strength={strength} of num_inference_steps={N} leaves no step, expected at least one")
     return mix(pipe, image, prompt, k_min=K / N, k_max=K / N, nu=1, num_inference_steps=N, variant="paper", allow_multistep=True, **options)
@@ -493,12 +577,15 @@ def generate(
 ) -> Result:  # fmt: skip
     """Text-to-image on the same loop, all N levels. noise: (B, C, h, w) says size and number of the images; without it they have
     the U-Net's own size and there is one for each prompt. All other options as in `mix`."""
-    text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove)
-    sampler = _scheduler(pipe, num_inference_steps, True)
+    N, trace = _integer("num_inference_steps", num_inference_steps, low=1), _flag("trace", trace)
+    text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove, level=N)
+    sampler = _scheduler(pipe, N, N, True)
+    given, noise = prompt if _is_embedding(prompt) else noise, _free_noise(pipe, noise)
     shape = _latent_shape(pipe, noise, prompt=text.rows)
-    _randomness(generator, noise, shape)
+    generator = _generators(pipe, generator, shape[0])
+    noise = _given_noise("noise", noise, generator, shape)
     start = _draw(pipe, shape, generator, noise) * sampler.init_noise_sigma
-    return _run(pipe, sampler, {num_inference_steps: start}, text, Levels(num_inference_steps, num_inference_steps), trace=trace)
+    return _like(given, _run(pipe, sampler, {N: start}, text, Levels(N, N), trace=trace))
 
 
 def mix_text(
@@ -514,27 +601,31 @@ def mix_text(
     that picture is finished and its latents are noised again, with eps = `renoise` or a second draw of the generator.
     Only the content's run has weighted words. U-Net calls: N + K_max. All other options as in `mix` and `generate`.
     """
-    window = levels(num_inference_steps, k_min, k_max, variant)
-    text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove)
-    source = _prompt(pipe, layout_prompt, guidance_scale, negative_prompt)
+    window, N = levels(num_inference_steps, k_min, k_max, variant), int(num_inference_steps)
+    source = _prompt(pipe, layout_prompt, guidance_scale, negative_prompt, name="layout_prompt")
+    text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove, level=window.K_max)
     _choice("layout_states", layout_states, ("trajectory", "renoise"))
-    first, forward, sampler = (_scheduler(pipe, num_inference_steps, variant == "community" or allow_multistep) for _ in range(3))
+    memory, trace = variant == "community" or _flag("allow_multistep", allow_multistep), _flag("trace", trace)
+    first, forward, sampler = (_scheduler(pipe, N, N, memory) for _ in range(3))
+    given = next((one for one in (layout_prompt, prompt) if _is_embedding(one)), noise)
+    noise = _free_noise(pipe, noise)
     shape = _latent_shape(pipe, noise, layout_prompt=source.rows, prompt=text.rows)
-    _randomness(generator, noise, shape)
+    generator = _generators(pipe, generator, shape[0])
+    noise = _given_noise("noise", noise, generator, shape)
     if renoise is not None and layout_states == "trajectory":
         raise ValueError("renoise belongs to layout_states='renoise', got it with 'trajectory'")
-    _randomness(generator, renoise, shape, needed=layout_states == "renoise", name="renoise")
+    renoise = _given_noise("renoise", renoise, generator, shape, needed=layout_states == "renoise")
     table = _nu_table(nu, window, shape)
 
     start = _draw(pipe, shape, generator, noise) * first.init_noise_sigma
     states: dict[int, Tensor] = {}
-    x0 = denoise(
-        pipe.unet, first, start, source.embeds(pipe, len(start)), level=num_inference_steps, guidance_scale=source.guidance_scale,
+    x0 = _denoise(
+        pipe.unet, first, start, source.embeds(pipe, len(start)), level=N, guidance_scale=source.guidance_scale,
         callback=lambda step: states.update({step.level: step.state}),
     )  # fmt: skip
     if layout_states == "renoise":
-        states = noised_layout(forward, x0, _draw(pipe, shape, generator, renoise), window.needed)
-    return _run(pipe, sampler, states, text, window, x0, table, variant, trace)
+        states = _noised(forward, x0, _draw(pipe, shape, generator, renoise), window.needed)
+    return _like(given, _run(pipe, sampler, states, text, window, x0, table, variant, trace))
 
 
 def _run(pipe, sampler, states, text, window, x0=None, nu=None, variant="paper", trace=False) -> Result:  # fmt: skip
@@ -544,11 +635,13 @@ def _run(pipe, sampler, states, text, window, x0=None, nu=None, variant="paper",
     layout = {} if x0 is None else {k: states[k] for k in window.needed}
     embeds = text.embeds(pipe, len(start))
     with nullcontext() if text.words is None else _in_cross_attention(pipe.unet, text.words):
-        latents = denoise(
+        latents = _denoise(
             pipe.unet, sampler, start, embeds, level=window.K_max, guidance_scale=text.guidance_scale, layout=layout, nu=nu, variant=variant,
             words=text.words, callback=steps.append if trace else None,
         )  # fmt: skip
-    return Result(decode(pipe, latents), latents, x0, window, steps if trace else None)
+    images = _decode(pipe, _numbers("latents", latents, "B C h w"))  # half precision can overflow on the way
+    pipe.maybe_free_model_hooks()  # as pipelines end: under offloading the last model goes back too
+    return Result(images, latents, x0, window, steps if trace else None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -556,130 +649,131 @@ def _run(pipe, sampler, states, text, window, x0=None, nu=None, variant="paper",
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-# --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
-
-
-def _integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    expected = "an integer" + (f" in {least}..{most}" if None not in (least, most) else "" if least is None else f" >= {least}")
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be {expected}, got {value!r}")
-    if (least is not None and value < least) or (most is not None and value > most):
-        raise ValueError(f"{name} must be {expected}, got {value}")
-    return int(value)
-
-
-def _number(name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> float:
-    expected = "a finite number" + (f" in [{least:g}, {most:g}]" if most < math.inf else f" >= {least:g}" if least > -math.inf else "")
-    expected += f" > {above:g}" if above > -math.inf else ""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be {expected}, got {value!r}")
-    if not (math.isfinite(value) and least <= value <= most and value > above):
-        raise ValueError(f"{name} must be {expected}, got {value}")
-    return float(value)
-
-
-def _choice(name: str, value: Any, choices: Sequence) -> Any:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
-    return value
-
-
-# --- end of the checks ---
-
-
-def _texts(name: str, value: Any) -> list[str]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"{name} must be a text or a list of texts, got {value!r}")
-    if not texts:
-        raise ValueError(f"{name} is an empty list, expected at least one text")
-    return list(texts)
-
-
-def _floats(name: str, value: Any) -> None:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype if isinstance(value, Tensor) else type(value).__name__}")
-    if not value.numel() or not torch.isfinite(value).all():
-        raise ValueError(f"{name} must be finite and not empty, got {tuple(value.shape)} with {int((~torch.isfinite(value)).sum())} NaN or infinite values")
-
-
-def _batch(**counts: int) -> int:
-    batch = max(counts.values())
-    if any(count not in (1, batch) for count in counts.values()):
-        raise ValueError(f"batch sizes must be 1 or equal, got {', '.join(f'{count} for {name}' for name, count in counts.items())}")
-    return batch
-
-
 def _pipe(pipe: Any) -> Any:
     if not isinstance(pipe, diffusers.StableDiffusionPipeline | diffusers.StableDiffusionImg2ImgPipeline):
-        raise TypeError(f"pipe must be a StableDiffusionPipeline, got {type(pipe).__name__}")
+        raise TypeError(f"pipe must be a StableDiffusionPipeline, got {_got(pipe)}")
     return pipe
 
 
-def _scheduler(pipe: Any, num_inference_steps: int, memory_allowed: bool) -> Any:
-    """A fresh copy of the pipeline's scheduler with its timesteps set."""
-    N, name, config = _integer("num_inference_steps", num_inference_steps, 1), type(pipe.scheduler).__name__, pipe.scheduler.config
-    advice = "try pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
-    if isinstance(pipe.scheduler, MULTISTEP) and not memory_allowed:
-        raise ValueError(f"scheduler must have no memory of earlier states, which are mixed here, got {name}: pass allow_multistep=True, or {advice}")
-    if not isinstance(pipe.scheduler, ONE_STEP + MULTISTEP) or "sde" in config.get("algorithm_type", ""):
+def _known(scheduler: Any) -> Any:
+    """A sampler that noises by itself, draws no noise in a step, and counts noise as Stable Diffusion does."""
+    if not hasattr(scheduler, "config") or not hasattr(scheduler, "set_timesteps"):
+        raise TypeError(f"scheduler must be one of diffusers, got {_got(scheduler)}")
+    name, config = type(scheduler).__name__, scheduler.config
+    if not isinstance(scheduler, ONE_STEP + MULTISTEP) or "sde" in config.get("algorithm_type", ""):
         known = ", ".join(kind.__name__ for kind in ONE_STEP + MULTISTEP)
-        raise ValueError(f"scheduler must add noise by itself, draw none in a step and have one timestep a step ({known}), got {name}: {advice}")
-    if N > config.num_train_timesteps:
-        raise ValueError(f"num_inference_steps must be at most the scheduler's {config.num_train_timesteps} timesteps, got {N}")
-    scheduler = type(pipe.scheduler).from_config(config)
-    scheduler.set_timesteps(N, device=pipe.device)
-    if len(scheduler.timesteps) != N:
-        raise ValueError(f"scheduler must have one timestep a step, got {len(scheduler.timesteps)} for {N} steps of {name}: {advice}")
+        raise ValueError(f"scheduler must add noise by itself, draw none in a step and have one timestep a step ({known}), got {name}: {ADVICE}")
+    odd = [f"{key}={value}" for key, value in config.items() if key in ("use_flow_sigmas", "use_dynamic_shifting") and value]
+    if config.get("prediction_type") not in ("epsilon", "v_prediction", "sample")[: 2 if name == "LMSDiscreteScheduler" else 3]:
+        odd.append(f"prediction_type={config.get('prediction_type')!r}")
+    if config.get("predict_x0") is False and config.get("final_sigmas_type") == "zero":
+        odd.append("predict_x0=False and final_sigmas_type='zero', which divides by zero")
+    if odd:
+        raise ValueError(f"scheduler must count noise as Stable Diffusion does, without flow matching, got {name} with {', '.join(odd)}: {ADVICE}")
     return scheduler
 
 
-def _sides(pipe: Any, height: int, width: int) -> None:
+def _noise_to_signal(scheduler: Any) -> Tensor:
+    """(N,) of the places of a fresh scheduler whose timesteps are set; refused where the noise does not fall from step to step."""
+    N, kind, config = scheduler.num_inference_steps, type(scheduler).__name__, scheduler.config
+    if N is None:
+        raise ValueError(f"scheduler must have its timesteps set, got a {kind} before set_timesteps")
+    if getattr(scheduler, "step_index", None) is not None:
+        raise ValueError(f"scheduler must be fresh, got a {kind} that has taken steps: set its timesteps again")
+    times, most = scheduler.timesteps.cpu().double(), config.num_train_timesteps - 1
+    if times.max() > most:
+        raise ValueError(f"num_inference_steps={N} takes the scheduler to timestep {times.max():g}, beyond its last, {most}: take fewer ({kind})")
+    if isinstance(scheduler, DDIMScheduler):
+        kept = scheduler.alphas_cumprod.cpu()[times.long()].double()
+        sigmas = ((1 - kept) / kept).sqrt()
+    else:
+        sigmas = scheduler.sigmas.cpu().double()[:-1]
+    if len(sigmas) != N or not (sigmas[:-1] > sigmas[1:]).all():
+        raise ValueError(f"num_inference_steps={N} gives the scheduler steps of equal noise: take fewer, or another spacing ({kind})")
+    return sigmas
+
+
+def _begins(scheduler: Any, level: int) -> None:
+    if _noise_to_signal(scheduler)[-level].isinf() and scheduler.config.prediction_type == "epsilon":
+        raise ValueError("scheduler begins with nothing but noise (rescale_betas_zero_snr), which needs prediction_type 'v_prediction' or 'sample'")
+
+
+def _scheduler(pipe: Any, num_inference_steps: int, level: int, memory_allowed: bool) -> Any:
+    """A fresh copy of the pipeline's scheduler with its timesteps set; level: where it begins."""
+    N, config = _integer("num_inference_steps", num_inference_steps, low=1), pipe.scheduler.config
+    if isinstance(pipe.scheduler, MULTISTEP) and not memory_allowed:
+        name = type(pipe.scheduler).__name__
+        raise ValueError(f"scheduler must have no memory of earlier states, which are mixed here, got {name}: pass allow_multistep=True, or {ADVICE}")
+    _known(pipe.scheduler)
+    if N > config.num_train_timesteps:
+        raise ValueError(f"num_inference_steps must be at most the scheduler's {config.num_train_timesteps} timesteps, got {N}")
+    scheduler = type(pipe.scheduler).from_config(config)
+    scheduler.set_timesteps(N, device=pipe._execution_device)
+    if len(scheduler.timesteps) != N:
+        given = f"{len(scheduler.timesteps)} for num_inference_steps={N} of {type(scheduler).__name__}"
+        raise ValueError(f"scheduler must have one timestep a step, got {given}: {ADVICE}")
+    _begins(scheduler, level)
+    return scheduler
+
+
+def _sides(pipe: Any, name: str, height: int, width: int) -> None:
     multiple = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     if height % multiple or width % multiple:
-        raise ValueError(f"height and width must be multiples of {multiple} pixels (VAE and U-Net halve them), got {height} x {width}")
+        raise ValueError(f"{name} must have a height and a width in multiples of {multiple} pixels (VAE and U-Net halve them), got {height} x {width}")
 
 
-def _image(pipe: Any, image: Any) -> None:
+def _image(pipe: Any, image: Any) -> Tensor:
     _pipe(pipe)
-    _floats("image", image)
-    if image.ndim != 4 or image.shape[1] != 3:
-        raise ValueError(f"image must be (B, 3, H, W), got {tuple(image.shape)}")
-    if image.abs().max() > 1:
-        raise ValueError(f"image must lie in [-1, 1], got {image.min():.3g} .. {image.max():.3g}")
-    _sides(pipe, *image.shape[2:])
+    image = _numbers("image", image, "B 3 H W", low=-1, high=1)
+    _sides(pipe, "image", *image.shape[2:])
+    return image
 
 
-def _latent_shape(pipe: Any, noise: Any, **rows: int) -> tuple[int, ...]:
+def _free_noise(pipe: Any, noise: Any) -> Tensor | None:
+    """Noise that says the size of the images."""
+    if noise is not None:
+        noise = _numbers("noise", noise, f"B {pipe.unet.config.in_channels} h w")
+        _sides(pipe, "noise", *(side * pipe.vae_scale_factor for side in noise.shape[2:]))
+    return noise
+
+
+def _latent_shape(pipe: Any, noise: Tensor | None, **rows: int) -> tuple[int, ...]:
     """(B, C, h, w) for runs from noise alone: its own, or one U-Net size for each prompt."""
     C, size = pipe.unet.config.in_channels, pipe.unet.config.sample_size
     if noise is None:
         return (_batch(**rows), C, *((size, size) if isinstance(size, int) else size))
-    _floats("noise", noise)
-    if noise.ndim != 4:
-        raise ValueError(f"noise must be (B, {C}, h, w), got {tuple(noise.shape)}")
-    _sides(pipe, *(side * pipe.vae_scale_factor for side in noise.shape[2:]))
     return (_batch(**rows, noise=len(noise)), C, *noise.shape[2:])
 
 
-def _randomness(generator: Any, noise: Any, shape: Sequence[int], *, needed: bool = True, name: str = "noise") -> None:
-    generators = generator if isinstance(generator, Sequence) else [] if generator is None else [generator]
-    if not all(isinstance(one, torch.Generator) for one in generators):
-        raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
-    if isinstance(generator, Sequence) and len(generator) != shape[0]:
-        raise ValueError(f"generator must be one torch.Generator or {shape[0]} of them, got {len(generator)}")
-    if needed and generator is None and noise is None:
-        raise ValueError(f"{name} needs a generator (or must be given as a tensor), got neither")
-    if noise is not None:
-        _floats(name, noise)
-        if tuple(noise.shape) not in (tuple(shape), (1, *shape[1:])):
-            raise ValueError(f"{name} must be {tuple(shape)}, or one for all images, got {tuple(noise.shape)}")
+def _given_noise(name: str, noise: Any, generator: Any, shape: tuple[int, ...], needed: bool = True) -> Tensor | None:
+    """Noise of `shape`, or one for all images; None where a generator is to draw it."""
+    if noise is None:
+        if needed and generator is None:
+            raise ValueError(f"{name} needs a generator (or must be given as a tensor), got neither")
+        return None
+    noise = _numbers(name, noise, "B C h w")
+    if tuple(noise.shape) not in (shape, (1, *shape[1:])):
+        raise ValueError(f"{name} must be {shape}, or one for all images, got {tuple(noise.shape)}")
+    return noise
+
+
+def _generators(pipe: Any, generator: Any, count: int) -> Any:
+    """None, one generator, or a list of one an image, as diffusers takes them; they must lie where it can draw."""
+    many = list(generator) if isinstance(generator, list | tuple) else [] if generator is None else [generator]
+    if not all(isinstance(one, torch.Generator) for one in many):
+        raise TypeError(f"generator must be a torch.Generator or a list of {count}, got {_got(generator)}")
+    if isinstance(generator, list | tuple) and len(many) != count:
+        raise ValueError(f"generator must be one torch.Generator or {count} of them, one an image, got {len(many)}")
+    places, here = {one.device.type for one in many}, pipe._execution_device.type
+    if len(places) > 1 or not places <= {"cpu", here}:
+        raise ValueError(f"generator must lie on the CPU or where the pipeline executes ({here}), got {' and '.join(sorted(places))}")
+    return many if isinstance(generator, list | tuple) else generator
 
 
 def _draw(pipe: Any, shape: tuple[int, ...], generator: Any, noise: Tensor | None) -> Tensor:
     if noise is not None:
-        return noise.to(pipe.device, pipe.unet.dtype).expand(shape)
-    return randn_tensor(shape, generator=generator, device=pipe.device, dtype=pipe.unet.dtype)
+        return noise.to(pipe._execution_device, pipe.unet.dtype).expand(shape)
+    return randn_tensor(shape, generator=generator, device=pipe._execution_device, dtype=pipe.unet.dtype)
 
 
 def _nu_table(nu: Any, window: Levels, shape: tuple[int, ...]) -> dict[int, float | Tensor]:
@@ -690,15 +784,20 @@ def _nu_table(nu: Any, window: Levels, shape: tuple[int, ...]) -> dict[int, floa
     return {k: _nu(f"nu({k})", nu(k), shape) for k in window.mixed}
 
 
-def _nu(name: str, value: Any, shape: tuple[int, ...]) -> float | Tensor:
-    if not isinstance(value, Tensor):
-        return _number(name, value, 0, 1)
-    _floats(name, value)
-    if value.min() < 0 or value.max() > 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {value.min():.3g} .. {value.max():.3g}")
-    if value.ndim > 4 or any(own not in (1, side) for own, side in zip(reversed(value.shape), reversed(shape))):
-        raise ValueError(f"{name} must broadcast to the latents {shape}, got {tuple(value.shape)}")
+def _nu(name: str, value: Any, shape: Sequence[int]) -> float | Tensor:
+    if not (isinstance(value, list | tuple) or getattr(value, "ndim", 0)):
+        return _real(name, value, low=0, high=1)
+    value = _numbers(name, value, "...", low=0, high=1)
+    if value.ndim > len(shape) or any(own not in (1, side) for own, side in zip(reversed(value.shape), reversed(shape))):
+        raise ValueError(f"{name} must broadcast to {tuple(shape)}, got {tuple(value.shape)}")
     return value
+
+
+def _batch(**counts: int) -> int:
+    batch = max(counts.values())
+    if any(count not in (1, batch) for count in counts.values()):
+        raise ValueError(f"batch sizes must be 1 or equal, got {', '.join(f'{count} for {name}' for name, count in counts.items())}")
+    return batch
 
 
 def _warn_of_cuts(tokenizer: Any, texts: list[str]) -> None:
@@ -706,3 +805,157 @@ def _warn_of_cuts(tokenizer: Any, texts: list[str]) -> None:
         cut = tokenizer(text).input_ids[tokenizer.model_max_length - 1 : -1]
         if cut:
             warnings.warn(f"prompt {text!r} is longer than {tokenizer.model_max_length} tokens, cut off: {tokenizer.decode(cut)!r}", stacklevel=4)
+
+
+# --- the doors through which arguments come in ---
+
+
+def _got(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} array of shape {value.shape}"
+    shown = repr(value) if isinstance(value, str | bytes | Real | complex | np.generic | list | tuple | set | frozenset | dict | range | None) else ""
+    return shown if 0 < len(shown) <= 60 else f"a {type(value).__name__}"
+
+
+def _numbers(name: str, value: Any, shape: str, *, low: float | None = None, high: float | None = None, whole: bool = False) -> Tensor:
+    """Any array-like of floating-point numbers as a tensor without gradient, on the device it came on. shape: one word an axis, a number
+    fixes its size, "..." stands for any axes; low, high: the closed range; whole: integers too."""
+    axes = f"({', '.join(shape.split())})"
+    expected = f"{'numbers' if whole else 'floating-point numbers'} {axes}"
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized:
+            raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        tensor = value.detach()
+    else:
+        if value is None or isinstance(value, str | bytes | Mapping | set | frozenset):
+            raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        try:
+            if isinstance(value, list | tuple) and any(isinstance(one, Tensor) for one in value):
+                value = torch.stack([torch.as_tensor(one) for one in value]).detach().cpu().numpy()
+            array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
+        except Exception as error:  # ragged lists, what only looks like an array
+            raise ValueError(f"{name} must be {expected}, got {_got(value)}, which makes no array") from error
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object else array)}")
+        array = array.astype(np.float64 if array.dtype == np.longdouble else array.dtype.newbyteorder("="))  # a copy: views may be read-only or run backwards
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if tensor.is_complex() or tensor.dtype == torch.bool or not (whole or tensor.is_floating_point()):
+        raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+    words = shape.split()
+    if words != ["..."] and (len(words) != tensor.ndim or any(word.isdigit() and int(word) != size for word, size in zip(words, tensor.shape))):
+        raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
+    if not tensor.numel():
+        raise ValueError(f"{name} must be {expected} and not empty, got shape {tuple(tensor.shape)}")
+    try:
+        least, most = (float(x) for x in tensor.aminmax())
+    except (RuntimeError, NotImplementedError):  # on the meta device there is nothing to read
+        raise TypeError(f"{name} must be {expected}, got {_got(value)} without numbers") from None
+    if not (abs(least) < float("inf") and abs(most) < float("inf")):
+        raise ValueError(f"{name} must be finite {expected}, got {'NaN' if least != least else 'an infinity'} in it")
+    if (low is not None and least < low) or (high is not None and most > high):
+        raise ValueError(f"{name} must be {expected} {_range(low, high)}, got values from {least:.4g} to {most:.4g}")
+    return tensor
+
+
+def _like(value: Any, result: Any) -> Any:
+    """`result` in the kind of `value`: tensors, or numpy arrays for what is no tensor. Results in containers too."""
+    if value is None or isinstance(value, Tensor):
+        return result
+    if isinstance(result, Tensor):
+        return (result.float() if result.dtype == torch.bfloat16 else result).detach().cpu().numpy()
+    if isinstance(result, dict):
+        return {key: _like(value, part) for key, part in result.items()}
+    if isinstance(result, list):
+        return [_like(value, part) for part in result]
+    return type(result)(*(_like(value, part) for part in result)) if isinstance(result, Result | Step) else result
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return f"in [{low:g}, {high:g}]" if None not in (low, high) else f">= {low:g}" if high is None and low is not None else ""
+
+
+def _scalar(value: Any) -> Any:
+    """The Python number in what may be a numpy number or an array without axes; None where it is none."""
+    if isinstance(value, Tensor | np.ndarray):
+        if value.ndim:
+            return None
+        try:
+            value = value.item()
+        except RuntimeError:  # on the meta device
+            return None
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, bool) or not isinstance(value, Real) else value
+
+
+def _integer(name: str, value: Any, *, low: int | None = None, high: int | None = None) -> int:
+    expected = f"a whole number {_range(low, high)}".rstrip()
+    try:
+        found = operator.index(_scalar(value))
+    except TypeError:
+        raise TypeError(f"{name} must be {expected}, got {_got(value)}") from None
+    if (low is not None and found < low) or (high is not None and found > high):
+        raise ValueError(f"{name} must be {expected}, got {_got(found)}")
+    return found
+
+
+def _integers(name: str, value: Any, *, low: int, high: int | None = None, empty: bool = False) -> tuple[int, ...]:
+    """A collection of whole numbers: list, tuple, set, range, the keys of a mapping, array, pandas."""
+    expected = f"whole numbers {_range(low, high)}"
+    value = value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1 else value
+    if isinstance(value, str | bytes) or not isinstance(value, Collection) or getattr(value, "ndim", 1) != 1:
+        raise TypeError(f"{name} must be a collection of {expected}, got {_got(value)}")
+    if not value and not empty:
+        raise ValueError(f"{name} must be a collection of {expected}, got {_got(value)}")
+    return tuple(_integer(name, one, low=low, high=high) for one in value)
+
+
+def _real(name: str, value: Any, *, low: float | None = None, high: float | None = None) -> float:
+    expected = f"a number {_range(low, high)}".rstrip()
+    found = _scalar(value)
+    if found is None:
+        raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+    if not abs(found) < float("inf") or (low is not None and found < low) or (high is not None and found > high):
+        raise ValueError(f"{name} must be {expected}, got {_got(value)}")
+    return float(found)
+
+
+def _choice(name: str, value: Any, options: Sequence[str]) -> str:
+    listed = ", ".join(map(repr, options))
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {listed}, got {_got(value)}")
+    if value not in options:
+        raise ValueError(f"{name} must be one of {listed}, got {_got(value)}")
+    return value
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    expected = "a text or a list of texts"
+    found = [value] if isinstance(value, str) else value.tolist() if hasattr(value, "tolist") and not isinstance(value, Tensor) else value
+    if not isinstance(found, list | tuple):
+        raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+    for one in found:
+        if not isinstance(one, str):
+            raise TypeError(f"{name} must be {expected}, got {_got(one)} in it")
+    if not found:
+        raise ValueError(f"{name} must be {expected}, got 0")
+    return [str(one) for one in found]
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {_got(value)}")
+    return bool(value)
+
+
+def _function(name: str, value: Any) -> Any:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {_got(value)}")
+    return value
+
+
+def _mapping(name: str, value: Any) -> Mapping:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping from levels, got {_got(value)}")
+    return value
