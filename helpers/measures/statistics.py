@@ -235,6 +235,29 @@ def between_share(table, *, of: str = "units") -> Estimate:
     return Estimate(value, min(low, value), max(high, value), len(x), float(means.std(ddof=1)), f"bootstrap over {of}")
 
 
+def of_means(function: Callable, tables: Sequence, *, of: str = "units", draws: int = 2000) -> Estimate:
+    """One number of several tables' means over their units, with its 95 % interval: bootstrap, the same units drawn for all tables; at least 8 units.
+
+    tables: (settings, n) each, a unit a column; function: takes the list of their means, (settings,) each. `spread` is that of the drawn values times the
+    root of n. Raises TypeError for what are no numbers or no function, ValueError for NaN, other shapes and fewer units.
+    """
+    if not callable(function):
+        raise TypeError(f"function must take a list of means, got {function!r}")
+    tables = [_numbers(table, f"tables[{i}]") for i, table in enumerate(tables)]
+    if not isinstance(of, str):
+        raise TypeError(f"of must be the name of the units in the plural, got {of!r}")
+    if not tables or any(x.ndim != 2 or not len(x) or x.shape[1] != tables[0].shape[1] for x in tables):
+        raise ValueError(f"tables must be (settings, n) each, of one n, got {[x.shape for x in tables]}")
+    n = tables[0].shape[1]
+    if n < FEW:
+        raise ValueError(f"at least {FEW} {of} are needed for an interval, got {n}")
+    value = function([x.mean(1) for x in tables])
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
+    drawn = np.array([function([x @ c / n for x in tables]) for c in counts])
+    low, high = np.quantile(drawn, _tails(n))
+    return Estimate(value, min(float(low), value), max(float(high), value), n, float(drawn.std(ddof=1) * np.sqrt(n)), f"bootstrap over {of}")
+
+
 # --- curves over settings ---
 
 

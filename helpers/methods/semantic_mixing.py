@@ -187,10 +187,11 @@ def denoise(
     """
     _function("unet", unet)
     N, given = len(_noise_to_signal(_known(scheduler))), start
-    start = _numbers("start", start, "B C h w")
+    sizes = getattr(unet, "config", {})  # of diffusers' U-Nets; any function of these arguments will do
+    start = _numbers("start", start, f"B {sizes.get('in_channels') or 'C'} h w")
     start = start.to(getattr(unet, "dtype", start.dtype))
     g = _real("guidance_scale", guidance_scale, low=0)
-    embeds = _numbers("embeds", embeds, f"{len(start) * (1 if g == 1 else 2)} L D").to(start)
+    embeds = _numbers("embeds", embeds, f"{len(start) * (1 if g == 1 else 2)} L {sizes.get('cross_attention_dim') or 'D'}").to(start)
     level = _integer("level", level, low=1, high=N)
     _begins(scheduler, level)
     _choice("variant", variant, VARIANTS)
@@ -338,6 +339,8 @@ def _word_tables(name: str, weights: Any) -> list[Mapping[str, float]]:
     tables = [weights] if isinstance(weights, Mapping) else weights
     if not isinstance(tables, list | tuple) or not all(isinstance(row, Mapping) for row in tables):
         raise TypeError(f"{name} must be {{word: weight}} or a list of these, got {_got(weights)}")
+    if not tables:
+        raise ValueError(f"{name} must be {{word: weight}} or a list of these, got none")
     for word in (word for row in tables for word in row):
         if not isinstance(word, str):
             raise TypeError(f"{name} must have words as text, got {_got(word)}")
@@ -447,7 +450,7 @@ def _prompt(
         texts = _texts(name, prompt)
         tables = None if word_weights is None else _word_tables("word_weights", word_weights)
         if remove is not None:
-            texts, tables = _removal(pipe.tokenizer, texts, tables or [{}], _texts("remove", remove))
+            texts, tables = _removal(pipe.tokenizer, texts, [{}] if tables is None else tables, _texts("remove", remove))
         _warn_of_cuts(pipe.tokenizer, texts)
         if tables is not None:
             words = WordWeights(_token_weights(pipe.tokenizer, texts, tables), guided=g != 1)
@@ -528,7 +531,7 @@ def mix(
     given, image = image, _image(pipe, image)
     _choice("layout", layout, ("noise", "ddim_inversion"))
     _choice("latent", latent, ("mean", "sample"))
-    memory, trace = variant == "community" or _flag("allow_multistep", allow_multistep), _flag("trace", trace)
+    memory, trace = _flag("allow_multistep", allow_multistep) or variant == "community", _flag("trace", trace)
     forward, sampler = (_scheduler(pipe, num_inference_steps, window.K_max, memory) for _ in range(2))
     batch = _batch(image=len(image), prompt=text.rows, inversion_prompt=inversion.rows)
     shape = (batch, pipe.unet.config.in_channels, *(side // pipe.vae_scale_factor for side in image.shape[2:]))
@@ -605,7 +608,7 @@ def mix_text(
     source = _prompt(pipe, layout_prompt, guidance_scale, negative_prompt, name="layout_prompt")
     text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove, level=window.K_max)
     _choice("layout_states", layout_states, ("trajectory", "renoise"))
-    memory, trace = variant == "community" or _flag("allow_multistep", allow_multistep), _flag("trace", trace)
+    memory, trace = _flag("allow_multistep", allow_multistep) or variant == "community", _flag("trace", trace)
     first, forward, sampler = (_scheduler(pipe, N, N, memory) for _ in range(3))
     given = next((one for one in (layout_prompt, prompt) if _is_embedding(one)), noise)
     noise = _free_noise(pipe, noise)

@@ -8,6 +8,7 @@ from helpers.measures import mixing as bench
 from helpers.measures import statistics
 from helpers.models.judges import Judges, Reading
 from helpers.toyworld import CATEGORIES, creatures, parse_creature_caption
+from tests.accelerator import DEVICE, Accelerator
 
 torch.set_num_threads(1)
 
@@ -64,18 +65,12 @@ def test_measures_by_hand(todo):
     images[3] = (images[3] + 0.25 * (~todo.mask[3])).clamp(0, 1)
     found = bench.measure(None, images, todo, reading(masks, category))
     assert found.layout.tolist() == [1, 0, 0, 1, 1, 1]
-    assert np.allclose(found.content, 0.6) and np.allclose(found.source, 0.3) and found.both.all()
+    assert np.allclose(found.content, 0.6) and np.allclose(found.source, 0.3)
     assert found.place.tolist()[:2] == [1, 0] and 0 < found.place[2] < 1  # a mask's complement lies all around it
     assert found.score[0] == pytest.approx(2 * 0.6 / 1.6) and found.score[1] == 0
     assert found.background[0] == 0 and found.background[3] > 0.02
     assert found.luminance[0] == pytest.approx(1)
     assert all(part.shape == (6,) and part.dtype == np.float64 for part in found)
-
-
-def test_both_are_seen_from_a_trace_of_each_on():
-    values = [np.zeros(4)] * 3
-    found = bench.Measures(*values, np.array([0.9, 0.998, 0.001, 0.5]), np.array([0.001, 0.002, 0.998, 0.5]), *values[:2])
-    assert found.both.tolist() == [False, True, False, True]
 
 
 def test_boxes_of_rectangles_are_the_rectangles():
@@ -110,7 +105,7 @@ def test_halves_are_the_left_of_one_and_the_right_of_the_other():
 
 def test_an_empty_result_has_no_score(todo):
     found = bench.measure(None, todo.image, todo, reading(torch.zeros(6, 64, 64), torch.zeros(6, 9)))
-    assert found.score.tolist() == [0] * 6 and not found.both.any()
+    assert found.score.tolist() == [0] * 6
 
 
 def test_measures_ask_the_judges(todo):
@@ -207,22 +202,58 @@ def test_captions_of_the_docstring_can_be_drawn():
 
 @pytest.mark.parametrize(("wrong", "message"), [
     (lambda todo: bench.cases(["a photo of a cat"], [["rabbit"], ["dog"]], seed=1), "contents must hold one list"),
-    (lambda todo: bench.cases(["a photo of a cat"], [["cow"]], seed=1), "'cow' is no category"),
+    (lambda todo: bench.cases(["a photo of a cat"], [["cow"]], seed=1), "contents must be one of 'cat', .*, got 'cow'"),
     (lambda todo: bench.cases(["a photo of a cat"], [[]], seed=1), "contents must hold at least one word"),
-    (lambda todo: bench.other_words("cow"), "category 'cow'"),
-    (lambda todo: bench.measure(None, todo.image[:2], todo), "images must be one for each of the 6 cases, got 2"),
+    (lambda todo: bench.other_words("cow"), "category must be one of 'cat', .*, got 'cow'"),
+    (lambda todo: bench.measure(None, todo.image[:2], todo, reading(todo.mask.float(), torch.eye(9)[:6])), r"images must be numbers \(6, 3, 64, 64\), got shape \(2"),
+    (lambda todo: bench.measure(None, todo.image, todo, reading(todo.mask.float()[:2], torch.eye(9)[:2])), "reading must be of 6 pictures, got one of 2"),
+    (lambda todo: bench.measure(None, todo.image * 2, todo, reading(todo.mask.float(), torch.eye(9)[:6])), "images must be .* in .*, got values from"),
+    (lambda todo: todo.take([9]), "rows must choose among 6 cases"),
+    (lambda todo: todo.take([]), "rows must choose at least one of 6 cases"),
+    (lambda todo: todo.take(3), "rows must choose at least one of 6 cases, in a list"),
+    (lambda todo: bench.cases(["a photo of a cat"], [["dog"]], seed=-1), "seed must be a whole number >= 0, got -1"),
+    (lambda todo: bench.cases(["a photo of a cat"], [["dog"]], seed=1, latent=(4, 16)), "latent must be a tuple of three sizes"),
+    (lambda todo: bench.halves(todo.pictures, creatures.creatures_of(["a photo of a cat"] * 3, 1, size=32)), "second must be of the size of first"),
+    (lambda todo: bench.gain((np.full((2, 9), np.nan), np.zeros((2, 9))), (np.ones((2, 9)), np.ones((2, 9)))), r"ours\[0\] must be finite"),
+    (lambda todo: bench.gain((np.zeros((2, 9)),), (np.ones((2, 9)), np.ones((2, 9)))), "ours must be .layout, content., got 1 parts"),
+    (lambda todo: bench.mixed_share(np.ones(9), np.ones(8), np.ones(9)), "none must be numbers .*with n = 9"),
     (lambda todo: bench.luminance_correlation(todo.image, todo.image[:2]), "others"),
     (lambda todo: bench.sketched(todo.image, todo.mask[:2]), "masks must be"),
     (lambda todo: bench.gain((np.zeros((2, 9)), np.zeros((2, 9))), (np.ones((2, 9)), np.ones((2, 9)))), "share a range of layouts"),
-    (lambda todo: bench.gain((np.zeros((2, 9)), np.zeros((2, 8))), (np.ones((2, 9)), np.ones((2, 9)))), "ours and rival must be"),
+    (lambda todo: bench.gain((np.zeros((2, 9)), np.zeros((2, 8))), (np.ones((2, 9)), np.ones((2, 9)))), r"ours\[1\] must be .* with n = 9, got shape \(2, 8\)"),
     (lambda todo: bench.gain(*[(np.tile([[0.2], [0.8]], 7), np.ones((2, 7)))] * 2), "at least 8 sources"),
     (lambda todo: bench.boxes(todo.mask[0]), "masks must be"),
     (lambda todo: bench.box_overlap(todo.mask, todo.mask[:2]), "found"),
     (lambda todo: bench.halves(todo.pictures, creatures.creatures_of(["a photo of a cat"], 1)), "second must be one for each of the 3 pictures, got 1"),
     (lambda todo: bench.survives([0.1, 1], [1, 0]), "levels must rise from 0 to 1"),
     (lambda todo: bench.survives([0, 1], [1, 1]), "curve must end below its beginning"),
-    (lambda todo: bench.survives_longer([0, 1], np.ones(2), np.ones(2)), "first and second must be"),
+    (lambda todo: bench.survives_longer([0, 1], np.ones(2), np.ones(2)), r"first must be numbers \(K, n\), got shape \(2,\)"),
+    (lambda todo: bench.survives_longer([0, 1], np.ones((2, 9)), np.ones((2, 9))), "first must end below its beginning"),
+    (lambda todo: bench.survives([0, 1], np.ones((2, 1, 1))), r"curve must be \(levels,\) or \(levels, n\)"),
 ])  # fmt: skip
 def test_bad_input_is_refused(todo, wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong(todo)
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    (lambda todo: bench.measure(None, todo.image, todo), "judges must be judges"), (lambda todo: bench.measure(None, todo.image, [1]), "todo must be cases"),
+    (lambda todo: bench.sketched((todo.image * 255).byte(), todo.mask), "images must be"), (lambda todo: bench.halves(todo.image, todo.pictures), "first must be pictures"),
+    (lambda todo: bench.other_words("cat", 0.5), "turn must be a whole number"), (lambda todo: bench.cases("a photo of a cat", "dog", seed=1), "contents must be a list"),
+    (lambda todo: bench.gain("ours", (1, 2)), "ours must be .layout, content."), (lambda todo: bench.probability(torch.ones(2, 9), ["cat", "dog"]), "reading must be"),
+])  # fmt: skip
+def test_other_kinds_are_refused(todo, wrong, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        wrong(todo)
+
+
+def test_pictures_may_be_arrays_and_lie_elsewhere(todo):
+    masks, category = todo.mask.float(), torch.full((6, 9), 1 / 9)
+    known = bench.measure(None, todo.image, todo, reading(masks, category))
+    for images in (todo.image.numpy(), todo.image.double(), todo.image.clone().requires_grad_()):
+        assert all(np.allclose(a, b, equal_nan=True) for a, b in zip(bench.measure(None, images, todo, reading(masks, category)), known))
+    with Accelerator():
+        far = bench.measure(None, todo.image.to(DEVICE), todo, reading(masks.to(DEVICE), category.to(DEVICE)))
+        seen = bench.sketched(todo.image.to(DEVICE), masks), bench.sketched(todo.image, todo.mask.numpy())
+    assert all(np.allclose(a, b, equal_nan=True) for a, b in zip(far, known)) and seen[0].tolist() == seen[1].tolist()
+    assert todo.take(torch.tensor([4, 2])).words == ["dog", "lamp"]

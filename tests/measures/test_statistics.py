@@ -423,3 +423,33 @@ def test_every_resample_of_three_units():
     x = np.array([0.0, 1.0, 5.0])
     means = [np.mean(draw) for draw in itertools.product(x, repeat=3)]
     assert interval(x).low < min(means) and interval(x).high > max(means)
+
+
+def test_a_number_of_several_means_against_a_slow_loop():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(2, 1, (2, 30)), rng.normal(1, 1, (3, 30))
+    found = statistics.of_means(lambda means: float(means[0].sum() - means[1].max()), [a, b], of="sources", draws=400)
+    drawn = []
+    for counts in np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=400):
+        rows = np.repeat(np.arange(30), counts)  # the same units for both tables
+        drawn.append(a[:, rows].mean(1).sum() - b[:, rows].mean(1).max())
+    tail = stats.norm.sf(stats.t.ppf(0.975, 29) * np.sqrt(30 / 29))
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [tail, 1 - tail])) and found.spread == pytest.approx(np.std(drawn, ddof=1) * np.sqrt(30))
+    assert found.value == pytest.approx(a.mean(1).sum() - b.mean(1).max()) and (found.n, found.method) == (30, "bootstrap over sources")
+    mean, known = statistics.of_means(lambda means: float(means[0][0]), [a[:1]]), statistics.interval(a[0])
+    assert (mean.value, mean.low, mean.high, mean.spread) == pytest.approx((known.value, known.low, known.high, known.spread), abs=0.05)
+
+
+def test_tables_of_other_shapes_are_refused():
+    for tables, message in (
+        ([], "tables must be"),
+        ([np.ones((2, 9)), np.ones((2, 8))], "of one n"),
+        ([np.ones(9)], "tables must be"),
+        ([np.ones((2, 7))], "at least 8 units"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            statistics.of_means(lambda means: 0.0, tables)
+    with pytest.raises(TypeError, match="function must take a list of means"):
+        statistics.of_means("mean", [np.ones((2, 9))])
+    with pytest.raises(TypeError, match=r"tables\[0\] must be real numbers"):
+        statistics.of_means(lambda means: 0.0, [[["a"] * 9]])
