@@ -784,7 +784,10 @@ def _nu_table(nu: Any, window: Levels, shape: tuple[int, ...]) -> dict[int, floa
     if not callable(nu) or isinstance(nu, Tensor):
         value = _nu("nu", nu, shape)
         return {k: value for k in window.mixed}
-    return {k: _nu(f"nu({k})", nu(k), shape) for k in window.mixed}
+    try:
+        return {k: _nu(f"nu({k})", nu(k), shape) for k in window.mixed}
+    except TypeError as error:
+        raise TypeError(f"nu must be a number, a map or a function of the level that gives one: {error}") from error
 
 
 def _nu(name: str, value: Any, shape: Sequence[int]) -> float | Tensor:

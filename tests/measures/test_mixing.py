@@ -205,7 +205,8 @@ def test_captions_of_the_docstring_can_be_drawn():
     (lambda todo: bench.cases(["a photo of a cat"], [["cow"]], seed=1), "contents must be one of 'cat', .*, got 'cow'"),
     (lambda todo: bench.cases(["a photo of a cat"], [[]], seed=1), "contents must hold at least one word"),
     (lambda todo: bench.other_words("cow"), "category must be one of 'cat', .*, got 'cow'"),
-    (lambda todo: bench.measure(None, todo.image[:2], todo, reading(todo.mask.float(), torch.eye(9)[:6])), r"images must be numbers \(6, 3, 64, 64\), got shape \(2"),
+    (lambda todo: bench.measure(None, todo.image[:2], todo, reading(todo.mask.float(), torch.eye(9)[:6])),
+          r"images must be numbers \(6, 3, 64, 64\), got shape \(2"),
     (lambda todo: bench.measure(None, todo.image, todo, reading(todo.mask.float()[:2], torch.eye(9)[:2])), "reading must be of 6 pictures, got one of 2"),
     (lambda todo: bench.measure(None, todo.image * 2, todo, reading(todo.mask.float(), torch.eye(9)[:6])), "images must be .* in .*, got values from"),
     (lambda todo: todo.take([9]), "rows must choose among 6 cases"),
@@ -238,9 +239,12 @@ def test_bad_input_is_refused(todo, wrong, message):
 
 @pytest.mark.parametrize(("wrong", "message"), [
     (lambda todo: bench.measure(None, todo.image, todo), "judges must be judges"), (lambda todo: bench.measure(None, todo.image, [1]), "todo must be cases"),
-    (lambda todo: bench.sketched((todo.image * 255).byte(), todo.mask), "images must be"), (lambda todo: bench.halves(todo.image, todo.pictures), "first must be pictures"),
-    (lambda todo: bench.other_words("cat", 0.5), "turn must be a whole number"), (lambda todo: bench.cases("a photo of a cat", "dog", seed=1), "contents must be a list"),
-    (lambda todo: bench.gain("ours", (1, 2)), "ours must be .layout, content."), (lambda todo: bench.probability(torch.ones(2, 9), ["cat", "dog"]), "reading must be"),
+    (lambda todo: bench.sketched((todo.image * 255).byte(), todo.mask), "images must be"), (lambda todo: bench.halves(todo.image, todo.pictures),
+          "first must be pictures"),
+    (lambda todo: bench.other_words("cat", 0.5), "turn must be a whole number"), (lambda todo: bench.cases("a photo of a cat", "dog", seed=1),
+          "contents must be a list"),
+    (lambda todo: bench.gain("ours", (1, 2)), "ours must be .layout, content."), (lambda todo: bench.probability(torch.ones(2, 9), ["cat", "dog"]),
+          "reading must be"),
 ])  # fmt: skip
 def test_other_kinds_are_refused(todo, wrong, message):
     with pytest.raises((TypeError, ValueError), match=message):

@@ -936,8 +936,8 @@ def test_a_used_scheduler_is_refused():
 
 TWO = dict(num_inference_steps=2)
 EVERYTHING = {
-    "mix": lambda pipe: mix(pipe, IMAGE, "red cat", k_min=0, k_max=1, generator=seeded(), l
-        atent="sample", word_weights={"cat": 2}, nu=torch.full((8, 16), 0.4), **TWO),
+    "mix": lambda pipe: mix(pipe, IMAGE, "red cat", k_min=0, k_max=1, generator=seeded(),
+        latent="sample", word_weights={"cat": 2}, nu=torch.full((8, 16), 0.4), **TWO),
     "inversion": lambda pipe: mix(pipe, IMAGE, "cat", k_min=0, layout="ddim_inversion", **TWO),
     "img2img": lambda pipe: img2img(pipe, IMAGE, "cat", level=1, generator=[seeded(1), seeded(2)], **TWO),
     "generate": lambda pipe: generate(pipe, sm.blend_prompts(pipe, "cat", "dog"), generator=(seeded(1),), **TWO),
