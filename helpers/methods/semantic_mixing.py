@@ -83,9 +83,9 @@ def levels(num_inference_steps: int, k_min: float, k_max: float, variant: str = 
     variant="paper" rounds (halves to even), "community" truncates as the public code does: int(0.29 * 100) = 28.
     Raises ValueError unless 0 <= k_min <= k_max <= 1 and at least one step is left.
     """
-    N = _integer("num_inference_steps", num_inference_steps, low=1)
-    k_min, k_max = _real("k_min", k_min, low=0, high=1), _real("k_max", k_max, low=0, high=1)
-    _choice("variant", variant, VARIANTS)
+    N = _integral("num_inference_steps", num_inference_steps, low=1)
+    k_min, k_max = _finite("k_min", k_min, low=0, high=1), _finite("k_max", k_max, low=0, high=1)
+    _option("variant", variant, VARIANTS)
     if k_min > k_max:
         raise ValueError(f"k_min must be at most k_max, got k_min={k_min} and k_max={k_max}")
     count = round if variant == "paper" else int
@@ -190,11 +190,11 @@ def denoise(
     sizes = getattr(unet, "config", {})  # of diffusers' U-Nets; any function of these arguments will do
     start = _numbers("start", start, f"B {sizes.get('in_channels') or 'C'} h w")
     start = start.to(getattr(unet, "dtype", start.dtype))
-    g = _real("guidance_scale", guidance_scale, low=0)
+    g = _finite("guidance_scale", guidance_scale, low=0)
     embeds = _numbers("embeds", embeds, f"{len(start) * (1 if g == 1 else 2)} L {sizes.get('cross_attention_dim') or 'D'}").to(start)
-    level = _integer("level", level, low=1, high=N)
+    level = _integral("level", level, low=1, high=N)
     _begins(scheduler, level)
-    _choice("variant", variant, VARIANTS)
+    _option("variant", variant, VARIANTS)
     layout, nu = (_mapping(name, {} if value is None else value) for name, value in (("layout", layout), ("nu", nu)))
     layout = {k: _numbers(f"layout[{k}]", layout[k], " ".join(map(str, start.shape))).to(start) for k in _integers("layout", layout, low=1, high=N, empty=True)}
     for k in _integers("nu", nu, low=1, high=level, empty=True):
@@ -331,7 +331,7 @@ def _token_weights(tokenizer: Any, prompts: list[str], tables: list[Mapping[str,
             places = _places(tokenizer, text, word)
             if not places:
                 raise ValueError(f"{name} names {word!r}, which is not a word of the first {tokenizer.model_max_length} tokens of prompt {text!r}")
-            table[row, places] = _real(f"{name}[{word!r}]", weight)
+            table[row, places] = _finite(f"{name}[{word!r}]", weight)
     return table
 
 
@@ -367,7 +367,7 @@ def encode(pipe: Any, image: Tensor, *, latent: str = "mean", generator: Generat
     Raises ValueError for values outside [-1, 1], sides that the U-Net cannot halve often enough, and latent="sample" without generator.
     """
     given, image = image, _image(pipe, image)
-    _choice("latent", latent, ("mean", "sample"))
+    _option("latent", latent, ("mean", "sample"))
     generator = _generators(pipe, generator, len(image))
     if latent == "sample" and generator is None:
         raise ValueError("latent='sample' needs a generator, got none")
@@ -408,7 +408,7 @@ def _embed(pipe: Any, texts: list[str]) -> Tensor:
 def blend_prompts(pipe: Any, first: Texts, second: Texts, *, weight: float = 0.5) -> Tensor:
     """A rival of mixing: (1 - weight) first + weight second in text embeddings, (n, L, D), to be passed as a `prompt`. weight in [0, 1]."""
     _pipe(pipe)
-    first, second, weight = _texts("first", first), _texts("second", second), _real("weight", weight, low=0, high=1)
+    first, second, weight = _texts("first", first), _texts("second", second), _finite("weight", weight, low=0, high=1)
     _batch(first=len(first), second=len(second))
     return _blend(*torch.broadcast_tensors(embed(pipe, second), embed(pipe, first)), weight)
 
@@ -439,7 +439,7 @@ def _prompt(
 ) -> _Prompt:  # fmt: skip
     """name: the argument that `prompt` came as; level: the first one that is run."""
     _pipe(pipe)
-    g = _real("guidance_scale", guidance_scale, low=0)
+    g = _finite("guidance_scale", guidance_scale, low=0)
     negative = _texts("negative_prompt", negative_prompt)
     words = None
     if _is_embedding(prompt):
@@ -529,8 +529,8 @@ def mix(
     text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove, level=window.K_max)
     inversion = _prompt(pipe, inversion_prompt, 1, name="inversion_prompt")
     given, image = image, _image(pipe, image)
-    _choice("layout", layout, ("noise", "ddim_inversion"))
-    _choice("latent", latent, ("mean", "sample"))
+    _option("layout", layout, ("noise", "ddim_inversion"))
+    _option("latent", latent, ("mean", "sample"))
     memory, trace = _flag("allow_multistep", allow_multistep) or variant == "community", _flag("trace", trace)
     forward, sampler = (_scheduler(pipe, num_inference_steps, window.K_max, memory) for _ in range(2))
     batch = _batch(image=len(image), prompt=text.rows, inversion_prompt=inversion.rows)
@@ -563,10 +563,10 @@ def img2img(
     Either `level`, 1 .. N steps left, or `strength` in (0, 1], round(strength * N) of them. options: of `mix`, but for k_min,
     k_max, nu, variant and allow_multistep. layout="ddim_inversion": inversion, then the new prompt.
     """
-    N = _integer("num_inference_steps", num_inference_steps, low=1)
+    N = _integral("num_inference_steps", num_inference_steps, low=1)
     if (level is None) == (strength is None):
         raise ValueError(f"expected one of level and strength, got level={_got(level)} and strength={_got(strength)}")
-    K = round(_real("strength", strength, low=0, high=1) * N) if level is None else _integer("level", level, low=1, high=N)
+    K = round(_finite("strength", strength, low=0, high=1) * N) if level is None else _integral("level", level, low=1, high=N)
     if K < 1:
         raise ValueError(f"strength={strength} of num_inference_steps={N} leaves no step, expected at least one")
     return mix(pipe, image, prompt, k_min=K / N, k_max=K / N, nu=1, num_inference_steps=N, variant="paper", allow_multistep=True, **options)
@@ -580,7 +580,7 @@ def generate(
 ) -> Result:  # fmt: skip
     """Text-to-image on the same loop, all N levels. noise: (B, C, h, w) says size and number of the images; without it they have
     the U-Net's own size and there is one for each prompt. All other options as in `mix`."""
-    N, trace = _integer("num_inference_steps", num_inference_steps, low=1), _flag("trace", trace)
+    N, trace = _integral("num_inference_steps", num_inference_steps, low=1), _flag("trace", trace)
     text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove, level=N)
     sampler = _scheduler(pipe, N, N, True)
     given, noise = prompt if _is_embedding(prompt) else noise, _free_noise(pipe, noise)
@@ -607,7 +607,7 @@ def mix_text(
     window, N = levels(num_inference_steps, k_min, k_max, variant), int(num_inference_steps)
     source = _prompt(pipe, layout_prompt, guidance_scale, negative_prompt, name="layout_prompt")
     text = _prompt(pipe, prompt, guidance_scale, negative_prompt, word_weights, word_levels, remove, level=window.K_max)
-    _choice("layout_states", layout_states, ("trajectory", "renoise"))
+    _option("layout_states", layout_states, ("trajectory", "renoise"))
     memory, trace = _flag("allow_multistep", allow_multistep) or variant == "community", _flag("trace", trace)
     first, forward, sampler = (_scheduler(pipe, N, N, memory) for _ in range(3))
     given = next((one for one in (layout_prompt, prompt) if _is_embedding(one)), noise)
@@ -703,7 +703,7 @@ def _begins(scheduler: Any, level: int) -> None:
 
 def _scheduler(pipe: Any, num_inference_steps: int, level: int, memory_allowed: bool) -> Any:
     """A fresh copy of the pipeline's scheduler with its timesteps set; level: where it begins."""
-    N, config = _integer("num_inference_steps", num_inference_steps, low=1), pipe.scheduler.config
+    N, config = _integral("num_inference_steps", num_inference_steps, low=1), pipe.scheduler.config
     if isinstance(pipe.scheduler, MULTISTEP) and not memory_allowed:
         name = type(pipe.scheduler).__name__
         raise ValueError(f"scheduler must have no memory of earlier states, which are mixed here, got {name}: pass allow_multistep=True, or {ADVICE}")
@@ -792,7 +792,7 @@ def _nu_table(nu: Any, window: Levels, shape: tuple[int, ...]) -> dict[int, floa
 
 def _nu(name: str, value: Any, shape: Sequence[int]) -> float | Tensor:
     if not (isinstance(value, list | tuple) or getattr(value, "ndim", 0)):
-        return _real(name, value, low=0, high=1)
+        return _finite(name, value, low=0, high=1)
     value = _numbers(name, value, "...", low=0, high=1)
     if value.ndim > len(shape) or any(own not in (1, side) for own, side in zip(reversed(value.shape), reversed(shape))):
         raise ValueError(f"{name} must broadcast to {tuple(shape)}, got {tuple(value.shape)}")
@@ -895,7 +895,7 @@ def _scalar(value: Any) -> Any:
     return None if isinstance(value, bool) or not isinstance(value, Real) else value
 
 
-def _integer(name: str, value: Any, *, low: int | None = None, high: int | None = None) -> int:
+def _integral(name: str, value: Any, *, low: int | None = None, high: int | None = None) -> int:
     expected = f"a whole number {_range(low, high)}".rstrip()
     try:
         found = operator.index(_scalar(value))
@@ -914,10 +914,10 @@ def _integers(name: str, value: Any, *, low: int, high: int | None = None, empty
         raise TypeError(f"{name} must be a collection of {expected}, got {_got(value)}")
     if not value and not empty:
         raise ValueError(f"{name} must be a collection of {expected}, got {_got(value)}")
-    return tuple(_integer(name, one, low=low, high=high) for one in value)
+    return tuple(_integral(name, one, low=low, high=high) for one in value)
 
 
-def _real(name: str, value: Any, *, low: float | None = None, high: float | None = None) -> float:
+def _finite(name: str, value: Any, *, low: float | None = None, high: float | None = None) -> float:
     expected = f"a number {_range(low, high)}".rstrip()
     found = _scalar(value)
     if found is None:
@@ -927,7 +927,7 @@ def _real(name: str, value: Any, *, low: float | None = None, high: float | None
     return float(found)
 
 
-def _choice(name: str, value: Any, options: Sequence[str]) -> str:
+def _option(name: str, value: Any, options: Sequence[str]) -> str:
     listed = ", ".join(map(repr, options))
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {listed}, got {_got(value)}")
