@@ -152,6 +152,12 @@ def test_rotary_attention_sees_distances_only():
     assert score(3, 1, 7, 4) != pytest.approx(score(3, 1, 8, 4), abs=1e-3) and score(3, 1, 7, 4) != pytest.approx(score(3, 1, 7, 5), abs=1e-3)
 
 
+@pytest.mark.parametrize("position", mp.POSITIONS)
+def test_masked_frames_know_their_time(position):
+    plan = small(position).planner(video(side=4), mp.references("interpolation", FRAMES))
+    assert (plan[:, 1] - plan[:, 2]).abs().max() > 1e-3  # the same learned token stands in both
+
+
 def test_the_planner_does_not_see_masked_frames():
     pipe, clip, is_ref = small(), video(side=4), mp.references("expansion", FRAMES, 2)
     hidden = clip.clone()
@@ -424,6 +430,7 @@ def test_slow_motion_arithmetic():
     assert clip.shape[1] == 33 and torch.allclose(clip.flatten(), torch.linspace(0, 2, 33))  # time runs evenly
     assert mp.slow_motion(Still(), images(2), 2, 3, overlap=True, frames=5).shape[1] == 65
     assert mp.slow_motion(Still(), images(3), 5, 2, overlap=True, frames=9).shape[1] == 17
+    assert mp.slow_motion(Still(), images(3), 3, 3, overlap=True, frames=5).shape[1] == 17
     assert mp.spread(3, 9) == [0, 4, 8] and mp.spread(4, 32) == [0, 10, 21, 31] and mp.spread(1, 9) == [0]
 
 
@@ -614,6 +621,7 @@ def test_bad_calls_are_refused_before_any_work(case):
     (lambda: mp.drop_plans(small().generator, torch.zeros(1, 1, 4, 16), 1.5), ValueError, r"probability must be a finite number in \[0, 1\], got 1.5"),
     (lambda: mp.spread(9, 9), ValueError, "count must be below frames"),
     (lambda: mp.roll_forward(small(), video(1, 2), 0, 1), ValueError, "windows must be an integer >= 1"),
+    (lambda: mp.roll_forward(small(), video(1, 2), 2, 5), ValueError, "keep must be an integer in 1..4, got 5"),
     (lambda: mp.roll_forward(small(), video(1, 5), 1, 1), ValueError, "start must have 1 to 4 frames, fewer than a window, got 5"),
     (lambda: mp.slow_motion(Still(), video(1, 4), 7, 2), ValueError, "segment must divide the clip's 32 frames, got 7"),
     (lambda: small().generator(video(), torch.tensor(3), IS_REF, torch.zeros(2, FRAMES, 4, 9)), ValueError, r"plan must be \(clips, frames, 4 x 16\)"),
