@@ -54,6 +54,11 @@ def test_reference_counts_of_the_curriculum(frames, ratios, counts):
     assert (mp.reference_count(ratios[0], frames), mp.reference_count(ratios[1], frames)) == counts
 
 
+def test_two_frames_are_enough():
+    assert mp.reference_count(0.0, 2) == mp.reference_count(1.0, 2) == 1 and mp.draw_references(3, 2, (0, 1)).sum(1).tolist() == [1, 1, 1]
+    assert mp.references("image-to-video", 2).tolist() == [True, False]
+
+
 def test_references_are_drawn_evenly():
     drawn = mp.draw_references(20_000, 10, (0.2, 0.6), torch.Generator().manual_seed(0)).double()
     assert drawn.mean().item() == pytest.approx(0.4, abs=0.004) and (drawn.mean(0) - 0.4).abs().max() < 0.02
@@ -147,6 +152,12 @@ def test_rotary_attention_sees_distances_only():
     assert score(3, 1, 7, 4) != pytest.approx(score(3, 1, 8, 4), abs=1e-3) and score(3, 1, 7, 4) != pytest.approx(score(3, 1, 7, 5), abs=1e-3)
 
 
+@pytest.mark.parametrize("position", mp.POSITIONS)
+def test_masked_frames_know_their_time(position):
+    plan = small(position).planner(video(side=4), mp.references("interpolation", FRAMES))
+    assert (plan[:, 1] - plan[:, 2]).abs().max() > 1e-3  # the same learned token stands in both
+
+
 def test_the_planner_does_not_see_masked_frames():
     pipe, clip, is_ref = small(), video(side=4), mp.references("expansion", FRAMES, 2)
     hidden = clip.clone()
@@ -184,6 +195,36 @@ def test_a_new_generator_predicts_zero():
     expected = kept + (1 - kept) * float(clean[:, 1:].square().mean())
     assert loss.item() == pytest.approx(expected, rel=0.01)
     assert generator(clean, t, is_ref).abs().max() == 0
+
+
+def test_the_mlp_is_shifted_scaled_and_gated_by_timestep_and_plan():
+    torch.manual_seed(0)
+    block, tokens, time, vector, plan = (
+        mp.GeneratorBlock(8, 2, 12, 6),
+        torch.randn(2, 3, 4, 8),
+        torch.randn(2, 8),
+        torch.randn(2, 3, 8),
+        torch.randn(2, 3, 5, 6),
+    )
+    for module in (block.modulate_space, block.modulate_mlp):
+        torch.nn.init.normal_(module.outer.weight)
+    seen = {}
+    for name in ("norm_mlp", "norm_space", "mlp", "space", "modulate_mlp", "modulate_space"):
+        getattr(block, name).register_forward_hook(lambda module, given, out, name=name: seen.update({name: (given[0], out)}))
+    rotary = dict.fromkeys(("spatial", *mp.MIXERS))
+    found, kept = block(tokens, time, vector, plan, None, "temporal", None, rotary)
+    assert torch.equal(found, block(tokens, time, vector, None, kept, "temporal", None, rotary)[0])
+    shift, scale, gate = (part[:, :, None] for part in seen["modulate_mlp"][1])
+    assert torch.equal(seen["modulate_mlp"][0], time[:, None] + vector) and torch.equal(seen["modulate_space"][0], time)
+    torch.testing.assert_close(seen["mlp"][0], seen["norm_mlp"][1] * (1 + scale) + shift)
+    torch.testing.assert_close(found, seen["norm_mlp"][0] + gate * seen["mlp"][1])
+    shift, scale, gate = (part[:, None, None] for part in seen["modulate_space"][1])
+    torch.testing.assert_close(seen["space"][0], (seen["norm_space"][1] * (1 + scale) + shift).flatten(0, 1))
+
+
+def test_networks_that_fit_by_default():
+    pipe = mp.MarDiniPipeline(mp.Planner(), mp.Generator(), mp.make_scheduler())
+    assert pipe.generator.role.shape == (2, 96) and mp.Generator(roles=False).role is None
 
 
 def test_published_sizes():
@@ -229,6 +270,9 @@ def test_references_count_for_nothing_in_the_loss():
     other = prediction.detach().clone()
     other[:, is_ref] = torch.nan  # not even a broken prediction there is seen
     assert torch.equal(mp.masked_error(other, target, is_ref), loss)
+    for name, pair in (("prediction", (other.flip(1).roll(1, 1), target)), ("target", (target, other.roll(1, 1)))):
+        with pytest.raises(ValueError, match=f"{name} must be finite in its masked frames"):
+            mp.masked_error(*pair, is_ref)
 
     pipe, clean, eps = small(), video(), noise(2, FRAMES, 3, 8, 8)
     t, changed = torch.tensor([300, 700]), eps.clone()
@@ -385,6 +429,8 @@ def test_slow_motion_arithmetic():
     clip = mp.slow_motion(Still(), images(3), 3, 2, overlap=True, frames=9)
     assert clip.shape[1] == 33 and torch.allclose(clip.flatten(), torch.linspace(0, 2, 33))  # time runs evenly
     assert mp.slow_motion(Still(), images(2), 2, 3, overlap=True, frames=5).shape[1] == 65
+    assert mp.slow_motion(Still(), images(3), 5, 2, overlap=True, frames=9).shape[1] == 17
+    assert mp.slow_motion(Still(), images(3), 3, 3, overlap=True, frames=5).shape[1] == 17
     assert mp.spread(3, 9) == [0, 4, 8] and mp.spread(4, 32) == [0, 10, 21, 31] and mp.spread(1, 9) == [0]
 
 
@@ -500,6 +546,13 @@ def test_compiled_networks():
     with pytest.raises(TypeError, match=r"generator must be a Generator, got a DataParallel; give what it wraps, its \.module"):
         mp.drop_plans(torch.nn.DataParallel(small().generator), torch.zeros(1, 1, 4, 16), 0.5)
 
+    class Adapted:
+        get_base_model = small
+
+    for wrong, end in ((Adapted(), r"got a Adapted; give what it wraps, its \.get_base_model\(\)$"), (3, "got 3$")):
+        with pytest.raises(TypeError, match=end):
+            mp.drop_plans(wrong, torch.zeros(1, 1, 4, 16), 0.5)
+
 
 @pytest.mark.parametrize("mixer", mp.MIXERS)
 def test_the_generator_mixes_frames(mixer):
@@ -568,6 +621,7 @@ def test_bad_calls_are_refused_before_any_work(case):
     (lambda: mp.drop_plans(small().generator, torch.zeros(1, 1, 4, 16), 1.5), ValueError, r"probability must be a finite number in \[0, 1\], got 1.5"),
     (lambda: mp.spread(9, 9), ValueError, "count must be below frames"),
     (lambda: mp.roll_forward(small(), video(1, 2), 0, 1), ValueError, "windows must be an integer >= 1"),
+    (lambda: mp.roll_forward(small(), video(1, 2), 2, 5), ValueError, "keep must be an integer in 1..4, got 5"),
     (lambda: mp.roll_forward(small(), video(1, 5), 1, 1), ValueError, "start must have 1 to 4 frames, fewer than a window, got 5"),
     (lambda: mp.slow_motion(Still(), video(1, 4), 7, 2), ValueError, "segment must divide the clip's 32 frames, got 7"),
     (lambda: small().generator(video(), torch.tensor(3), IS_REF, torch.zeros(2, FRAMES, 4, 9)), ValueError, r"plan must be \(clips, frames, 4 x 16\)"),
