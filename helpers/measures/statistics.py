@@ -20,7 +20,8 @@ from scipy import stats
 from ..arguments import flag, function, got, instance, real
 
 __all__ = [
-    "FEW", "Crossings", "Estimate", "Plateau", "between_share", "correlation", "crossing", "interval", "of_means", "paired", "plateau", "ratio", "share", "slope",
+    "FEW", "Crossings", "Estimate", "Plateau", "between_share", "correlation", "crossing", "interval", "of_means", "paired", "plateau", "ratio", "share",
+    "slope",
 ]  # fmt: skip
 
 FEW = 8  # units; below it a bootstrap interval is too narrow
