@@ -199,7 +199,7 @@ NAMES = (*_TOY, "digits", "real textures")
 
 
 def load(name: str, *, train: int = 400, validation: int = 200, test: int = 400, seed: int = 0, size: int = 64) -> Task:
-    """A task of NAMES with so many pictures in each split, size x size px. Handwritten digits have at most 1078, 359 and 360 of them.
+    """A task of NAMES with so many pictures in each split, size x size px. Handwritten digits have at most 1078, 360 and 359 of them.
 
     Raises ValueError for an unknown name or too many pictures, TypeError for what is no whole number.
     """

@@ -16,7 +16,7 @@ TRIALS = [
     Trial(tasks.load, trial_id="load, drawn", slow=0.3, name=choice("shape in noise"), train=integer(3, low=1, high=10**7),
           validation=integer(2, low=1, high=10**7), test=integer(2, low=1, high=10**7), seed=integer(3, low=0, high=10**11), size=integer(32, low=32)),
     Trial(lambda **options: tasks.load("digits", **options), public="load", trial_id="load, digits", slow=0.3, train=integer(3, low=1, high=1078),
-          validation=integer(2, low=1, high=359), test=integer(2, low=1, high=360), seed=integer(3, low=0, high=10**11)),
+          validation=integer(2, low=1, high=360), test=integer(2, low=1, high=359), seed=integer(3, low=0, high=10**11)),
     Trial(few, public="Pictures", trial_id="Pictures.few", slow=0.3, per_class=integer(2, low=1, high=30), seed=integer(1, low=0)),
 ]  # fmt: skip
 
