@@ -50,12 +50,16 @@ def _array(name: str, value, expected: str) -> np.ndarray:
     """`value` as a numeric array in this machine's byte order; pandas by position."""
     if isinstance(value, (str, bytes, Mapping, set, frozenset)) or value is None:
         raise TypeError(f"{name} must be {expected}, got {got(value)}")
+    if np.ma.isMaskedArray(value) and (hidden := int(np.ma.getmaskarray(value).sum())):
+        raise ValueError(f"{name} must be {expected}, got an array with {hidden} masked entries: fill them, or leave their rows out")
     try:
         if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
             value = torch.stack([torch.as_tensor(v) for v in value]).detach().cpu()
         array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
     except Exception as error:  # ragged lists, what only looks like an array: whatever numpy makes of it, the argument is named
         raise ValueError(f"{name} must be {expected}, got {got(value)}, which makes no array") from error
+    if array.dtype == object and array.size and all(isinstance(v, Real) and not isinstance(v, bool) for v in array.flat):
+        array = np.array(array.tolist())  # of pandas' own kinds of numbers, nothing missing
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be {expected}, got {got(value) if array.dtype == object else got(array)}")
     return array

@@ -128,3 +128,15 @@ def test_values_by_class_are_told_by_their_names():
     for value, names in ((named, None), (named.sort_index(), ["a", "b", "c"]), ({"a": 1}, None), ({0: 1, 2: 3}, None), (pd.Series([1, 2], index=[5, 5]), None)):
         with pytest.raises(TypeError, match="q must be plain numbers in the order of the classes, or named"):
             by_class("q", value, names)
+
+
+def test_masked_entries_are_refused_and_pandas_own_numbers_are_taken():
+    hidden = np.ma.masked_array(TABLE, TABLE > 0.9)
+    with pytest.raises(ValueError, match="x must be numbers .* got an array with [0-9]+ masked entries: fill them, or leave their rows out"):
+        numbers("x", hidden, "N 3")
+    assert numbers("x", np.ma.masked_array(TABLE), "N 3").shape == (12, 3)
+    frame = pd.DataFrame(TABLE).astype("Float64")
+    assert torch.equal(numbers("x", frame, "N 3"), torch.from_numpy(TABLE))
+    frame.iloc[0, 0] = pd.NA
+    with pytest.raises((ValueError, TypeError), match="^x must be"):
+        numbers("x", frame, "N 3")

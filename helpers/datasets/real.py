@@ -3,6 +3,7 @@
 Everything here is read from the installed packages, and `read_clip` from the reader's own files; nothing is downloaded.
 """
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -291,6 +292,7 @@ VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv"
 def read_clip(path: str | os.PathLike, *, size: int = 64, frames: int | None = None) -> Tensor:
     """A folder of pictures in the order of their names (frame2 before frame10), or a file of several, as a clip (T, 3, size, size) in [0, 1].
 
+    Every run of digits in a name is a whole number, also behind a point.
     A file is a GIF, WebP, APNG, TIFF or another in which Pillow finds several pictures, or a video, if imageio has a reader for it. Pictures stand upright
     as their EXIF says; of 16 bits, the whole range counts; floats must lie in [0, 1]; what is transparent shows white; colour profiles are not applied.
     In a folder hidden files and other files than pictures are left out. Every frame is cut to its middle square and brought to size x size (>= 8),
@@ -340,12 +342,17 @@ def _only(file: Path) -> np.ndarray:
 def _file(file: Path) -> tuple[int, Iterator[np.ndarray]]:
     """The same of one file with several pictures."""
     with _named(file), Image.open(file) as opened:
-        return getattr(opened, "n_frames", 1), _pages(file)
+        return getattr(opened, "n_frames", 1) - _posters(opened), _pages(file)
+
+
+def _posters(opened: Image.Image) -> int:
+    """1 where the first picture of an APNG is none of its frames."""
+    return int(bool(opened.info.get("default_image")))
 
 
 def _pages(file: Path) -> Iterator[np.ndarray]:
     with _named(file), Image.open(file) as opened:
-        for frame in ImageSequence.Iterator(opened):
+        for frame in itertools.islice(ImageSequence.Iterator(opened), _posters(opened), None):
             yield _decoded(frame)
 
 
@@ -376,6 +383,10 @@ def _decoded(picture: Image.Image) -> np.ndarray:
     """An open picture of any mode, upright, as (H, W, 3) uint8, or float64 in [0, 1] where it holds more than 8 bits."""
     picture.load()
     kind, bits = picture.format, 16
+    if kind == "TIFF" and picture.tag_v2.get(284, 1) == 2 and max(picture.tag_v2.get(258, (8,))) > 8:
+        raise ValueError("its colours stand in planes of more than 8 bits, which Pillow reads wrongly; save them pixel by pixel")
+    if kind == "TIFF" and picture.mode != "I" and 2 in np.atleast_1d(picture.tag_v2.get(339, 1)):
+        raise ValueError("it holds signed numbers, of which nothing says what black is; save it unsigned")
     if kind == "TIFF" and picture.mode.startswith("I;16"):
         bits, inverted = picture.tag_v2.get(258, (16,))[0], picture.tag_v2.get(262) == 0  # 12 bits stand in 16 as well; 0: white is zero
     upright = ImageOps.exif_transpose(picture)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ..arguments import flag, function, got, instance, real
+from ..arguments import flag, got, instance, integer, real
+from ..arguments import function as a_function
 
 __all__ = [
     "FEW", "Crossings", "Estimate", "Plateau", "between_share", "correlation", "crossing", "interval", "of_means", "paired", "plateau", "ratio", "share",
@@ -98,7 +99,7 @@ def interval(values, *, units=None, of: str = "units", statistic: Callable = np.
     ValueError for other shapes, NaN or infinite values, fewer than two units, and another statistic of fewer than 8.
     """
     _plural(of)
-    function("statistic", statistic, "a function of an array and its axis, such as np.median")
+    a_function("statistic", statistic, "a function of an array and its axis, such as np.median")
     x = _by_unit(_numbers(values, "values"), units)
     return _estimate(x, of, statistic)
 
@@ -155,10 +156,12 @@ def correlation(a, b, *, units=None, of: str = "units") -> Estimate:
     _plural(of)
     a, b = _pair(a, b)
     # equal means of different rows differ by rounding, which must not rank them
-    a, b = (np.array([float(f"{mean:.12g}") for mean in _by_unit(x, units, "a and b")]) for x in (a, b))
+    a, b = (np.array([float(f"{mean:.14g}") for mean in _by_unit(x, units, "a and b")]) for x in (a, b))
     for name, x in (("a", a), ("b", b)):
         if len(x) < FEW or (x == x[0]).all():
-            raise ValueError(f"{name} needs at least {FEW} units that are not all equal for a correlation, got {len(x)} units from {x.min():g} to {x.max():g}")
+            raise ValueError(
+                f"{name} needs at least {FEW} units that are not all equal for a correlation, got {len(x)} units from {x.min():.14g} to {x.max():.14g}"
+            )
 
     def terms(a, b, axis):
         ranks = [stats.rankdata(x, axis=axis) for x in (a, b)]
@@ -242,19 +245,27 @@ def of_means(function: Callable, tables: Sequence, *, of: str = "units", draws: 
     tables: (settings, n) each, a unit a column; function: takes the list of their means, (settings,) each. `spread` is that of the drawn values times the
     root of n. Raises TypeError for what are no numbers or no function, ValueError for NaN, other shapes and fewer units.
     """
-    if not callable(function):
-        raise TypeError(f"function must take a list of means, got {function!r}")
+    a_function("function", function, "a function of a list of means")
+    _plural(of)
+    draws = integer("draws", draws, low=100)
+    if not isinstance(tables, (list, tuple)):
+        raise TypeError(f"tables must be a list of tables (settings, n), got {got(tables)}")
     tables = [_numbers(table, f"tables[{i}]") for i, table in enumerate(tables)]
-    if not isinstance(of, str):
-        raise TypeError(f"of must be the name of the units in the plural, got {of!r}")
     if not tables or any(x.ndim != 2 or not len(x) or x.shape[1] != tables[0].shape[1] for x in tables):
         raise ValueError(f"tables must be (settings, n) each, of one n, got {[x.shape for x in tables]}")
     n = tables[0].shape[1]
     if n < FEW:
         raise ValueError(f"at least {FEW} {of} are needed for an interval, got {n}")
-    value = function([x.mean(1) for x in tables])
+
+    def one(means: list) -> float:
+        found = np.asarray(function(means))
+        if found.shape or found.dtype.kind not in "iuf" or not np.isfinite(found):
+            raise ValueError(f"function must give one finite number of the means, got {got(found)}")
+        return float(found)
+
+    value = one([x.mean(1) for x in tables])
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
-    drawn = np.array([function([x @ c / n for x in tables]) for c in counts])
+    drawn = np.array([one([x @ c / n for x in tables]) for c in counts])
     low, high = np.quantile(drawn, _tails(n))
     return Estimate(value, min(float(low), value), max(float(high), value), n, float(drawn.std(ddof=1) * np.sqrt(n)), f"bootstrap over {of}")
 
@@ -368,7 +379,7 @@ def _pair(a, b):
 
 def _difference(a, b):
     """a - b; equal numbers that were rounded on different ways are equal, and no gain that every unit shows."""
-    return np.where(np.abs(a - b) <= 1e-12 * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b)
+    return np.where(np.abs(a - b) <= 64 * np.finfo(float).eps * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b)
 
 
 def _by_unit(x, units, name="values"):

@@ -397,3 +397,20 @@ def test_a_video_is_read_where_imageio_can_and_else_the_cure_is_named(tmp_path, 
     frames = [np.full((20, 30, 3), 50 * k, np.uint8) for k in range(4)]
     monkeypatch.setattr(real.iio, "imiter", lambda file: iter(frames) if file == path else None)
     assert torch.allclose(read_clip(path, size=8, frames=2).mean((1, 2, 3)), torch.tensor([0, 150 / 255]), atol=1e-3)
+
+
+def test_a_poster_is_no_frame(tmp_path):
+    red, green, blue = (Image.new("RGB", (16, 16), name) for name in ("red", "lime", "blue"))
+    red.save(tmp_path / "x.png", save_all=True, default_image=True, append_images=[green, blue])
+    assert real.read_clip(tmp_path / "x.png", size=8).mean((2, 3)).round().tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+def test_what_pillow_reads_wrongly_is_refused_by_name(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    values = np.full((2, 3, 16, 16), 32767, np.uint16)
+    tifffile.imwrite(tmp_path / "planes.tif", values, photometric="rgb", planarconfig="separate")
+    with pytest.raises(ValueError, match="'planes.tif': its colours stand in planes of more than 8 bits"):
+        real.read_clip(tmp_path / "planes.tif", size=8)
+    tifffile.imwrite(tmp_path / "signed.tif", np.full((2, 16, 16), -5, np.int8), photometric="minisblack")
+    with pytest.raises(ValueError, match="'signed.tif': it holds signed numbers"):
+        real.read_clip(tmp_path / "signed.tif", size=8)

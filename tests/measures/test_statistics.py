@@ -449,7 +449,28 @@ def test_tables_of_other_shapes_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             statistics.of_means(lambda means: 0.0, tables)
-    with pytest.raises(TypeError, match="function must take a list of means"):
+    with pytest.raises(TypeError, match="function must be a function of a list of means"):
         statistics.of_means("mean", [np.ones((2, 9))])
     with pytest.raises(TypeError, match=r"tables\[0\] must be real numbers"):
         statistics.of_means(lambda means: 0.0, [[["a"] * 9]])
+
+
+def test_small_differences_of_large_numbers_count():
+    start = 1.764e9 + 3.0 * np.arange(20)
+    took = np.random.default_rng(0).uniform(0.0008, 0.0012, 20)
+    found = statistics.paired(start + took, start)
+    assert found.low > 0 and abs(found.value - took.mean()) < 1e-5
+    assert statistics.correlation(1.764e9 + 1e-3 * np.arange(20), np.arange(20)).value == 1
+    equal = np.full(20, 0.1) + 0.2
+    assert statistics.paired(equal, np.full(20, 0.3)).value == 0  # 0.1 + 0.2 is 0.3, rounded on another way
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [({"draws": 0}, "draws"), ({"draws": "many"}, "draws"), ({"tables": None}, "tables"), ({"function": 3}, "function"),
+     ({"function": lambda means: float("nan")}, "function"), ({"function": lambda means: means[0]}, "function"), ({"of": 3}, "of")],
+)  # fmt: skip
+def test_means_of_tables_are_refused_by_name(change, named):
+    tables = [np.random.default_rng(0).random((2, 9))]
+    with pytest.raises((ValueError, TypeError), match=f"^{named}"):
+        statistics.of_means(**{"function": lambda means: means[0].mean(), "tables": tables} | change)

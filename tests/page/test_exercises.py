@@ -131,3 +131,24 @@ def test_what_answers_equal_with_no_yes_or_no_is_not_the_same(capsys):
     for off, words in ((3e-7, "solved"), (3e-6, "gave")):
         check(lambda x, off=off: x + off, [((1.0,), 1.0, "Close.")])
         assert words in capsys.readouterr().out
+
+
+def test_answers_in_place_are_judged_as_any_other(capsys):
+    x = [3, 1, 2]
+    cases = [((x,), [1, 2, 3], "Sort."), ((x,), [1, 2, 3], "Again, of the same list.")]
+    check(lambda a: a.sort() or a, cases)
+    assert "solved, 2 of 2" in capsys.readouterr().out and x == [3, 1, 2]
+    check(lambda a: a.sort() or a, [((x,), x, "Leave it as it is.")])
+    assert "expected [3, 1, 2]" in capsys.readouterr().out
+
+
+def test_answers_that_cannot_be_read_are_wrong_and_raise_nothing(capsys):
+    class Dumb:
+        def __repr__(self):
+            raise RuntimeError
+
+    for answer in (torch.eye(2).to_sparse(), torch.zeros(2, device="meta"), Dumb()):
+        check(lambda answer=answer: answer, [((), torch.eye(2), "It is the identity.")])
+        assert "It is the identity." in capsys.readouterr().out
+    check(lambda g: 3, [(((i for i in range(3)),), 3, "A generator has no copy.")])
+    assert "solved" in capsys.readouterr().out
