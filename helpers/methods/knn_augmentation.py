@@ -748,8 +748,8 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
     """Any scikit-learn classifier with `predict_proba`, its probabilities mixed with those of the k nearest training examples.
 
     fit holds `validation` of the examples back (a share, or how many; stratified where every class allows it), chooses k, temperature and weight on them,
-    then fits the classifier and the store on everything. k, temperature, weight: numbers are taken as they are instead of being chosen. Labels may be
-    numbers or texts. Whatever predict would fail at is refused by fit.
+    then fits the classifier, on the labels as they are, and the store on everything. k, temperature, weight: numbers are taken as they are instead of
+    being chosen. Labels may be numbers or texts. Whatever predict would fail at is refused by fit.
     """
 
     def __init__(self, estimator=None, *, k=None, temperature=None, weight=None, norm="centre", validation=0.25, random_state=0):
@@ -769,7 +769,7 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
             _integer("validation", self.validation, 1, len(X) - 1)
         given = (self.k, self.temperature, self.weight)
         self.k_, self.temperature_, self.weight_ = given if None not in given else self._choose(X, codes)
-        self.estimator_ = self._new().fit(X, codes)
+        self.estimator_ = self._new().fit(X, y)
         self._probabilities_of(self.estimator_, X[:1])
         self.store_ = self._store(X, codes)
         return self
@@ -823,7 +823,7 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
         kept, held, kept_codes, held_codes = parts
         if len(np.unique(kept_codes)) < len(self.classes_):
             return fallback
-        probabilities = self._probabilities_of(self._new().fit(kept, kept_codes), held)
+        probabilities = self._probabilities_of(self._new().fit(kept, self.classes_[kept_codes]), held)
         k = None if self.k is None else min(self.k, len(kept))
         grids = {name: [value] for name, value in (("ks", k), ("temperatures", self.temperature), ("weights", self.weight)) if value is not None}
         with warnings.catch_warnings():
@@ -837,6 +837,10 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
         said = np.asarray(fitted.predict_proba(X), dtype=np.float64)
         if said.shape != (len(X), len(self.classes_)):
             raise ValueError(f"estimator must give probabilities ({len(X)}, {len(self.classes_)}), got {said.shape} from {_named(self.estimator)}")
+        if (named := getattr(fitted, "classes_", None)) is not None and (order := list(named)) != (ours := list(self.classes_)):
+            if set(order) != set(ours):
+                raise ValueError(f"estimator must know the classes {_got(ours)}, got {_got(order)} from {_named(self.estimator)}")
+            said = said[:, [order.index(one) for one in ours]]
         return torch.from_numpy(said)
 
     def predict_proba(self, X) -> np.ndarray:

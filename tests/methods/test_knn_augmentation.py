@@ -612,6 +612,39 @@ def test_estimator_in_its_other_uses():
                            plain.predict_proba(features.numpy()))  # fmt: skip
 
 
+@pytest.mark.parametrize("names", [np.array([1, 2, 3]), np.array(["ant", "bee", "cow"])])
+def test_the_estimator_sees_the_labels_that_came(names):
+    features, labels = (part.numpy() for part in example(150))
+    codes = LogisticRegression(class_weight={0: 50, 1: 1, 2: 1})
+    named = LogisticRegression(class_weight=dict(zip(names.tolist(), (50, 1, 1), strict=True)))
+    for options in ({}, dict(k=3, temperature=0.5, weight=0)):
+        plain, model = (knn.KNNAugmentedClassifier(one, **options).fit(features, y) for one, y in ((codes, labels), (named, names[labels])))
+        assert np.array_equal(model.predict_proba(features), plain.predict_proba(features)) and np.array_equal(model.estimator_.classes_, names)
+        assert np.array_equal(model.predict(features), names[plain.predict(features)])
+    assert np.array_equal(model.predict_proba(features), named.fit(features, names[labels]).predict_proba(features))
+
+
+class Backwards(LogisticRegression):
+    """An estimator whose classes do not ascend."""
+
+    def fit(self, X, y):
+        super().fit(X, y)
+        self.classes_ = self.classes_[::-1]
+        return self
+
+    def predict_proba(self, X):
+        self.classes_ = self.classes_[::-1]
+        found = super().predict_proba(X)[:, ::-1]
+        self.classes_ = self.classes_[::-1]
+        return found
+
+
+def test_columns_of_the_estimator_go_to_their_classes():
+    features, labels = (part.numpy() for part in example(90))
+    wanted, found = (knn.KNNAugmentedClassifier(one).fit(features, labels).predict_proba(features) for one in (LogisticRegression(), Backwards()))
+    assert np.array_equal(found, wanted)
+
+
 # ------------------------------------------------------------------------------------------------------------------ refusals
 
 X, Y = example(6, 4)
