@@ -13,6 +13,7 @@ tensors always, since the store holds tensors. Bad arguments raise ValueError or
 """
 
 import contextlib
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -757,6 +758,12 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
         self.norm, self.validation, self.random_state = norm, validation, random_state
 
     def fit(self, X, y):
+        made = copy.copy(self)  # a refusal leaves the model as it was
+        made._fit(X, y)
+        self.__dict__ = vars(made)
+        return self
+
+    def _fit(self, X, y):
         self._check_parameters()
         X, y = self._validated(X, y)
         check_classification_targets(y)
@@ -772,7 +779,6 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
         self.estimator_ = self._new().fit(X, y)
         self._probabilities_of(self.estimator_, X[:1])
         self.store_ = self._store(X, codes)
-        return self
 
     def _check_parameters(self):
         if self.k is not None:

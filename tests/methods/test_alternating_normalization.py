@@ -350,6 +350,17 @@ def test_conventions_of_scikit_learn():
     assert single.transform(fresh.astype(np.float32)).dtype == np.float32
 
 
+def test_a_refused_fit_leaves_the_model_as_it_was():
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    model = can.AlternatingNormalizer().fit(pd.DataFrame(validation, columns=list("abc")), labels)
+    state = dict(vars(model))
+    two = np.stack([validation[:, 0], 1 - validation[:, 0]], 1)
+    for X, y in ((two, labels), (two, None), (validation * 2, labels), (pd.DataFrame(two, columns=["a", 1]), labels > 0), (two[:5], [0, 1, 0, 1, -1])):
+        with pytest.raises((TypeError, ValueError)):
+            model.fit(X, y)
+        assert vars(model) == state
+
+
 @pytest.mark.parametrize("names", [np.array(["ant", "bee", "cow"]), np.array([1, 2, 3]), np.array([2**40, 2**41, 2**42]), np.array([-5, 0, 9])])
 def test_labels_with_other_names(names):
     validation, labels = (x.numpy() for x in biased(0, 60))

@@ -645,6 +645,23 @@ def test_columns_of_the_estimator_go_to_their_classes():
     assert np.array_equal(found, wanted)
 
 
+def test_a_refused_fit_leaves_the_model_as_it_was():
+    features, labels = (part.numpy() for part in example(90))
+    names = np.array(["ant", "bee", "cow"])[labels]
+    model = knn.KNNAugmentedClassifier(k=50, temperature=0.1, weight=0.5).fit(pd.DataFrame(features, columns=list("abcdefg")), names)
+    before, state = model.predict(pd.DataFrame(features, columns=list("abcdefg"))), dict(vars(model))
+    for X, y in ((features[:20], labels[:20]), (features[:, :3], 0 * labels), (features[:, :3], labels + 0.5), (features * np.nan, labels)):
+        with pytest.raises(ValueError):
+            model.fit(X, y)
+        assert vars(model) == state and np.array_equal(model.predict(pd.DataFrame(features, columns=list("abcdefg"))), before)
+    assert not hasattr(model.fit(features[:, :3], labels), "feature_names_in_") and model.n_features_in_ == 3
+    fresh = knn.KNNAugmentedClassifier(SVC())
+    with pytest.raises(TypeError, match="predict_proba"):
+        fresh.fit(features, labels)
+    with pytest.raises(NotFittedError):
+        fresh.predict(features)
+
+
 # ------------------------------------------------------------------------------------------------------------------ refusals
 
 X, Y = example(6, 4)
