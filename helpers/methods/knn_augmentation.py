@@ -748,9 +748,10 @@ def _plain(value: Any) -> Any:
 class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
     """Any scikit-learn classifier with `predict_proba`, its probabilities mixed with those of the k nearest training examples.
 
-    fit holds `validation` of the examples back (a share, or how many; stratified where every class allows it), chooses k, temperature and weight on them,
-    then fits the classifier, on the labels as they are, and the store on everything. k, temperature, weight: numbers are taken as they are instead of
-    being chosen. Labels may be numbers or texts. Whatever predict would fail at is refused by fit.
+    fit holds `validation` of the examples back (a share, or how many; stratified where every class allows it; the row of a class that has no other stays
+    in training), chooses k, temperature and weight on them, then fits the classifier, on the labels as they are, and the store on everything. It warns
+    where there is too little to choose on. k, temperature, weight: numbers are taken as they are instead of being chosen. Labels may be numbers or texts.
+    Whatever predict would fail at is refused by fit.
     """
 
     def __init__(self, estimator=None, *, k=None, temperature=None, weight=None, norm="centre", validation=0.25, random_state=0):
@@ -817,18 +818,19 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
             return Datastore(X, codes, num_classes=len(self.classes_), norm=self.norm)
 
     def _choose(self, X, codes) -> tuple[int, float, float]:
-        counts = np.bincount(codes)
-        share = not isinstance(self.validation, Integral)
-        held_back = math.ceil(self.validation * len(codes)) if share else self.validation
-        enough = min(held_back, len(codes) - held_back) >= len(counts)
-        stratify = codes if counts.min() >= 2 and enough else None
-        fallback = self.k or 1, self.temperature or 1.0, 0.5 if self.weight is None else self.weight
-        if len(codes) - held_back < len(counts):
-            return fallback  # too few examples to choose on
-        parts = train_test_split(X, codes, test_size=self.validation, random_state=self.random_state, stratify=stratify)
+        alone = np.bincount(codes)[codes] == 1  # the only rows of their classes: they stay in training
+        rest = codes[~alone]
+        held_back = self.validation if isinstance(self.validation, Integral) else math.ceil(self.validation * len(rest))
+        classes, left = len(np.unique(rest)), len(rest) - held_back
+        if left < max(classes, 1):
+            return self._without_choice(f"{held_back} of the {len(rest)} rows that could be held back leave too few for {classes} classes")
+        stratify = rest if min(held_back, left) >= classes else None
+        parts = train_test_split(X[~alone] if alone.any() else X, rest, test_size=self.validation, random_state=self.random_state, stratify=stratify)
         kept, held, kept_codes, held_codes = parts
+        if alone.any():
+            kept, kept_codes = np.concatenate([kept, X[alone]]), np.concatenate([kept_codes, codes[alone]])
         if len(np.unique(kept_codes)) < len(self.classes_):
-            return fallback
+            return self._without_choice("classes are so small that all of their rows are held back")
         probabilities = self._probabilities_of(self._new().fit(kept, self.classes_[kept_codes]), held)
         k = None if self.k is None else min(self.k, len(kept))
         grids = {name: [value] for name, value in (("ks", k), ("temperatures", self.temperature), ("weights", self.weight)) if value is not None}
@@ -836,6 +838,11 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
             warnings.simplefilter("ignore")
             best = tune(self._store(kept, kept_codes), held, probabilities, held_codes, **grids)
         return best.k if self.k is None else self.k, best.temperature, best.weight
+
+    def _without_choice(self, why: str) -> tuple[int, float, float]:
+        taken = self.k or 1, self.temperature or 1.0, 0.5 if self.weight is None else self.weight
+        warnings.warn(f"nothing to choose on: {why}; taken are k, temperature, weight = {taken}", stacklevel=5)
+        return taken
 
     def _probabilities_of(self, fitted, X) -> Tensor:
         if not hasattr(fitted, "predict_proba"):

@@ -601,11 +601,9 @@ def test_estimator_in_its_other_uses():
         plain.predict(features[:, :6].numpy())
     with pytest.raises(NotFittedError):
         knn.KNNAugmentedClassifier().predict(features.numpy())
-    few = knn.KNNAugmentedClassifier(validation=0.99).fit(features.numpy(), labels.numpy())
-    assert (few.k_, few.temperature_, few.weight_) == (1, 1.0, 0.5)  # nothing to choose on
-    alone = np.r_[labels[:30].numpy() % 2, 2]  # one example of the last class: where it is held back nothing can be chosen
-    chosen_k = {knn.KNNAugmentedClassifier(random_state=seed).fit(features[:31].numpy(), alone).weight_ for seed in range(8)}
-    assert 0.5 in chosen_k
+    with pytest.warns(UserWarning, match="nothing to choose on: 90 of the 90 rows .* for 3 classes; taken are k, temperature, weight = "):
+        few = knn.KNNAugmentedClassifier(validation=0.99).fit(features.numpy(), labels.numpy())
+    assert (few.k_, few.temperature_, few.weight_) == (1, 1.0, 0.5)
     assert knn.KNNAugmentedClassifier(k=90).fit(features.numpy(), labels.numpy()).k_ == 90
     with Accelerator():
         assert np.allclose(knn.KNNAugmentedClassifier(**chosen).fit(features.to(DEVICE), labels.to(DEVICE)).predict_proba(features.to(DEVICE)),
@@ -660,6 +658,30 @@ def test_a_refused_fit_leaves_the_model_as_it_was():
         fresh.fit(features, labels)
     with pytest.raises(NotFittedError):
         fresh.predict(features)
+
+
+@pytest.mark.parametrize("validation", [0.25, 50])
+def test_classes_of_one_row_leave_the_choice_alone(validation):
+    features, labels = (part.numpy() for part in example(200, seed=2))
+    far = features[:4] + 1e3 * np.eye(4, features.shape[1])  # nobody's neighbours
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = knn.KNNAugmentedClassifier(norm="none", validation=validation).fit(features, labels)
+        more = knn.KNNAugmentedClassifier(norm="none", validation=validation).fit(np.vstack([far, features]), np.r_[3:7, labels])
+        assert more.classes_.tolist() == list(range(7)) and np.array_equal(more.predict(far), np.arange(3, 7))
+        assert (more.k_, more.temperature_, more.weight_) != (1, 1.0, 0.5)
+        assert more.score(features, labels) >= plain.score(features, labels) - 0.1
+
+
+def test_where_nothing_can_be_chosen_it_warns():
+    features, _ = example(12)
+    for labels, options in ((np.arange(12), {}), (np.arange(12) // 2, dict(validation=0.9)), (np.r_[:10, 10, 10], dict(validation=5))):
+        with pytest.warns(UserWarning, match="nothing to choose on") as caught:
+            model = knn.KNNAugmentedClassifier(temperature=0.2, **options).fit(features.numpy(), labels)
+        assert (model.k_, model.temperature_, model.weight_) == (1, 0.2, 0.5) and caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            knn.KNNAugmentedClassifier(k=1, temperature=0.2, weight=0.5, **options).fit(features.numpy(), labels)
 
 
 # ------------------------------------------------------------------------------------------------------------------ refusals
