@@ -487,8 +487,9 @@ class AlternatingNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
     """`alternating_normalization` with scikit-learn's face: X is predicted probabilities (N, C), whatever classifier they come from.
 
     fit(X, y): validation probabilities and their labels; keeps the decided rows as reference and the labels' frequencies (plus one each, so that none is
-    zero) as prior, unless `prior` is given. transform(X) -> (N, C); predict(X) -> (N,) classes; both arrays. Labels are class numbers 0 .. C - 1, the names
-    of X's columns, or any C different labels, whose ascending order is then that of the columns, as in scikit-learn's classifiers (`classes_`).
+    zero) as prior, unless `prior` is given. transform(X) -> (N, C); predict(X) -> (N,) classes; both arrays. Labels are the names of X's columns (texts or
+    whole numbers), class numbers 0 .. C - 1, or any C different whole numbers, texts or booleans, whose ascending order is then that of the columns, as in
+    scikit-learn's classifiers (`classes_`).
     """
 
     def __init__(self, prior=None, *, threshold=0.75, k=(2, 3), alpha=1.0, depth=1, cap=None, seed=0, identity=True):
@@ -504,11 +505,12 @@ class AlternatingNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
         options = _options(rows.shape[1], self.threshold, self.k, self.alpha, self.depth, self.cap, self.seed, self.identity)
         classes, codes = (np.arange(rows.shape[1]), None) if y is None else self._coded(y, rows, _columns(X))
         prior = torch.bincount(codes, minlength=rows.shape[1]).double() + 1 if self.prior is None else self.prior
-        prior = _prior(prior, rows, _columns(X) if codes is None or isinstance(classes[0], np.integer) else classes.tolist())
+        by_column = _columns(X) is not None and (codes is None or isinstance(classes[0], np.integer))
+        prior = _prior(prior, rows, _columns(X) if by_column else classes.tolist())
         if not options[-1] and _undecided(rows, *options[:2]).all():
             raise ValueError("X must hold a decided row where identity is False, got none; raise threshold")
         validate_data(self, X, reset=True, skip_check_array=True)  # n_features_in_, and the names of the columns
-        self.reference_, self.prior_, self.classes_ = rows.clone().numpy(), prior.numpy(), classes
+        self.reference_, self.prior_, self.classes_, self._names = rows.clone().numpy(), prior.numpy(), classes, _columns(X)
         return self
 
     @staticmethod
@@ -519,15 +521,21 @@ class AlternatingNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
             found = np.asarray(_like(None, y) if isinstance(y, Tensor) else y.to_numpy() if hasattr(y, "to_numpy") else y)
         except Exception:  # no array: `_labels` says what it is
             found = np.empty(())
-        if found.ndim != 1 or found.dtype.kind not in "iuUTO":
+        if found.ndim == 1 and found.dtype == object and len(found) and all(isinstance(one, Integral) and not isinstance(one, bool) for one in found):
+            found = np.array(found.tolist())
+        booleans = found.dtype == bool and classes == len(np.unique(found)) == 2  # two different labels as any others
+        if found.ndim != 1 or found.dtype.kind not in "iuUTO" and not booleans:
             return np.arange(classes), _labels("y", y, rows)
         if len(found) != count:
             raise ValueError(f"y must be {count} labels, one for each row of X, got shape {found.shape}")
         texts = all(isinstance(label, str) for label in found)
-        if found.dtype.kind not in "iu" and not texts:
+        if found.dtype.kind not in "iub" and not texts:
             raise TypeError(f"y must be whole numbers or texts ({count},), got {_got(y)}")
-        names = np.array(columns) if texts and columns is not None and all(isinstance(name, str) for name in columns) else np.unique(found)
-        if texts or (len(names) == classes and found.max() >= classes):
+        named = columns is not None and not booleans and len(set(columns)) == classes and all(isinstance(one, str if texts else Integral) for one in columns)
+        if named and not texts:  # numbers name the columns only where all of y are among them
+            named = set(found.tolist()) <= set(columns) and not any(isinstance(one, bool) for one in columns)
+        names = np.array(columns) if named else np.unique(found)
+        if texts or named or booleans or (len(names) == classes and (found.max() >= classes or found.min() < 0)):
             places = {name: place for place, name in enumerate(names.tolist())}
             if len(names) != classes or not set(found.tolist()) <= set(places):
                 raise ValueError(f"y must hold the classes of X's {classes} columns, got {_got(sorted(set(found.tolist())))}")
@@ -539,7 +547,9 @@ class AlternatingNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
         rows = _probabilities("X", X)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features as input")
-        validate_data(self, X, reset=False, skip_check_array=True)
+        validate_data(self, X, reset=False, skip_check_array=True)  # names that are texts
+        if (came := _columns(X)) is not None and self._names is not None and came != self._names and set(came) == set(self._names):
+            raise ValueError(f"X must have the columns that fit saw in their order, {_got(self._names)}, got {_got(came)}")
         options = {name: value for name, value in self.get_params(deep=False).items() if name != "prior"}
         found = alternating_normalization(X, self.prior_, reference=self.reference_, **options).probabilities
         return _like(None, found) if isinstance(found, Tensor) else found

@@ -385,6 +385,38 @@ def test_names_of_columns_are_the_classes():
         can.AlternatingNormalizer().fit(table, np.array(["dog", "cat", "owl"])[labels])
 
 
+@pytest.mark.parametrize("order", [[2, 0, 1], [0, 1, 2]])
+@pytest.mark.parametrize("numbers", [np.array([0, 1, 2]), np.array([1, 2, 3]), np.array([10, 20, 30]), np.array([-1, 0, 1])])
+def test_numbers_among_the_columns_are_the_classes(numbers, order):
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    plain, y = can.AlternatingNormalizer().fit(validation, labels), numbers[labels]
+    table = pd.DataFrame(validation, columns=numbers).iloc[:, order]
+    model = can.AlternatingNormalizer().fit(table, y)
+    assert model.classes_.tolist() == numbers[order].tolist() and np.array_equal(model.prior_, plain.prior_[order])
+    assert np.array_equal(model.predict(table), numbers[plain.predict(validation)])
+    some = labels < 2
+    few = can.AlternatingNormalizer().fit(table[some], y[some])
+    assert np.array_equal(few.prior_, can.AlternatingNormalizer().fit(validation[some], labels[some]).prior_[order])
+    with pytest.raises(ValueError, match="X must have the columns that fit saw in their order"):
+        model.transform(table.iloc[:, ::-1])
+    prior = dict(zip(numbers.tolist(), (0.5, 0.3, 0.2), strict=True))
+    assert np.allclose(can.AlternatingNormalizer(prior=prior).fit(table, y).prior_, np.array([0.5, 0.3, 0.2])[order])
+    assert np.allclose(can.AlternatingNormalizer(prior=prior).fit(validation, y).prior_, [0.5, 0.3, 0.2])
+    other = pd.DataFrame(validation, columns=[1, 2, 3])
+    assert can.AlternatingNormalizer().fit(other, labels).classes_.tolist() == [0, 1, 2]  # 0 is no column: these are class numbers
+
+
+@pytest.mark.parametrize("names", [[-1, 1], [-2, -1], [0, 1], [1, 2], [False, True], ["no", "yes"], np.array([-1, 1], object), np.array([-1, 1], np.int8)])
+def test_any_two_labels(names):
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    two, binary = np.stack([validation[:, 0], 1 - validation[:, 0]], 1), (labels > 0).astype(int)
+    plain, y = can.AlternatingNormalizer().fit(two, binary), np.array(names)[binary]
+    for X in (two, pd.DataFrame(two, columns=["a", "b"]) if not isinstance(names[0], str) else two):
+        model = can.AlternatingNormalizer().fit(X, y)
+        assert model.classes_.tolist() == list(names) and np.array_equal(model.prior_, plain.prior_)
+        assert np.array_equal(model.predict(X), np.array(names)[plain.predict(two)])
+
+
 def test_a_prior_by_names():
     rows, q = biased(0, 40)[0].numpy(), [0.2, 0.5, 0.3]
     wanted = can.alternating_normalization(rows, q).probabilities
