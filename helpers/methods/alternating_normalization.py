@@ -150,6 +150,13 @@ def _columns(value: Any) -> list | None:
     return list(value.columns) if hasattr(value, "to_numpy") and hasattr(value, "columns") else None
 
 
+def _same_order(name: str, value: Any, of: str, first: Any) -> None:
+    """Refuse a table whose columns are those of the first one in another order: they would be mixed up by their places."""
+    ours, theirs = _columns(first), _columns(value)
+    if ours is not None and theirs is not None and ours != theirs and set(ours) == set(theirs):
+        raise ValueError(f"{name} must have the columns of {of} in their order, {_got(ours)}, got {_got(theirs)}")
+
+
 def _prior(value: Any, rows: Tensor, names: Sequence | None = None) -> Tensor:
     """The prior (C,) of the classes of `rows`, summing to 1, where those lie."""
     classes = rows.shape[1]
@@ -306,6 +313,7 @@ def iterate(rows, reference, prior, *, alpha: float = 1.0, depth: int = 1, trace
     if trace != "half" if isinstance(trace, str) else not isinstance(trace, (bool, np.bool_)):
         raise (ValueError if isinstance(trace, str) else TypeError)(f'trace must be False, True or "half", got {_got(trace)}')
     b = _probabilities("rows", rows)
+    _same_order("reference", reference, "rows", rows)
     known = _probabilities("reference", reference, b.shape[1]).to(b.device)
     if len(known) == 0:
         raise ValueError('reference must hold a row or more, got none; pass torch.eye(C) for "no evidence about any class"')
@@ -406,8 +414,7 @@ def _known(rows: Tensor, probabilities: Any, reference: Any) -> Tensor:
     """The rows among which the decided ones are looked for, where `rows` lie."""
     if reference is None:
         return rows
-    if (ours := _columns(probabilities)) is not None and (theirs := _columns(reference)) is not None and ours != theirs and set(ours) == set(theirs):
-        raise ValueError(f"reference must have the columns of probabilities in their order, {_got(ours)}, got {_got(theirs)}")
+    _same_order("reference", reference, "probabilities", probabilities)
     known = _probabilities("reference", reference, rows.shape[1]).to(rows.device)
     if len(known) == 0:
         raise ValueError("reference must hold a row or more, got none")

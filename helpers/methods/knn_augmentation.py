@@ -201,6 +201,18 @@ def _probabilities(name: str, value: Any, shape: tuple[int, int] | None = None, 
     return rows
 
 
+def _columns(value: Any) -> list | None:
+    """The names of a table's columns, None where it has none."""
+    return list(value.columns) if hasattr(value, "to_numpy") and hasattr(value, "columns") else None
+
+
+def _same_order(name: str, value: Any, of: str, first: Any) -> None:
+    """Refuse a table whose columns are those of the first one in another order: they would be mixed up by their places."""
+    ours, theirs = _columns(first), _columns(value)
+    if ours is not None and theirs is not None and ours != theirs and set(ours) == set(theirs):
+        raise ValueError(f"{name} must have the columns of {of} in their order, {_got(ours)}, got {_got(theirs)}")
+
+
 def _logits(value: Any) -> Tensor:
     given = _tensor("logits", value, "numbers (B, C)", detach=False)
     if given.ndim != 2 or 0 in given.shape:
@@ -658,6 +670,7 @@ def focal_like_loss(logits, labels, probabilities, *, gamma: float = 2.0, class_
     gamma, scores = _number("gamma", gamma, 0), _logits(logits)
     labels = _labels("labels", labels, *scores.shape, "logits").to(scores.device)
     near = _probabilities("probabilities", probabilities, tuple(scores.shape), sums="any", of="logits").to(scores.device)
+    _same_order("probabilities", probabilities, "logits", logits)
     weights = _class_weights(class_weights, scores)
     doubt = (1 - near.gather(1, labels[:, None])[:, 0]).clamp(0, 1)
     plain = F.cross_entropy(scores, labels, reduction="none")
@@ -675,6 +688,7 @@ def interpolate(classifier, neighbours, weight: float):
         raise ValueError(f"classifier and neighbours must have one shape, got {tuple(parts[0].shape)} and {tuple(parts[1].shape)}")
     for name, part in zip(("classifier", "neighbours"), parts, strict=True):
         _probabilities(name, part)
+    _same_order("neighbours", neighbours, "classifier", classifier)
     said, near = (part if part.is_floating_point() else part.double() for part in parts)
     return _like(classifier, _mixed(said, near.to(said.device), weight))
 

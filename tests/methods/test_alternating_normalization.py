@@ -442,6 +442,13 @@ def test_a_prior_by_names():
             can.alternating_normalization(given, prior)
     with pytest.raises(ValueError, match="reference must have the columns of probabilities in their order"):
         can.alternating_normalization(table, q, reference=table[["cat", "dog", "fox"]])
+    with pytest.raises(ValueError, match="reference must have the columns of probabilities in their order"):
+        can.tune(table, labels, q, reference=table[["cat", "dog", "fox"]])
+    for function in (can.iterate, can.one_step):
+        with pytest.raises(ValueError, match=r"reference must have the columns of rows in their order, \['dog', 'cat', 'fox'\], got \['cat', 'dog', 'fox'\]"):
+            function(table, table[["cat", "dog", "fox"]], q)
+        other = pd.DataFrame(rows, columns=["a", "b", "c"])  # other names: by their places
+        assert np.array_equal(function(table, other, q), function(rows, rows, q))
 
 
 # ------------------------------------------------------------------------------------------------------------------ what goes in, what comes out

@@ -610,6 +610,19 @@ def test_estimator_in_its_other_uses():
                            plain.predict_proba(features.numpy()))  # fmt: skip
 
 
+def test_columns_in_another_order_are_refused():
+    p, near = np.array([[0.2, 0.8], [0.6, 0.4]]), np.array([[0.5, 0.5], [1.0, 0.0]])
+    for names in (["ant", "bee"], [0, 1]):
+        said, other = pd.DataFrame(p, columns=names), pd.DataFrame(near, columns=names)
+        assert np.array_equal(knn.interpolate(said, other, 0.3), knn.interpolate(p, near, 0.3))
+        assert np.array_equal(knn.interpolate(said, pd.DataFrame(near, columns=["x", "y"]), 0.3), knn.interpolate(p, near, 0.3))
+        with pytest.raises(ValueError, match="neighbours must have the columns of classifier in their order"):
+            knn.interpolate(said, other[names[::-1]], 0.3)
+        assert knn.focal_like_loss(said, [0, 1], other) == knn.focal_like_loss(p, [0, 1], near)
+        with pytest.raises(ValueError, match="probabilities must have the columns of logits in their order"):
+            knn.focal_like_loss(said, [0, 1], other[names[::-1]])
+
+
 @pytest.mark.parametrize("names", [np.array([1, 2, 3]), np.array(["ant", "bee", "cow"])])
 def test_the_estimator_sees_the_labels_that_came(names):
     features, labels = (part.numpy() for part in example(150))
