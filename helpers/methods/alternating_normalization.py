@@ -36,8 +36,15 @@ _STRONGEST = 1e300  # an exponent by which the logarithm of any number can be mu
 # ------------------------------------------------------------------------------------------------------------------------- arguments
 
 
+def _masked(value: Any) -> bool:
+    """Whether something of a numpy masked array, or of a list of them, is masked: numpy would show what lies behind the mask."""
+    return np.ma.is_masked(value) or (isinstance(value, (list, tuple)) and any(isinstance(v, np.ma.MaskedArray) and np.ma.is_masked(v) for v in value))
+
+
 def _got(value: Any) -> str:
     """What came, in a few words: "float64 array of shape (3, 4)", "'nearst'", "a generator"."""
+    if _masked(value):
+        return "masked entries: leave their rows out, or put numbers in their place with .filled(value)"
     if isinstance(value, (Tensor, np.ndarray)):
         place = f" on {value.device.type}" if isinstance(value, Tensor) and value.device.type != "cpu" else ""
         return f"{str(value.dtype).removeprefix('torch.')} {'tensor' if isinstance(value, Tensor) else 'array'} of shape {tuple(value.shape)}{place}"
@@ -62,8 +69,8 @@ def _tensor(name: str, value: Any, expected: str, *, detach: bool = True) -> Ten
         array = np.asarray(array.tolist()) if array.dtype == object else array  # columns of several dtypes
     except Exception as error:  # ragged lists, what only looks like an array: whatever numpy makes of it, the argument is named
         raise ValueError(f"{name} must be {expected}, got {_got(value)}, which makes no array") from error
-    if array.dtype.kind not in "iuf" or np.ma.is_masked(value):
-        raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object or np.ma.is_masked(value) else array)}")
+    if array.dtype.kind not in "iuf" or _masked(value):
+        raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object or _masked(value) else array)}")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         if array.dtype.itemsize == 8 and array.size and array.max() >= 2**63:
             raise ValueError(f"{name} must be {expected} below 2**63, got {array.max()}")
@@ -524,6 +531,8 @@ class AlternatingNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
     def _coded(y: Any, rows: Tensor, columns: list | None) -> tuple[np.ndarray, Tensor]:
         """The classes in the order of the columns, and each label's place among them (N,)."""
         count, classes = rows.shape
+        if _masked(y):
+            raise TypeError(f"y must be labels ({count},), got {_got(y)}")
         try:
             found = np.asarray(_like(None, y) if isinstance(y, Tensor) else y.to_numpy() if hasattr(y, "to_numpy") else y)
         except Exception:  # no array: `_labels` says what it is

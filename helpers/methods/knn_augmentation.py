@@ -60,8 +60,15 @@ _EXACT_UP_TO = 100_000  # rows that `build_index` searches exactly by itself
 # ------------------------------------------------------------------------------------------------------------------------- arguments
 
 
+def _masked(value: Any) -> bool:
+    """Whether something of a numpy masked array, or of a list of them, is masked: numpy would show what lies behind the mask."""
+    return np.ma.is_masked(value) or (isinstance(value, (list, tuple)) and any(isinstance(v, np.ma.MaskedArray) and np.ma.is_masked(v) for v in value))
+
+
 def _got(value: Any) -> str:
     """What came, in a few words: "float64 array of shape (3, 4)", "'nearst'", "a generator"."""
+    if _masked(value):
+        return "masked entries: leave their rows out, or put numbers in their place with .filled(value)"
     if isinstance(value, (Tensor, np.ndarray)):
         place = f" on {value.device.type}" if isinstance(value, Tensor) and value.device.type != "cpu" else ""
         return f"{str(value.dtype).removeprefix('torch.')} {'tensor' if isinstance(value, Tensor) else 'array'} of shape {tuple(value.shape)}{place}"
@@ -86,8 +93,8 @@ def _tensor(name: str, value: Any, expected: str, *, detach: bool = True) -> Ten
         array = np.asarray(array.tolist()) if array.dtype == object else array  # columns of several dtypes
     except Exception as error:  # ragged lists, what only looks like an array: whatever numpy makes of it, the argument is named
         raise ValueError(f"{name} must be {expected}, got {_got(value)}, which makes no array") from error
-    if array.dtype.kind not in "iuf" or np.ma.is_masked(value):
-        raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object or np.ma.is_masked(value) else array)}")
+    if array.dtype.kind not in "iuf" or _masked(value):
+        raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object or _masked(value) else array)}")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         if array.dtype.itemsize == 8 and array.size and array.max() >= 2**63:
             raise ValueError(f"{name} must be {expected} below 2**63, got {array.max()}")
@@ -817,6 +824,9 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
 
     def _validated(self, *rows, reset: bool = True):
         """X, or X and y, as scikit-learn checks them; what it says gets the arguments' names."""
+        for name, value, expected in zip("Xy", rows, ("finite numbers (N, D)", "labels (N,)"), strict=False):
+            if _masked(value):
+                raise TypeError(f"{name} must be {expected}, got {_got(value)}")
         try:
             return validate_data(self, *map(_plain, rows), dtype=np.float64, reset=reset)
         except (TypeError, ValueError) as error:

@@ -604,6 +604,23 @@ def test_bad_arguments_are_named(call, error, message):
         call()
 
 
+def test_what_is_masked_is_refused_by_name():
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    hidden = np.arange(60) < 30
+    rows, y = np.ma.masked_array(validation, np.repeat(hidden[:, None], 3, 1)), np.ma.masked_array(labels, hidden)
+    refused = (
+        (lambda: can.AlternatingNormalizer().fit(validation, y), "y"), (lambda: can.AlternatingNormalizer().fit(rows, labels), "X"),
+        (lambda: can.AlternatingNormalizer().fit(validation, list(y)), "y"), (lambda: can.AlternatingNormalizer().fit(list(rows), labels), "X"),
+        (lambda: can.AlternatingNormalizer().fit(validation, labels).transform(rows), "X"), (lambda: can.iterate(validation, rows, np.ones(3)), "reference"),
+        (lambda: can.tune(validation, y, np.ones(3)), "labels"), (lambda: can.one_step(validation, validation, np.ma.masked_less([1, 2, 3], 2)), "prior"),
+    )  # fmt: skip
+    for call, name in refused:
+        with pytest.raises(TypeError, match=rf"^{name} must be .*, got masked entries: leave their rows out, or .* with .filled\(value\)$"):
+            call()
+    whole = can.AlternatingNormalizer().fit(np.ma.masked_array(validation), np.ma.masked_array(labels))  # nothing is masked
+    assert np.array_equal(whole.prior_, can.AlternatingNormalizer().fit(validation, labels).prior_)
+
+
 def test_no_rows_are_no_rows():
     assert can.iterate(GOOD[:0], GOOD, torch.ones(3), depth=2).shape == (0, 3)
     assert can.alternating_normalization(GOOD[:0], torch.ones(3), reference=GOOD, threshold=1.0).probabilities.shape == (0, 3)

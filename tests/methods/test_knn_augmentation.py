@@ -769,6 +769,23 @@ def test_bad_arguments_are_named(call, error, message):
         call()
 
 
+def test_what_is_masked_is_refused_by_name():
+    features, labels = (part.numpy() for part in example(60))
+    hidden = np.arange(60) < 20
+    X, y = np.ma.masked_array(features, np.repeat(hidden[:, None], 7, 1)), np.ma.masked_array(labels, hidden)
+    made = knn.KNNAugmentedClassifier(k=3, temperature=0.5, weight=0.5)
+    refused = (
+        (lambda: made.fit(X, labels), "X"), (lambda: made.fit(features, y), "y"), (lambda: made.fit(list(X), labels), "X"),
+        (lambda: made.fit(features, list(y)), "y"), (lambda: made.fit(features, labels).predict(X), "X"), (lambda: knn.Datastore(X, labels), "features"),
+        (lambda: knn.Datastore(features, y), "labels"), (lambda: knn.Datastore(features, labels).search(X, 2), "queries"),
+    )  # fmt: skip
+    for call, name in refused:
+        with pytest.raises(TypeError, match=rf"^{name} must be .*, got masked entries: leave their rows out, or .* with .filled\(value\)$"):
+            call()
+    whole = clone(made).fit(np.ma.masked_array(features), np.ma.masked_array(labels))  # nothing is masked
+    assert np.array_equal(whole.predict_proba(features), made.fit(features, labels).predict_proba(features))
+
+
 def test_a_row_at_the_mean_warns():
     with pytest.warns(UserWarning, match="1 rows are all zero"):
         knn.Datastore(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]), [0, 1, 1])
