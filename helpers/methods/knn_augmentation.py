@@ -766,13 +766,37 @@ def _plain(value: Any) -> Any:
     return (found.float() if found.dtype == torch.bfloat16 else found).cpu().numpy()
 
 
+def _missing(value: Any) -> bool:
+    try:
+        return value is None or not value == value
+    except (TypeError, ValueError):  # pandas.NA is neither
+        return True
+
+
+def _comparable(y: Any) -> None:
+    """Refuse labels some of which are missing, or which are of several kinds and have no order."""
+    try:
+        found = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y) if y is not None and not isinstance(y, Tensor) else np.empty(0)
+    except Exception:  # no array: scikit-learn says what it is
+        return
+    if found.dtype != object:
+        return
+    found = found.ravel().tolist()
+    for row, label in enumerate(found):
+        if _missing(label):
+            raise ValueError(f"y must be labels (N,), none of them missing, got {label!r} in row {row}: leave such rows out")
+        if isinstance(label, str) != isinstance(found[0], str):
+            raise TypeError(f"y must be labels (N,), all numbers or all texts, got {_got(found[0])} in row 0 and {_got(label)} in row {row}")
+
+
 class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
     """Any scikit-learn classifier with `predict_proba`, its probabilities mixed with those of the k nearest training examples.
 
     fit holds `validation` of the examples back (a share, or how many; stratified where every class allows it; the row of a class that has no other stays
     in training), chooses k, temperature and weight on them, then fits the classifier, on the labels as they are, and the store on everything. It warns
     where there is too little to choose on. k, temperature, weight: numbers are taken as they are instead of being chosen. Labels may be numbers or texts.
-    Whatever predict would fail at is refused by fit.
+    Where X is a pandas table whose columns have texts for names, the estimator gets a table too, in double precision. Whatever predict would
+    fail at is refused by fit.
     """
 
     def __init__(self, estimator=None, *, k=None, temperature=None, weight=None, norm="centre", validation=0.25, random_state=0):
@@ -787,8 +811,13 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
 
     def _fit(self, X, y):
         self._check_parameters()
+        frame = type(X) if hasattr(X, "iloc") else None
         X, y = self._validated(X, y)
-        check_classification_targets(y)
+        self._frame = frame if hasattr(self, "feature_names_in_") else None
+        try:
+            check_classification_targets(y)
+        except ValueError as error:
+            raise ValueError(f"y must be labels (N,), whole numbers or texts: {error}") from error
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y must hold two classes or more, got one class: {self.classes_[0]}")
@@ -798,7 +827,7 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
             _integer("validation", self.validation, 1, len(X) - 1)
         given = (self.k, self.temperature, self.weight)
         self.k_, self.temperature_, self.weight_ = given if None not in given else self._choose(X, codes)
-        self.estimator_ = self._new().fit(X, y)
+        self.estimator_ = self._new().fit(self._handed(X), y)
         self._probabilities_of(self.estimator_, X[:1])
         self.store_ = self._store(X, codes)
 
@@ -827,6 +856,8 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
         for name, value, expected in zip("Xy", rows, ("finite numbers (N, D)", "labels (N,)"), strict=False):
             if _masked(value):
                 raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        if reset:
+            _comparable(rows[1])
         try:
             return validate_data(self, *map(_plain, rows), dtype=np.float64, reset=reset)
         except (TypeError, ValueError) as error:
@@ -855,13 +886,17 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
             kept, kept_codes = np.concatenate([kept, X[alone]]), np.concatenate([kept_codes, codes[alone]])
         if len(np.unique(kept_codes)) < len(self.classes_):
             return self._without_choice("classes are so small that all of their rows are held back")
-        probabilities = self._probabilities_of(self._new().fit(kept, self.classes_[kept_codes]), held)
+        probabilities = self._probabilities_of(self._new().fit(self._handed(kept), self.classes_[kept_codes]), held)
         k = None if self.k is None else min(self.k, len(kept))
         grids = {name: [value] for name, value in (("ks", k), ("temperatures", self.temperature), ("weights", self.weight)) if value is not None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             best = tune(self._store(kept, kept_codes), held, probabilities, held_codes, **grids)
         return best.k if self.k is None else self.k, best.temperature, best.weight
+
+    def _handed(self, rows: np.ndarray) -> Any:
+        """Rows as the estimator gets them: in a table with the names of the columns where fit was given one."""
+        return rows if self._frame is None else self._frame(rows, columns=self.feature_names_in_, copy=False)
 
     def _without_choice(self, why: str) -> tuple[int, float, float]:
         taken = self.k or 1, self.temperature or 1.0, 0.5 if self.weight is None else self.weight
@@ -871,7 +906,7 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
     def _probabilities_of(self, fitted, X) -> Tensor:
         if not hasattr(fitted, "predict_proba"):
             raise TypeError(f"estimator must have predict_proba, got {_named(self.estimator)}, which has none as it was made")
-        said = np.asarray(fitted.predict_proba(X), dtype=np.float64)
+        said = np.asarray(fitted.predict_proba(self._handed(X)), dtype=np.float64)
         if said.shape != (len(X), len(self.classes_)):
             raise ValueError(f"estimator must give probabilities ({len(X)}, {len(self.classes_)}), got {said.shape} from {_named(self.estimator)}")
         if (named := getattr(fitted, "classes_", None)) is not None and (order := list(named)) != (ours := list(self.classes_)):

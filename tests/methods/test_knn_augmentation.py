@@ -10,9 +10,12 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 from sklearn.base import clone
+from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
@@ -621,6 +624,33 @@ def test_columns_in_another_order_are_refused():
         assert knn.focal_like_loss(said, [0, 1], other) == knn.focal_like_loss(p, [0, 1], near)
         with pytest.raises(ValueError, match="probabilities must have the columns of logits in their order"):
             knn.focal_like_loss(said, [0, 1], other[names[::-1]])
+
+
+def test_the_estimator_gets_a_table_where_one_came():
+    features, labels = (part.numpy() for part in example(90))
+    table = pd.DataFrame(features, columns=list("abcdefg"), index=range(90, 180))
+    scaled = make_pipeline(make_column_transformer((StandardScaler(), ["b", "a"])), LogisticRegression())
+    model = knn.KNNAugmentedClassifier(scaled, k=3, temperature=0.5, weight=0).fit(table, labels)
+    assert np.array_equal(model.predict_proba(table), clone(scaled).fit(table, labels).predict_proba(table))
+    assert 0 <= knn.KNNAugmentedClassifier(scaled).fit(table, labels).weight_ <= 1
+    with pytest.warns(UserWarning, match="X does not have valid feature names") as caught:
+        assert np.array_equal(model.predict_proba(features), model.predict_proba(table))
+    assert len(caught) == 1
+    for given in (table, pd.DataFrame(features), table.astype(np.float32).astype(np.float64)):
+        plain, named = (knn.KNNAugmentedClassifier().fit(X, labels) for X in (given.to_numpy(), given))
+        assert np.array_equal(plain.predict_proba(given.to_numpy()), named.predict_proba(given))
+
+
+@pytest.mark.parametrize("y, error, message", [
+    (np.array([0, "bee", "cow"] * 20, object), TypeError, "all numbers or all texts, got 0 in row 0 and 'bee' in row 1"),
+    (np.array([None, "bee", "cow"] * 20, object), ValueError, "none of them missing, got None in row 0: leave such rows out"),
+    (np.array(["ant", np.nan, "cow"] * 20, object), ValueError, "none of them missing, got nan in row 1"),
+    (pd.Series(["ant", "bee", None] * 20, dtype="string"), ValueError, "none of them missing, got .* in row 2"),
+    (np.arange(60) + 0.5, ValueError, "whole numbers or texts: Unknown label type: continuous"),
+])  # fmt: skip
+def test_labels_that_are_none_are_refused_by_name(y, error, message):
+    with pytest.raises(error, match=rf"^y must be labels \(N,\), {message}"):
+        knn.KNNAugmentedClassifier().fit(example(60)[0].numpy(), y)
 
 
 @pytest.mark.parametrize("names", [np.array([1, 2, 3]), np.array(["ant", "bee", "cow"])])
