@@ -9,7 +9,7 @@ import ot
 import torch
 from scipy.optimize import minimize, minimize_scalar
 
-from ..arguments import by_class, integer, numbers, real
+from ..arguments import by_class, got, integer, numbers, real
 
 __all__ = [
     "estimate_prior", "fit_bias", "fit_temperature", "label_shift_em", "prior_correction", "sinkhorn", "with_bias", "with_temperature",
@@ -165,6 +165,8 @@ def estimate_prior(probabilities, validation, labels) -> np.ndarray:
     """
     rows = _rows("probabilities", probabilities)
     known, classes = _rows("validation", validation, rows.shape[1]), rows.shape[1]
+    if (ours := _columns(probabilities)) is not None and (theirs := _columns(validation)) is not None and ours != theirs and set(ours) == set(theirs):
+        raise ValueError(f"validation must have the columns of probabilities in their order, {got(ours)}, got {got(theirs)}")
     labels = _labels(labels, known, "validation")
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, (known.argmax(1), labels), 1 / len(labels))

@@ -36,8 +36,15 @@ _STRONGEST = 1e300  # an exponent by which the logarithm of any number can be mu
 # ------------------------------------------------------------------------------------------------------------------------- arguments
 
 
+def _masked(value: Any) -> bool:
+    """Whether something of a numpy masked array, or of a list of them, is masked: numpy would show what lies behind the mask."""
+    return np.ma.is_masked(value) or (isinstance(value, (list, tuple)) and any(isinstance(v, np.ma.MaskedArray) and np.ma.is_masked(v) for v in value))
+
+
 def _got(value: Any) -> str:
     """What came, in a few words: "float64 array of shape (3, 4)", "'nearst'", "a generator"."""
+    if _masked(value):
+        return "masked entries: leave their rows out, or put numbers in their place with .filled(value)"
     if isinstance(value, (Tensor, np.ndarray)):
         place = f" on {value.device.type}" if isinstance(value, Tensor) and value.device.type != "cpu" else ""
         return f"{str(value.dtype).removeprefix('torch.')} {'tensor' if isinstance(value, Tensor) else 'array'} of shape {tuple(value.shape)}{place}"
@@ -62,8 +69,8 @@ def _tensor(name: str, value: Any, expected: str, *, detach: bool = True) -> Ten
         array = np.asarray(array.tolist()) if array.dtype == object else array  # columns of several dtypes
     except Exception as error:  # ragged lists, what only looks like an array: whatever numpy makes of it, the argument is named
         raise ValueError(f"{name} must be {expected}, got {_got(value)}, which makes no array") from error
-    if array.dtype.kind not in "iuf" or np.ma.is_masked(value):
-        raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object or np.ma.is_masked(value) else array)}")
+    if array.dtype.kind not in "iuf" or _masked(value):
+        raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object or _masked(value) else array)}")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         if array.dtype.itemsize == 8 and array.size and array.max() >= 2**63:
             raise ValueError(f"{name} must be {expected} below 2**63, got {array.max()}")
@@ -148,6 +155,13 @@ def _probabilities(name: str, value: Any, classes: int | None = None) -> Tensor:
 def _columns(value: Any) -> list | None:
     """The names of a table's columns, None where it has none."""
     return list(value.columns) if hasattr(value, "to_numpy") and hasattr(value, "columns") else None
+
+
+def _same_order(name: str, value: Any, of: str, first: Any) -> None:
+    """Refuse a table whose columns are those of the first one in another order: they would be mixed up by their places."""
+    ours, theirs = _columns(first), _columns(value)
+    if ours is not None and theirs is not None and ours != theirs and set(ours) == set(theirs):
+        raise ValueError(f"{name} must have the columns of {of} in their order, {_got(ours)}, got {_got(theirs)}")
 
 
 def _prior(value: Any, rows: Tensor, names: Sequence | None = None) -> Tensor:
@@ -306,6 +320,7 @@ def iterate(rows, reference, prior, *, alpha: float = 1.0, depth: int = 1, trace
     if trace != "half" if isinstance(trace, str) else not isinstance(trace, (bool, np.bool_)):
         raise (ValueError if isinstance(trace, str) else TypeError)(f'trace must be False, True or "half", got {_got(trace)}')
     b = _probabilities("rows", rows)
+    _same_order("reference", reference, "rows", rows)
     known = _probabilities("reference", reference, b.shape[1]).to(b.device)
     if len(known) == 0:
         raise ValueError('reference must hold a row or more, got none; pass torch.eye(C) for "no evidence about any class"')
@@ -406,8 +421,7 @@ def _known(rows: Tensor, probabilities: Any, reference: Any) -> Tensor:
     """The rows among which the decided ones are looked for, where `rows` lie."""
     if reference is None:
         return rows
-    if (ours := _columns(probabilities)) is not None and (theirs := _columns(reference)) is not None and ours != theirs and set(ours) == set(theirs):
-        raise ValueError(f"reference must have the columns of probabilities in their order, {_got(ours)}, got {_got(theirs)}")
+    _same_order("reference", reference, "probabilities", probabilities)
     known = _probabilities("reference", reference, rows.shape[1]).to(rows.device)
     if len(known) == 0:
         raise ValueError("reference must hold a row or more, got none")
@@ -487,8 +501,9 @@ class AlternatingNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
     """`alternating_normalization` with scikit-learn's face: X is predicted probabilities (N, C), whatever classifier they come from.
 
     fit(X, y): validation probabilities and their labels; keeps the decided rows as reference and the labels' frequencies (plus one each, so that none is
-    zero) as prior, unless `prior` is given. transform(X) -> (N, C); predict(X) -> (N,) classes; both arrays. Labels are class numbers 0 .. C - 1, the names
-    of X's columns, or any C different labels, whose ascending order is then that of the columns, as in scikit-learn's classifiers (`classes_`).
+    zero) as prior, unless `prior` is given. transform(X) -> (N, C); predict(X) -> (N,) classes; both arrays. Labels are the names of X's columns (texts or
+    whole numbers), class numbers 0 .. C - 1, or any C different whole numbers, texts or booleans, whose ascending order is then that of the columns, as in
+    scikit-learn's classifiers (`classes_`).
     """
 
     def __init__(self, prior=None, *, threshold=0.75, k=(2, 3), alpha=1.0, depth=1, cap=None, seed=0, identity=True):
@@ -504,30 +519,39 @@ class AlternatingNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
         options = _options(rows.shape[1], self.threshold, self.k, self.alpha, self.depth, self.cap, self.seed, self.identity)
         classes, codes = (np.arange(rows.shape[1]), None) if y is None else self._coded(y, rows, _columns(X))
         prior = torch.bincount(codes, minlength=rows.shape[1]).double() + 1 if self.prior is None else self.prior
-        prior = _prior(prior, rows, _columns(X) if codes is None or isinstance(classes[0], np.integer) else classes.tolist())
+        by_column = _columns(X) is not None and (codes is None or isinstance(classes[0], np.integer))
+        prior = _prior(prior, rows, _columns(X) if by_column else classes.tolist())
         if not options[-1] and _undecided(rows, *options[:2]).all():
             raise ValueError("X must hold a decided row where identity is False, got none; raise threshold")
         validate_data(self, X, reset=True, skip_check_array=True)  # n_features_in_, and the names of the columns
-        self.reference_, self.prior_, self.classes_ = rows.clone().numpy(), prior.numpy(), classes
+        self.reference_, self.prior_, self.classes_, self._names = rows.clone().numpy(), prior.numpy(), classes, _columns(X)
         return self
 
     @staticmethod
     def _coded(y: Any, rows: Tensor, columns: list | None) -> tuple[np.ndarray, Tensor]:
         """The classes in the order of the columns, and each label's place among them (N,)."""
         count, classes = rows.shape
+        if _masked(y):
+            raise TypeError(f"y must be labels ({count},), got {_got(y)}")
         try:
             found = np.asarray(_like(None, y) if isinstance(y, Tensor) else y.to_numpy() if hasattr(y, "to_numpy") else y)
         except Exception:  # no array: `_labels` says what it is
             found = np.empty(())
-        if found.ndim != 1 or found.dtype.kind not in "iuUTO":
+        if found.ndim == 1 and found.dtype == object and len(found) and all(isinstance(one, Integral) and not isinstance(one, bool) for one in found):
+            found = np.array(found.tolist())
+        booleans = found.dtype == bool and classes == len(np.unique(found)) == 2  # two different labels as any others
+        if found.ndim != 1 or found.dtype.kind not in "iuUTO" and not booleans:
             return np.arange(classes), _labels("y", y, rows)
         if len(found) != count:
             raise ValueError(f"y must be {count} labels, one for each row of X, got shape {found.shape}")
         texts = all(isinstance(label, str) for label in found)
-        if found.dtype.kind not in "iu" and not texts:
+        if found.dtype.kind not in "iub" and not texts:
             raise TypeError(f"y must be whole numbers or texts ({count},), got {_got(y)}")
-        names = np.array(columns) if texts and columns is not None and all(isinstance(name, str) for name in columns) else np.unique(found)
-        if texts or (len(names) == classes and found.max() >= classes):
+        named = columns is not None and not booleans and len(set(columns)) == classes and all(isinstance(one, str if texts else Integral) for one in columns)
+        if named and not texts:  # numbers name the columns only where all of y are among them
+            named = set(found.tolist()) <= set(columns) and not any(isinstance(one, bool) for one in columns)
+        names = np.array(columns) if named else np.unique(found)
+        if texts or named or booleans or (len(names) == classes and (found.max() >= classes or found.min() < 0)):
             places = {name: place for place, name in enumerate(names.tolist())}
             if len(names) != classes or not set(found.tolist()) <= set(places):
                 raise ValueError(f"y must hold the classes of X's {classes} columns, got {_got(sorted(set(found.tolist())))}")
@@ -539,7 +563,9 @@ class AlternatingNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
         rows = _probabilities("X", X)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features as input")
-        validate_data(self, X, reset=False, skip_check_array=True)
+        validate_data(self, X, reset=False, skip_check_array=True)  # names that are texts
+        if (came := _columns(X)) is not None and self._names is not None and came != self._names and set(came) == set(self._names):
+            raise ValueError(f"X must have the columns that fit saw in their order, {_got(self._names)}, got {_got(came)}")
         options = {name: value for name, value in self.get_params(deep=False).items() if name != "prior"}
         found = alternating_normalization(X, self.prior_, reference=self.reference_, **options).probabilities
         return _like(None, found) if isinstance(found, Tensor) else found

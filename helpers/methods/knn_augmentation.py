@@ -13,6 +13,7 @@ tensors always, since the store holds tensors. Bad arguments raise ValueError or
 """
 
 import contextlib
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -59,8 +60,15 @@ _EXACT_UP_TO = 100_000  # rows that `build_index` searches exactly by itself
 # ------------------------------------------------------------------------------------------------------------------------- arguments
 
 
+def _masked(value: Any) -> bool:
+    """Whether something of a numpy masked array, or of a list of them, is masked: numpy would show what lies behind the mask."""
+    return np.ma.is_masked(value) or (isinstance(value, (list, tuple)) and any(isinstance(v, np.ma.MaskedArray) and np.ma.is_masked(v) for v in value))
+
+
 def _got(value: Any) -> str:
     """What came, in a few words: "float64 array of shape (3, 4)", "'nearst'", "a generator"."""
+    if _masked(value):
+        return "masked entries: leave their rows out, or put numbers in their place with .filled(value)"
     if isinstance(value, (Tensor, np.ndarray)):
         place = f" on {value.device.type}" if isinstance(value, Tensor) and value.device.type != "cpu" else ""
         return f"{str(value.dtype).removeprefix('torch.')} {'tensor' if isinstance(value, Tensor) else 'array'} of shape {tuple(value.shape)}{place}"
@@ -85,8 +93,8 @@ def _tensor(name: str, value: Any, expected: str, *, detach: bool = True) -> Ten
         array = np.asarray(array.tolist()) if array.dtype == object else array  # columns of several dtypes
     except Exception as error:  # ragged lists, what only looks like an array: whatever numpy makes of it, the argument is named
         raise ValueError(f"{name} must be {expected}, got {_got(value)}, which makes no array") from error
-    if array.dtype.kind not in "iuf" or np.ma.is_masked(value):
-        raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object or np.ma.is_masked(value) else array)}")
+    if array.dtype.kind not in "iuf" or _masked(value):
+        raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object or _masked(value) else array)}")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         if array.dtype.itemsize == 8 and array.size and array.max() >= 2**63:
             raise ValueError(f"{name} must be {expected} below 2**63, got {array.max()}")
@@ -198,6 +206,18 @@ def _probabilities(name: str, value: Any, shape: tuple[int, int] | None = None, 
             "For logits, apply softmax first; where rounding is to blame, divide each row by its sum."
         )
     return rows
+
+
+def _columns(value: Any) -> list | None:
+    """The names of a table's columns, None where it has none."""
+    return list(value.columns) if hasattr(value, "to_numpy") and hasattr(value, "columns") else None
+
+
+def _same_order(name: str, value: Any, of: str, first: Any) -> None:
+    """Refuse a table whose columns are those of the first one in another order: they would be mixed up by their places."""
+    ours, theirs = _columns(first), _columns(value)
+    if ours is not None and theirs is not None and ours != theirs and set(ours) == set(theirs):
+        raise ValueError(f"{name} must have the columns of {of} in their order, {_got(ours)}, got {_got(theirs)}")
 
 
 def _logits(value: Any) -> Tensor:
@@ -657,6 +677,7 @@ def focal_like_loss(logits, labels, probabilities, *, gamma: float = 2.0, class_
     gamma, scores = _number("gamma", gamma, 0), _logits(logits)
     labels = _labels("labels", labels, *scores.shape, "logits").to(scores.device)
     near = _probabilities("probabilities", probabilities, tuple(scores.shape), sums="any", of="logits").to(scores.device)
+    _same_order("probabilities", probabilities, "logits", logits)
     weights = _class_weights(class_weights, scores)
     doubt = (1 - near.gather(1, labels[:, None])[:, 0]).clamp(0, 1)
     plain = F.cross_entropy(scores, labels, reduction="none")
@@ -674,6 +695,7 @@ def interpolate(classifier, neighbours, weight: float):
         raise ValueError(f"classifier and neighbours must have one shape, got {tuple(parts[0].shape)} and {tuple(parts[1].shape)}")
     for name, part in zip(("classifier", "neighbours"), parts, strict=True):
         _probabilities(name, part)
+    _same_order("neighbours", neighbours, "classifier", classifier)
     said, near = (part if part.is_floating_point() else part.double() for part in parts)
     return _like(classifier, _mixed(said, near.to(said.device), weight))
 
@@ -744,12 +766,37 @@ def _plain(value: Any) -> Any:
     return (found.float() if found.dtype == torch.bfloat16 else found).cpu().numpy()
 
 
+def _missing(value: Any) -> bool:
+    try:
+        return value is None or not value == value
+    except (TypeError, ValueError):  # pandas.NA is neither
+        return True
+
+
+def _comparable(y: Any) -> None:
+    """Refuse labels some of which are missing, or which are of several kinds and have no order."""
+    try:
+        found = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y) if y is not None and not isinstance(y, Tensor) else np.empty(0)
+    except Exception:  # no array: scikit-learn says what it is
+        return
+    if found.dtype != object:
+        return
+    found = found.ravel().tolist()
+    for row, label in enumerate(found):
+        if _missing(label):
+            raise ValueError(f"y must be labels (N,), none of them missing, got {label!r} in row {row}: leave such rows out")
+        if isinstance(label, str) != isinstance(found[0], str):
+            raise TypeError(f"y must be labels (N,), all numbers or all texts, got {_got(found[0])} in row 0 and {_got(label)} in row {row}")
+
+
 class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
     """Any scikit-learn classifier with `predict_proba`, its probabilities mixed with those of the k nearest training examples.
 
-    fit holds `validation` of the examples back (a share, or how many; stratified where every class allows it), chooses k, temperature and weight on them,
-    then fits the classifier and the store on everything. k, temperature, weight: numbers are taken as they are instead of being chosen. Labels may be
-    numbers or texts. Whatever predict would fail at is refused by fit.
+    fit holds `validation` of the examples back (a share, or how many; stratified where every class allows it; the row of a class that has no other stays
+    in training), chooses k, temperature and weight on them, then fits the classifier, on the labels as they are, and the store on everything. It warns
+    where there is too little to choose on. k, temperature, weight: numbers are taken as they are instead of being chosen. Labels may be numbers or texts.
+    Where X is a pandas table whose columns have texts for names, the estimator gets a table too, in double precision. Whatever predict would
+    fail at is refused by fit.
     """
 
     def __init__(self, estimator=None, *, k=None, temperature=None, weight=None, norm="centre", validation=0.25, random_state=0):
@@ -757,9 +804,20 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
         self.norm, self.validation, self.random_state = norm, validation, random_state
 
     def fit(self, X, y):
+        made = copy.copy(self)  # a refusal leaves the model as it was
+        made._fit(X, y)
+        self.__dict__ = vars(made)
+        return self
+
+    def _fit(self, X, y):
         self._check_parameters()
+        frame = type(X) if hasattr(X, "iloc") else None
         X, y = self._validated(X, y)
-        check_classification_targets(y)
+        self._frame = frame if hasattr(self, "feature_names_in_") else None
+        try:
+            check_classification_targets(y)
+        except ValueError as error:
+            raise ValueError(f"y must be labels (N,), whole numbers or texts: {error}") from error
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y must hold two classes or more, got one class: {self.classes_[0]}")
@@ -769,10 +827,9 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
             _integer("validation", self.validation, 1, len(X) - 1)
         given = (self.k, self.temperature, self.weight)
         self.k_, self.temperature_, self.weight_ = given if None not in given else self._choose(X, codes)
-        self.estimator_ = self._new().fit(X, codes)
+        self.estimator_ = self._new().fit(self._handed(X), y)
         self._probabilities_of(self.estimator_, X[:1])
         self.store_ = self._store(X, codes)
-        return self
 
     def _check_parameters(self):
         if self.k is not None:
@@ -796,6 +853,11 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
 
     def _validated(self, *rows, reset: bool = True):
         """X, or X and y, as scikit-learn checks them; what it says gets the arguments' names."""
+        for name, value, expected in zip("Xy", rows, ("finite numbers (N, D)", "labels (N,)"), strict=False):
+            if _masked(value):
+                raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        if reset:
+            _comparable(rows[1])
         try:
             return validate_data(self, *map(_plain, rows), dtype=np.float64, reset=reset)
         except (TypeError, ValueError) as error:
@@ -811,19 +873,20 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
             return Datastore(X, codes, num_classes=len(self.classes_), norm=self.norm)
 
     def _choose(self, X, codes) -> tuple[int, float, float]:
-        counts = np.bincount(codes)
-        share = not isinstance(self.validation, Integral)
-        held_back = math.ceil(self.validation * len(codes)) if share else self.validation
-        enough = min(held_back, len(codes) - held_back) >= len(counts)
-        stratify = codes if counts.min() >= 2 and enough else None
-        fallback = self.k or 1, self.temperature or 1.0, 0.5 if self.weight is None else self.weight
-        if len(codes) - held_back < len(counts):
-            return fallback  # too few examples to choose on
-        parts = train_test_split(X, codes, test_size=self.validation, random_state=self.random_state, stratify=stratify)
+        alone = np.bincount(codes)[codes] == 1  # the only rows of their classes: they stay in training
+        rest = codes[~alone]
+        held_back = self.validation if isinstance(self.validation, Integral) else math.ceil(self.validation * len(rest))
+        classes, left = len(np.unique(rest)), len(rest) - held_back
+        if left < max(classes, 1):
+            return self._without_choice(f"{held_back} of the {len(rest)} rows that could be held back leave too few for {classes} classes")
+        stratify = rest if min(held_back, left) >= classes else None
+        parts = train_test_split(X[~alone] if alone.any() else X, rest, test_size=self.validation, random_state=self.random_state, stratify=stratify)
         kept, held, kept_codes, held_codes = parts
+        if alone.any():
+            kept, kept_codes = np.concatenate([kept, X[alone]]), np.concatenate([kept_codes, codes[alone]])
         if len(np.unique(kept_codes)) < len(self.classes_):
-            return fallback
-        probabilities = self._probabilities_of(self._new().fit(kept, kept_codes), held)
+            return self._without_choice("classes are so small that all of their rows are held back")
+        probabilities = self._probabilities_of(self._new().fit(self._handed(kept), self.classes_[kept_codes]), held)
         k = None if self.k is None else min(self.k, len(kept))
         grids = {name: [value] for name, value in (("ks", k), ("temperatures", self.temperature), ("weights", self.weight)) if value is not None}
         with warnings.catch_warnings():
@@ -831,12 +894,25 @@ class KNNAugmentedClassifier(ClassifierMixin, BaseEstimator):
             best = tune(self._store(kept, kept_codes), held, probabilities, held_codes, **grids)
         return best.k if self.k is None else self.k, best.temperature, best.weight
 
+    def _handed(self, rows: np.ndarray) -> Any:
+        """Rows as the estimator gets them: in a table with the names of the columns where fit was given one."""
+        return rows if self._frame is None else self._frame(rows, columns=self.feature_names_in_, copy=False)
+
+    def _without_choice(self, why: str) -> tuple[int, float, float]:
+        taken = self.k or 1, self.temperature or 1.0, 0.5 if self.weight is None else self.weight
+        warnings.warn(f"nothing to choose on: {why}; taken are k, temperature, weight = {taken}", stacklevel=5)
+        return taken
+
     def _probabilities_of(self, fitted, X) -> Tensor:
         if not hasattr(fitted, "predict_proba"):
             raise TypeError(f"estimator must have predict_proba, got {_named(self.estimator)}, which has none as it was made")
-        said = np.asarray(fitted.predict_proba(X), dtype=np.float64)
+        said = np.asarray(fitted.predict_proba(self._handed(X)), dtype=np.float64)
         if said.shape != (len(X), len(self.classes_)):
             raise ValueError(f"estimator must give probabilities ({len(X)}, {len(self.classes_)}), got {said.shape} from {_named(self.estimator)}")
+        if (named := getattr(fitted, "classes_", None)) is not None and (order := list(named)) != (ours := list(self.classes_)):
+            if set(order) != set(ours):
+                raise ValueError(f"estimator must know the classes {_got(ours)}, got {_got(order)} from {_named(self.estimator)}")
+            said = said[:, [order.index(one) for one in ours]]
         return torch.from_numpy(said)
 
     def predict_proba(self, X) -> np.ndarray:

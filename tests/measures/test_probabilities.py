@@ -171,6 +171,14 @@ def test_names_of_columns():
     assert np.array_equal(peers.sinkhorn(table, q), peers.sinkhorn(p, [0.1, 0.2, 0.3, 0.4]))
 
 
+def test_columns_in_another_order_are_refused():
+    p, labels = example(60)
+    table = pd.DataFrame(p, columns=list("dacb"))
+    assert np.array_equal(peers.estimate_prior(table, table, labels), peers.estimate_prior(p, p, labels))
+    with pytest.raises(ValueError, match="validation must have the columns of probabilities in their order, .'d', 'a', 'c', 'b'., got .'a', 'b', 'c', 'd'."):
+        peers.estimate_prior(table, table[list("abcd")], labels)
+
+
 def test_estimated_prior():
     validation, labels = example(5000)
     prior = np.array([0.1, 0.2, 0.3, 0.4])

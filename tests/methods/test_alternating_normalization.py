@@ -350,6 +350,17 @@ def test_conventions_of_scikit_learn():
     assert single.transform(fresh.astype(np.float32)).dtype == np.float32
 
 
+def test_a_refused_fit_leaves_the_model_as_it_was():
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    model = can.AlternatingNormalizer().fit(pd.DataFrame(validation, columns=list("abc")), labels)
+    state = dict(vars(model))
+    two = np.stack([validation[:, 0], 1 - validation[:, 0]], 1)
+    for X, y in ((two, labels), (two, None), (validation * 2, labels), (pd.DataFrame(two, columns=["a", 1]), labels > 0), (two[:5], [0, 1, 0, 1, -1])):
+        with pytest.raises((TypeError, ValueError)):
+            model.fit(X, y)
+        assert vars(model) == state
+
+
 @pytest.mark.parametrize("names", [np.array(["ant", "bee", "cow"]), np.array([1, 2, 3]), np.array([2**40, 2**41, 2**42]), np.array([-5, 0, 9])])
 def test_labels_with_other_names(names):
     validation, labels = (x.numpy() for x in biased(0, 60))
@@ -372,6 +383,38 @@ def test_names_of_columns_are_the_classes():
                           can.AlternatingNormalizer().fit(validation[some], labels[some]).prior_)  # fmt: skip
     with pytest.raises(ValueError, match="y must hold the classes of X's 3 columns"):
         can.AlternatingNormalizer().fit(table, np.array(["dog", "cat", "owl"])[labels])
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1], [0, 1, 2]])
+@pytest.mark.parametrize("numbers", [np.array([0, 1, 2]), np.array([1, 2, 3]), np.array([10, 20, 30]), np.array([-1, 0, 1])])
+def test_numbers_among_the_columns_are_the_classes(numbers, order):
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    plain, y = can.AlternatingNormalizer().fit(validation, labels), numbers[labels]
+    table = pd.DataFrame(validation, columns=numbers).iloc[:, order]
+    model = can.AlternatingNormalizer().fit(table, y)
+    assert model.classes_.tolist() == numbers[order].tolist() and np.array_equal(model.prior_, plain.prior_[order])
+    assert np.array_equal(model.predict(table), numbers[plain.predict(validation)])
+    some = labels < 2
+    few = can.AlternatingNormalizer().fit(table[some], y[some])
+    assert np.array_equal(few.prior_, can.AlternatingNormalizer().fit(validation[some], labels[some]).prior_[order])
+    with pytest.raises(ValueError, match="X must have the columns that fit saw in their order"):
+        model.transform(table.iloc[:, ::-1])
+    prior = dict(zip(numbers.tolist(), (0.5, 0.3, 0.2), strict=True))
+    assert np.allclose(can.AlternatingNormalizer(prior=prior).fit(table, y).prior_, np.array([0.5, 0.3, 0.2])[order])
+    assert np.allclose(can.AlternatingNormalizer(prior=prior).fit(validation, y).prior_, [0.5, 0.3, 0.2])
+    other = pd.DataFrame(validation, columns=[1, 2, 3])
+    assert can.AlternatingNormalizer().fit(other, labels).classes_.tolist() == [0, 1, 2]  # 0 is no column: these are class numbers
+
+
+@pytest.mark.parametrize("names", [[-1, 1], [-2, -1], [0, 1], [1, 2], [False, True], ["no", "yes"], np.array([-1, 1], object), np.array([-1, 1], np.int8)])
+def test_any_two_labels(names):
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    two, binary = np.stack([validation[:, 0], 1 - validation[:, 0]], 1), (labels > 0).astype(int)
+    plain, y = can.AlternatingNormalizer().fit(two, binary), np.array(names)[binary]
+    for X in (two, pd.DataFrame(two, columns=["a", "b"]) if not isinstance(names[0], str) else two):
+        model = can.AlternatingNormalizer().fit(X, y)
+        assert model.classes_.tolist() == list(names) and np.array_equal(model.prior_, plain.prior_)
+        assert np.array_equal(model.predict(X), np.array(names)[plain.predict(two)])
 
 
 def test_a_prior_by_names():
@@ -399,6 +442,13 @@ def test_a_prior_by_names():
             can.alternating_normalization(given, prior)
     with pytest.raises(ValueError, match="reference must have the columns of probabilities in their order"):
         can.alternating_normalization(table, q, reference=table[["cat", "dog", "fox"]])
+    with pytest.raises(ValueError, match="reference must have the columns of probabilities in their order"):
+        can.tune(table, labels, q, reference=table[["cat", "dog", "fox"]])
+    for function in (can.iterate, can.one_step):
+        with pytest.raises(ValueError, match=r"reference must have the columns of rows in their order, \['dog', 'cat', 'fox'\], got \['cat', 'dog', 'fox'\]"):
+            function(table, table[["cat", "dog", "fox"]], q)
+        other = pd.DataFrame(rows, columns=["a", "b", "c"])  # other names: by their places
+        assert np.array_equal(function(table, other, q), function(rows, rows, q))
 
 
 # ------------------------------------------------------------------------------------------------------------------ what goes in, what comes out
@@ -552,6 +602,23 @@ def one_nan(rows):
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_what_is_masked_is_refused_by_name():
+    validation, labels = (x.numpy() for x in biased(0, 60))
+    hidden = np.arange(60) < 30
+    rows, y = np.ma.masked_array(validation, np.repeat(hidden[:, None], 3, 1)), np.ma.masked_array(labels, hidden)
+    refused = (
+        (lambda: can.AlternatingNormalizer().fit(validation, y), "y"), (lambda: can.AlternatingNormalizer().fit(rows, labels), "X"),
+        (lambda: can.AlternatingNormalizer().fit(validation, list(y)), "y"), (lambda: can.AlternatingNormalizer().fit(list(rows), labels), "X"),
+        (lambda: can.AlternatingNormalizer().fit(validation, labels).transform(rows), "X"), (lambda: can.iterate(validation, rows, np.ones(3)), "reference"),
+        (lambda: can.tune(validation, y, np.ones(3)), "labels"), (lambda: can.one_step(validation, validation, np.ma.masked_less([1, 2, 3], 2)), "prior"),
+    )  # fmt: skip
+    for call, name in refused:
+        with pytest.raises(TypeError, match=rf"^{name} must be .*, got masked entries: leave their rows out, or .* with .filled\(value\)$"):
+            call()
+    whole = can.AlternatingNormalizer().fit(np.ma.masked_array(validation), np.ma.masked_array(labels))  # nothing is masked
+    assert np.array_equal(whole.prior_, can.AlternatingNormalizer().fit(validation, labels).prior_)
 
 
 def test_no_rows_are_no_rows():

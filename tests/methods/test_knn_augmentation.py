@@ -10,9 +10,12 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 from sklearn.base import clone
+from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
@@ -601,15 +604,127 @@ def test_estimator_in_its_other_uses():
         plain.predict(features[:, :6].numpy())
     with pytest.raises(NotFittedError):
         knn.KNNAugmentedClassifier().predict(features.numpy())
-    few = knn.KNNAugmentedClassifier(validation=0.99).fit(features.numpy(), labels.numpy())
-    assert (few.k_, few.temperature_, few.weight_) == (1, 1.0, 0.5)  # nothing to choose on
-    alone = np.r_[labels[:30].numpy() % 2, 2]  # one example of the last class: where it is held back nothing can be chosen
-    chosen_k = {knn.KNNAugmentedClassifier(random_state=seed).fit(features[:31].numpy(), alone).weight_ for seed in range(8)}
-    assert 0.5 in chosen_k
+    with pytest.warns(UserWarning, match="nothing to choose on: 90 of the 90 rows .* for 3 classes; taken are k, temperature, weight = "):
+        few = knn.KNNAugmentedClassifier(validation=0.99).fit(features.numpy(), labels.numpy())
+    assert (few.k_, few.temperature_, few.weight_) == (1, 1.0, 0.5)
     assert knn.KNNAugmentedClassifier(k=90).fit(features.numpy(), labels.numpy()).k_ == 90
     with Accelerator():
         assert np.allclose(knn.KNNAugmentedClassifier(**chosen).fit(features.to(DEVICE), labels.to(DEVICE)).predict_proba(features.to(DEVICE)),
                            plain.predict_proba(features.numpy()))  # fmt: skip
+
+
+def test_columns_in_another_order_are_refused():
+    p, near = np.array([[0.2, 0.8], [0.6, 0.4]]), np.array([[0.5, 0.5], [1.0, 0.0]])
+    for names in (["ant", "bee"], [0, 1]):
+        said, other = pd.DataFrame(p, columns=names), pd.DataFrame(near, columns=names)
+        assert np.array_equal(knn.interpolate(said, other, 0.3), knn.interpolate(p, near, 0.3))
+        assert np.array_equal(knn.interpolate(said, pd.DataFrame(near, columns=["x", "y"]), 0.3), knn.interpolate(p, near, 0.3))
+        with pytest.raises(ValueError, match="neighbours must have the columns of classifier in their order"):
+            knn.interpolate(said, other[names[::-1]], 0.3)
+        assert knn.focal_like_loss(said, [0, 1], other) == knn.focal_like_loss(p, [0, 1], near)
+        with pytest.raises(ValueError, match="probabilities must have the columns of logits in their order"):
+            knn.focal_like_loss(said, [0, 1], other[names[::-1]])
+
+
+def test_the_estimator_gets_a_table_where_one_came():
+    features, labels = (part.numpy() for part in example(90))
+    table = pd.DataFrame(features, columns=list("abcdefg"), index=range(90, 180))
+    scaled = make_pipeline(make_column_transformer((StandardScaler(), ["b", "a"])), LogisticRegression())
+    model = knn.KNNAugmentedClassifier(scaled, k=3, temperature=0.5, weight=0).fit(table, labels)
+    assert np.array_equal(model.predict_proba(table), clone(scaled).fit(table, labels).predict_proba(table))
+    assert 0 <= knn.KNNAugmentedClassifier(scaled).fit(table, labels).weight_ <= 1
+    with pytest.warns(UserWarning, match="X does not have valid feature names") as caught:
+        assert np.array_equal(model.predict_proba(features), model.predict_proba(table))
+    assert len(caught) == 1
+    for given in (table, pd.DataFrame(features), table.astype(np.float32).astype(np.float64)):
+        plain, named = (knn.KNNAugmentedClassifier().fit(X, labels) for X in (given.to_numpy(), given))
+        assert np.array_equal(plain.predict_proba(given.to_numpy()), named.predict_proba(given))
+
+
+@pytest.mark.parametrize("y, error, message", [
+    (np.array([0, "bee", "cow"] * 20, object), TypeError, "all numbers or all texts, got 0 in row 0 and 'bee' in row 1"),
+    (np.array([None, "bee", "cow"] * 20, object), ValueError, "none of them missing, got None in row 0: leave such rows out"),
+    (np.array(["ant", np.nan, "cow"] * 20, object), ValueError, "none of them missing, got nan in row 1"),
+    (pd.Series(["ant", "bee", None] * 20, dtype="string"), ValueError, "none of them missing, got .* in row 2"),
+    (np.arange(60) + 0.5, ValueError, "whole numbers or texts: Unknown label type: continuous"),
+])  # fmt: skip
+def test_labels_that_are_none_are_refused_by_name(y, error, message):
+    with pytest.raises(error, match=rf"^y must be labels \(N,\), {message}"):
+        knn.KNNAugmentedClassifier().fit(example(60)[0].numpy(), y)
+
+
+@pytest.mark.parametrize("names", [np.array([1, 2, 3]), np.array(["ant", "bee", "cow"])])
+def test_the_estimator_sees_the_labels_that_came(names):
+    features, labels = (part.numpy() for part in example(150))
+    codes = LogisticRegression(class_weight={0: 50, 1: 1, 2: 1})
+    named = LogisticRegression(class_weight=dict(zip(names.tolist(), (50, 1, 1), strict=True)))
+    for options in ({}, dict(k=3, temperature=0.5, weight=0)):
+        plain, model = (knn.KNNAugmentedClassifier(one, **options).fit(features, y) for one, y in ((codes, labels), (named, names[labels])))
+        assert np.array_equal(model.predict_proba(features), plain.predict_proba(features)) and np.array_equal(model.estimator_.classes_, names)
+        assert np.array_equal(model.predict(features), names[plain.predict(features)])
+    assert np.array_equal(model.predict_proba(features), named.fit(features, names[labels]).predict_proba(features))
+
+
+class Backwards(LogisticRegression):
+    """An estimator whose classes do not ascend."""
+
+    def fit(self, X, y):
+        super().fit(X, y)
+        self.classes_ = self.classes_[::-1]
+        return self
+
+    def predict_proba(self, X):
+        self.classes_ = self.classes_[::-1]
+        found = super().predict_proba(X)[:, ::-1]
+        self.classes_ = self.classes_[::-1]
+        return found
+
+
+def test_columns_of_the_estimator_go_to_their_classes():
+    features, labels = (part.numpy() for part in example(90))
+    wanted, found = (knn.KNNAugmentedClassifier(one).fit(features, labels).predict_proba(features) for one in (LogisticRegression(), Backwards()))
+    assert np.array_equal(found, wanted)
+
+
+def test_a_refused_fit_leaves_the_model_as_it_was():
+    features, labels = (part.numpy() for part in example(90))
+    names = np.array(["ant", "bee", "cow"])[labels]
+    model = knn.KNNAugmentedClassifier(k=50, temperature=0.1, weight=0.5).fit(pd.DataFrame(features, columns=list("abcdefg")), names)
+    before, state = model.predict(pd.DataFrame(features, columns=list("abcdefg"))), dict(vars(model))
+    for X, y in ((features[:20], labels[:20]), (features[:, :3], 0 * labels), (features[:, :3], labels + 0.5), (features * np.nan, labels)):
+        with pytest.raises(ValueError):
+            model.fit(X, y)
+        assert vars(model) == state and np.array_equal(model.predict(pd.DataFrame(features, columns=list("abcdefg"))), before)
+    assert not hasattr(model.fit(features[:, :3], labels), "feature_names_in_") and model.n_features_in_ == 3
+    fresh = knn.KNNAugmentedClassifier(SVC())
+    with pytest.raises(TypeError, match="predict_proba"):
+        fresh.fit(features, labels)
+    with pytest.raises(NotFittedError):
+        fresh.predict(features)
+
+
+@pytest.mark.parametrize("validation", [0.25, 50])
+def test_classes_of_one_row_leave_the_choice_alone(validation):
+    features, labels = (part.numpy() for part in example(200, seed=2))
+    far = features[:4] + 1e3 * np.eye(4, features.shape[1])  # nobody's neighbours
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = knn.KNNAugmentedClassifier(norm="none", validation=validation).fit(features, labels)
+        more = knn.KNNAugmentedClassifier(norm="none", validation=validation).fit(np.vstack([far, features]), np.r_[3:7, labels])
+        assert more.classes_.tolist() == list(range(7)) and np.array_equal(more.predict(far), np.arange(3, 7))
+        assert (more.k_, more.temperature_, more.weight_) != (1, 1.0, 0.5)
+        assert more.score(features, labels) >= plain.score(features, labels) - 0.1
+
+
+def test_where_nothing_can_be_chosen_it_warns():
+    features, _ = example(12)
+    for labels, options in ((np.arange(12), {}), (np.arange(12) // 2, dict(validation=0.9)), (np.r_[:10, 10, 10], dict(validation=5))):
+        with pytest.warns(UserWarning, match="nothing to choose on") as caught:
+            model = knn.KNNAugmentedClassifier(temperature=0.2, **options).fit(features.numpy(), labels)
+        assert (model.k_, model.temperature_, model.weight_) == (1, 0.2, 0.5) and caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            knn.KNNAugmentedClassifier(k=1, temperature=0.2, weight=0.5, **options).fit(features.numpy(), labels)
 
 
 # ------------------------------------------------------------------------------------------------------------------ refusals
@@ -682,6 +797,23 @@ STORE = knn.Datastore(X, Y)
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_what_is_masked_is_refused_by_name():
+    features, labels = (part.numpy() for part in example(60))
+    hidden = np.arange(60) < 20
+    X, y = np.ma.masked_array(features, np.repeat(hidden[:, None], 7, 1)), np.ma.masked_array(labels, hidden)
+    made = knn.KNNAugmentedClassifier(k=3, temperature=0.5, weight=0.5)
+    refused = (
+        (lambda: made.fit(X, labels), "X"), (lambda: made.fit(features, y), "y"), (lambda: made.fit(list(X), labels), "X"),
+        (lambda: made.fit(features, list(y)), "y"), (lambda: made.fit(features, labels).predict(X), "X"), (lambda: knn.Datastore(X, labels), "features"),
+        (lambda: knn.Datastore(features, y), "labels"), (lambda: knn.Datastore(features, labels).search(X, 2), "queries"),
+    )  # fmt: skip
+    for call, name in refused:
+        with pytest.raises(TypeError, match=rf"^{name} must be .*, got masked entries: leave their rows out, or .* with .filled\(value\)$"):
+            call()
+    whole = clone(made).fit(np.ma.masked_array(features), np.ma.masked_array(labels))  # nothing is masked
+    assert np.array_equal(whole.predict_proba(features), made.fit(features, labels).predict_proba(features))
 
 
 def test_a_row_at_the_mean_warns():
