@@ -37,6 +37,16 @@ try:
 except ImportError as error:
     print("diffusers" in str(error))
 """, ["[[2, 0], [0, 1]] [False, False]", "True"]),  # the mirrored cells, each two pixels from where it was
+    "semantic_mixing": ("""
+from copied import WordWeights, blend, levels
+
+print(blend(torch.ones(2), torch.zeros(2), 0.25).tolist(), levels(10, 0.3, 0.6).mixed)
+print(WordWeights(torch.tensor([[1.0, -2.0]]), guided=False).reweight(torch.full((1, 1, 2), 0.5), 1).tolist())
+try:
+    copied.mix
+except ImportError as error:
+    print("diffusers" in str(error))
+""", ["[0.25, 0.25] (5, 4)", "[[[0.5, -1.0]]]", "True"]),  # between 3 and 6 steps left
 }  # fmt: skip
 ON_A_MODEL = {
     "caching_schedules": ("""
@@ -58,6 +68,17 @@ found = dift(pipe, image, t=50, n=3, ensemble=2, generator=torch.Generator().man
 points = torch.tensor([[3, 5], [12, 9]])
 print(match(found, found, points, source_size=(16, 16), target_size=(16, 16)).points.tolist(), dift.__module__)
 """, ["[[3, 5], [12, 9]] copied.features"]),  # every pixel matches itself
+    "semantic_mixing": ("""
+from copied import mix
+
+pipe = small.image_pipeline()
+noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+image = torch.zeros(1, 3, 16, 16)
+free = mix(pipe, image, "cat", k_max=1, nu=1, num_inference_steps=4, noise=noise)
+mixed = mix(pipe, image, "cat", k_max=1, nu=0.5, num_inference_steps=4, noise=noise)
+plain = mix(pipe, image, "cat", k_min=1, k_max=1, num_inference_steps=4, noise=noise)
+print(torch.equal(free.images, plain.images), torch.equal(mixed.images, plain.images), mix.__module__, type(mixed).__module__)
+""", ["True False copied.attach copied.mixing"]),  # with nothing of the layout kept, mixing is plain denoising
 }  # fmt: skip
 
 

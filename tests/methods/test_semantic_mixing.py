@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from helpers.methods import semantic_mixing as sm
-from helpers.methods.semantic_mixing import Levels, WordWeights, blend, decode, denoise, encode, generate, img2img, levels, mix, mix_text, reweight_words
+from helpers.methods.semantic_mixing import WordWeights, attach, blend, decode, denoise, encode, generate, img2img, levels, mix, mix_text, reweight_words
+from helpers.methods.semantic_mixing.mixing import Levels
 from helpers.models import small as small_models
 from tests.accelerator import DEVICE, Accelerator, near, offloads
 
@@ -912,7 +913,7 @@ def every_scheduler():
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_other_scheduler_is_refused_by_name(pipe):
-    refused = [one for one in every_scheduler() if not issubclass(one, (*sm.ONE_STEP, *sm.MULTISTEP))]
+    refused = [one for one in every_scheduler() if not issubclass(one, (*attach.ONE_STEP, *attach.MULTISTEP))]
     assert len(refused) >= 15
     for one in refused:
         try:

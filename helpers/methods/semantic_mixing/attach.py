@@ -1,4 +1,4 @@
-"""MagicMix: put the content of a prompt into the layout of an image.
+"""MagicMix on a diffusers pipeline: put the content of a prompt into the layout of an image.
 
 Liew et al. 2022, "MagicMix: Semantic Mixing with Diffusion Models", arXiv 2210.16056 (abstract and method figure). No
 official code exists. Text-text mixing and the weighting of words rest on reading notes of the paper only.
@@ -8,8 +8,9 @@ of steps pull the state back to the layout image, noised to the same level:
 
     result = mix(pipe, image, "coffee machine", k_min=0.3, k_max=0.6, nu=0.5, generator=torch.Generator().manual_seed(0))
 
-Read from top to bottom: 1. levels and layout states, 2. the sampling loop that everything shares, 3. words with weights,
-4. latents and prompts, 5. `mix`, `mix_text` and their plain relatives `img2img` and `generate`, 6. checks.
+Read from top to bottom: 1. layout states, 2. the sampling loop that everything shares, 3. words with weights, 4. latents and
+prompts, 5. `mix`, `mix_text` and their plain relatives `img2img` and `generate`, 6. checks. Levels, mixing itself and what
+weights do to a map of attention are in `mixing.py`.
 
 Notation: N, sampling steps; k, steps LEFT, so k = N is noise and k = 0 the image; t_k = scheduler.timesteps[N - k];
 x_k, layout state; x-hat_k, state of the mix; nu, share of the denoised content, 1 - nu of the layout (1: img2img).
@@ -23,13 +24,11 @@ argument, before any work.
 from __future__ import annotations
 
 import copy
-import operator
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -39,12 +38,13 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ._arguments import _batch, _finite, _flag, _function, _got, _integers, _integral, _mapping, _nu, _numbers, _option, _texts
+from .mixing import VARIANTS, Levels, Result, Step, WordWeights, _blend, _like, _removal, _token_weights, _word_tables, levels
+
 __all__ = [
-    "VARIANTS", "WordWeights", "blend", "blend_prompts", "decode", "denoise", "embed", "encode", "generate", "img2img", "levels", "mix", "mix_text",
-    "noised_layout", "reweight_words",
+    "blend_prompts", "decode", "denoise", "embed", "encode", "generate", "img2img", "mix", "mix_text", "noised_layout", "reweight_words",
 ]  # fmt: skip
 
-VARIANTS = ("paper", "community")
 ADVICE = "try pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
 ONE_STEP = (DDIMScheduler, diffusers.EulerDiscreteScheduler)
 MULTISTEP = tuple(getattr(diffusers, f"{name}Scheduler") for name in ("DEISMultistep", "DPMSolverMultistep", "LMSDiscrete", "UniPCMultistep"))
@@ -56,57 +56,8 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 Words = Mapping[str, float] | Sequence[Mapping[str, float]] | None
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 1. Levels and layout states
+# 1. Layout states
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class Levels(NamedTuple):
-    """The window in steps left. We start at K_max; below and at K_min the content is denoised freely."""
-
-    K_min: int
-    K_max: int
-
-    @property
-    def mixed(self) -> tuple[int, ...]:
-        """K_max - 1, ..., K_min + 1: the levels at which layout and content are mixed (method figure)."""
-        return tuple(range(self.K_max - 1, self.K_min, -1))
-
-    @property
-    def needed(self) -> tuple[int, ...]:
-        """The levels whose layout state is used: K_max, where we start, and the mixed ones."""
-        return (self.K_max, *self.mixed)
-
-
-def levels(num_inference_steps: int, k_min: float, k_max: float, variant: str = "paper") -> Levels:
-    """Fractions of the sampling steps as counts: (50, 0.3, 0.6) -> Levels(15, 30), with 14 mixed levels.
-
-    variant="paper" rounds (halves to even), "community" truncates as the public code does: int(0.29 * 100) = 28.
-    Raises ValueError unless 0 <= k_min <= k_max <= 1 and at least one step is left.
-    """
-    N = _integral("num_inference_steps", num_inference_steps, low=1)
-    k_min, k_max = _finite("k_min", k_min, low=0, high=1), _finite("k_max", k_max, low=0, high=1)
-    _option("variant", variant, VARIANTS)
-    if k_min > k_max:
-        raise ValueError(f"k_min must be at most k_max, got k_min={k_min} and k_max={k_max}")
-    count = round if variant == "paper" else int
-    window = Levels(count(k_min * N), count(k_max * N))
-    if window.K_max < 1:
-        raise ValueError(f"k_max={k_max} of num_inference_steps={N} leaves no step, expected at least one")
-    return window
-
-
-def blend(content: Tensor, layout: Tensor, nu: float | Tensor) -> Tensor:
-    """nu * content + (1 - nu) * layout, exact for nu = 0, nu = 1 and equal inputs. Two arrays of one shape; nu in [0, 1], a number or
-    what broadcasts to them."""
-    given, content = content, _numbers("content", content, "...")
-    layout = _numbers("layout", layout, "...").to(content)
-    if layout.shape != content.shape:
-        raise ValueError(f"layout must have the shape of content, {tuple(content.shape)}, got {tuple(layout.shape)}")
-    return _like(given, _blend(content, layout, _nu("nu", nu, content.shape)))
-
-
-def _blend(content: Tensor, layout: Tensor, nu: float | Tensor) -> Tensor:
-    return torch.lerp(layout, content, nu.to(layout) if isinstance(nu, Tensor) else nu)
 
 
 def noised_layout(scheduler: Any, x0: Tensor, noise: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
@@ -159,18 +110,6 @@ def _inverse(scheduler: Any) -> DDIMInverseScheduler:
 # ---------------------------------------------------------------------------------------------------------------------
 # 2. The sampling loop
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class Step(NamedTuple):
-    """What happened at one level. Latents (B, C, h, w), as the sampler holds them."""
-
-    level: int  # k
-    timestep: float  # t_k
-    layout: Tensor | None  # x_k, None where the layout has no part
-    content: Tensor  # x-hat'_k, where the sampler had arrived
-    state: Tensor  # x-hat_k, from which the sampler steps on
-    seen: Tensor  # what the U-Net was given (before scale_model_input); differs from `state` in variant="community" only
-    estimate: Tensor | None  # one-step estimate of x_0; None for samplers that do not tell
 
 
 def denoise(
@@ -241,56 +180,6 @@ def _denoise(unet, scheduler, start, embeds, *, level, guidance_scale, layout=No
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class WordWeights:
-    """A cross-attention processor that multiplies the column of token j by its weight s_j, without renormalising (notes only;
-    the re-weighting of Hertz et al. 2022, Prompt-to-Prompt).
-
-    weights: (n, L), one row for each prompt of the batch (or one for all). guided: the batch is [unconditional, conditional]
-    and only the second half is weighted. levels: the levels k to work at, None: all; `level` is the current one.
-    """
-
-    def __init__(self, weights: Tensor, *, guided: bool = True, levels: Collection[int] | None = None) -> None:
-        self.weights, self.guided, self.level = _numbers("weights", weights, "n L", whole=True), _flag("guided", guided), None
-        self.levels = None if levels is None else _integers("levels", levels, low=1)
-
-    def reweight(self, attention: Tensor, heads: int) -> Tensor:
-        """attention: (B * heads, queries, L), or 2B with guidance; returns the weighted map of the same shape."""
-        if self.levels is not None and self.level not in self.levels:
-            return attention
-        rows = len(attention) // heads // (2 if self.guided else 1)
-        if rows % len(self.weights) or attention.shape[-1] != self.weights.shape[-1]:
-            raise ValueError(f"weights are {tuple(self.weights.shape)}, expected (a divisor of {rows} prompts, {attention.shape[-1]} tokens)")
-        s = self.weights.to(attention).repeat_interleave(rows * heads // len(self.weights), dim=0).unsqueeze(1)
-        return attention * (torch.cat([torch.ones_like(s), s]) if self.guided else s)
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **kwargs) -> Tensor:
-        """diffusers' AttnProcessor, in its order, with `reweight` between softmax and values."""
-        residual, shape = hidden_states, hidden_states.shape
-        if attn.spatial_norm is not None:
-            hidden_states = attn.spatial_norm(hidden_states, temb)
-        if len(shape) == 4:
-            hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, h*w, C)
-        text = encoder_hidden_states
-        mask = attn.prepare_attention_mask(attention_mask, (hidden_states if text is None else text).shape[1], len(hidden_states))
-        if attn.group_norm is not None:
-            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        query = attn.to_q(hidden_states)
-        if text is not None and attn.norm_cross:
-            text = attn.norm_encoder_hidden_states(text)
-        source = hidden_states if text is None else text
-        query, key, value = (attn.head_to_batch_dim(x) for x in (query, attn.to_k(source), attn.to_v(source)))
-        attention = attn.get_attention_scores(query, key, mask)
-        if text is not None:
-            attention = self.reweight(attention, attn.heads)
-        hidden_states = attn.batch_to_head_dim(torch.bmm(attention, value))
-        hidden_states = attn.to_out[1](attn.to_out[0](hidden_states))  # projection, dropout
-        if len(shape) == 4:
-            hidden_states = hidden_states.transpose(1, 2).reshape(shape)
-        if attn.residual_connection:
-            hidden_states = hidden_states + residual
-        return hidden_states / attn.rescale_output_factor
-
-
 @contextmanager
 def _in_cross_attention(unet: Any, words: WordWeights) -> Iterator[WordWeights]:
     before = dict(unet.attn_processors)
@@ -319,41 +208,6 @@ def reweight_words(pipe: Any, prompt: Texts, weights: Words, *, guided: bool = T
     """
     table = _token_weights(_pipe(pipe).tokenizer, _texts("prompt", prompt), _word_tables("weights", weights), "weights")
     return _in_cross_attention(pipe.unet, WordWeights(table, guided=guided))
-
-
-def _token_weights(tokenizer: Any, prompts: list[str], tables: list[Mapping[str, float]], name: str = "word_weights") -> Tensor:
-    """The weight of every token, (n, L), 1 where the tables say nothing. Raises ValueError for a word that is not in its prompt."""
-    n = _batch(**{"prompt": len(prompts), name: len(tables)})
-    table = torch.ones(n, tokenizer.model_max_length)
-    for row in range(n):
-        text, wanted = prompts[row % len(prompts)], tables[row % len(tables)]
-        for word, weight in wanted.items():
-            places = _places(tokenizer, text, word)
-            if not places:
-                raise ValueError(f"{name} names {word!r}, which is not a word of the first {tokenizer.model_max_length} tokens of prompt {text!r}")
-            table[row, places] = _finite(f"{name}[{word!r}]", weight)
-    return table
-
-
-def _word_tables(name: str, weights: Any) -> list[Mapping[str, float]]:
-    tables = [weights] if isinstance(weights, Mapping) else weights
-    if not isinstance(tables, list | tuple) or not all(isinstance(row, Mapping) for row in tables):
-        raise TypeError(f"{name} must be {{word: weight}} or a list of these, got {_got(weights)}")
-    if not tables:
-        raise ValueError(f"{name} must be {{word: weight}} or a list of these, got none")
-    for word in (word for row in tables for word in row):
-        if not isinstance(word, str):
-            raise TypeError(f"{name} must have words as text, got {_got(word)}")
-    return list(tables)
-
-
-def _places(tokenizer: Any, text: str, word: str) -> list[int]:
-    """Positions of the tokens of a word in a tokenized text, the start token being 0; whole words only ("cat" is not in "bobcat")."""
-    ids = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids
-    wanted = tokenizer(word, add_special_tokens=False).input_ids
-    starts = [0, *(i for i, token in enumerate(tokenizer.convert_ids_to_tokens(ids)) if token.endswith("</w>"))]  # of a word, less one
-    found = [i + 1 for i in starts if wanted and ids[i + 1 : i + 1 + len(wanted)] == wanted]
-    return [i + j for i in found for j in range(len(wanted))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -472,33 +326,9 @@ def _is_embedding(prompt: Any) -> bool:
     return isinstance(prompt, Tensor) or (isinstance(prompt, np.ndarray) and prompt.dtype.kind not in "USTO")
 
 
-def _removal(tokenizer, texts, tables, removed) -> tuple[list[str], list[dict]]:
-    """Concept removal: the word gets weight -1, and is put at the end of a prompt that lacks it (abstract, `- "cat"`; weight from notes)."""
-    n = _batch(prompt=len(texts), word_weights=len(tables), remove=len(removed))
-    texts, tables, removed = ([many[row % len(many)] for row in range(n)] for many in (texts, tables, removed))
-    for row, (text, table, word) in enumerate(zip(texts, tables, removed)):
-        if not word.strip():
-            raise ValueError(f"remove must name a word, got {word!r}")
-        if word in table:
-            raise ValueError(f"remove={word!r} is a word that word_weights weights too, expected one of the two")
-        texts[row] = text if _places(tokenizer, text, word) else f"{text} {word}".strip()
-        tables[row] = {**table, word: -1.0}
-        if not _places(tokenizer, texts[row], word):
-            raise ValueError(f"remove={word!r} has no place among the {tokenizer.model_max_length} tokens of prompt {text!r}")
-    return texts, tables
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # 5. The methods
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class Result(NamedTuple):
-    images: Tensor  # (B, 3, H, W) in [-1, 1]
-    latents: Tensor  # (B, C, h, w), x-hat_0
-    layout: Tensor | None  # (B, C, h, w), clean latents of the layout; see them by `decode`
-    levels: Levels
-    trace: list[Step] | None  # levels K_max .. 1, for trace=True
 
 
 def mix(
@@ -790,178 +620,8 @@ def _nu_table(nu: Any, window: Levels, shape: tuple[int, ...]) -> dict[int, floa
         raise TypeError(f"nu must be a number, a map or a function of the level that gives one: {error}") from error
 
 
-def _nu(name: str, value: Any, shape: Sequence[int]) -> float | Tensor:
-    if not (isinstance(value, list | tuple) or getattr(value, "ndim", 0)):
-        return _finite(name, value, low=0, high=1)
-    value = _numbers(name, value, "...", low=0, high=1)
-    if value.ndim > len(shape) or any(own not in (1, side) for own, side in zip(reversed(value.shape), reversed(shape))):
-        raise ValueError(f"{name} must broadcast to {tuple(shape)}, got {tuple(value.shape)}")
-    return value
-
-
-def _batch(**counts: int) -> int:
-    batch = max(counts.values())
-    if any(count not in (1, batch) for count in counts.values()):
-        raise ValueError(f"batch sizes must be 1 or equal, got {', '.join(f'{count} for {name}' for name, count in counts.items())}")
-    return batch
-
-
 def _warn_of_cuts(tokenizer: Any, texts: list[str]) -> None:
     for text in texts:
         cut = tokenizer(text).input_ids[tokenizer.model_max_length - 1 : -1]
         if cut:
             warnings.warn(f"prompt {text!r} is longer than {tokenizer.model_max_length} tokens, cut off: {tokenizer.decode(cut)!r}", stacklevel=4)
-
-
-# --- the doors through which arguments come in ---
-
-
-def _got(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} array of shape {value.shape}"
-    shown = repr(value) if isinstance(value, str | bytes | Real | complex | np.generic | list | tuple | set | frozenset | dict | range | None) else ""
-    return shown if 0 < len(shown) <= 60 else f"a {type(value).__name__}"
-
-
-def _numbers(name: str, value: Any, shape: str, *, low: float | None = None, high: float | None = None, whole: bool = False) -> Tensor:
-    """Any array-like of floating-point numbers as a tensor without gradient, on the device it came on. shape: one word an axis, a number
-    fixes its size, "..." stands for any axes; low, high: the closed range; whole: integers too."""
-    axes = f"({', '.join(shape.split())})"
-    expected = f"{'numbers' if whole else 'floating-point numbers'} {axes}"
-    if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.is_quantized:
-            raise TypeError(f"{name} must be {expected}, got {_got(value)}")
-        tensor = value.detach()
-    else:
-        if value is None or isinstance(value, str | bytes | Mapping | set | frozenset):
-            raise TypeError(f"{name} must be {expected}, got {_got(value)}")
-        try:
-            if isinstance(value, list | tuple) and any(isinstance(one, Tensor) for one in value):
-                value = torch.stack([torch.as_tensor(one) for one in value]).detach().cpu().numpy()
-            array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
-        except Exception as error:  # ragged lists, what only looks like an array
-            raise ValueError(f"{name} must be {expected}, got {_got(value)}, which makes no array") from error
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object else array)}")
-        array = array.astype(np.float64 if array.dtype == np.longdouble else array.dtype.newbyteorder("="))  # a copy: views may be read-only or run backwards
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if tensor.is_complex() or tensor.dtype == torch.bool or not (whole or tensor.is_floating_point()):
-        raise TypeError(f"{name} must be {expected}, got {_got(value)}")
-    words = shape.split()
-    if words != ["..."] and (len(words) != tensor.ndim or any(word.isdigit() and int(word) != size for word, size in zip(words, tensor.shape))):
-        raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
-    if not tensor.numel():
-        raise ValueError(f"{name} must be {expected} and not empty, got shape {tuple(tensor.shape)}")
-    try:
-        least, most = (float(x) for x in tensor.aminmax())
-    except (RuntimeError, NotImplementedError):  # on the meta device there is nothing to read
-        raise TypeError(f"{name} must be {expected}, got {_got(value)} without numbers") from None
-    if not (abs(least) < float("inf") and abs(most) < float("inf")):
-        raise ValueError(f"{name} must be finite {expected}, got {'NaN' if least != least else 'an infinity'} in it")
-    if (low is not None and least < low) or (high is not None and most > high):
-        raise ValueError(f"{name} must be {expected} {_range(low, high)}, got values from {least:.4g} to {most:.4g}")
-    return tensor
-
-
-def _like(value: Any, result: Any) -> Any:
-    """`result` in the kind of `value`: tensors, or numpy arrays for what is no tensor. Results in containers too."""
-    if value is None or isinstance(value, Tensor):
-        return result
-    if isinstance(result, Tensor):
-        return (result.float() if result.dtype == torch.bfloat16 else result).detach().cpu().numpy()
-    if isinstance(result, dict):
-        return {key: _like(value, part) for key, part in result.items()}
-    if isinstance(result, list):
-        return [_like(value, part) for part in result]
-    return type(result)(*(_like(value, part) for part in result)) if isinstance(result, Result | Step) else result
-
-
-def _range(low: float | None, high: float | None) -> str:
-    return f"in [{low:g}, {high:g}]" if None not in (low, high) else f">= {low:g}" if high is None and low is not None else ""
-
-
-def _scalar(value: Any) -> Any:
-    """The Python number in what may be a numpy number or an array without axes; None where it is none."""
-    if isinstance(value, Tensor | np.ndarray):
-        if value.ndim:
-            return None
-        try:
-            value = value.item()
-        except RuntimeError:  # on the meta device
-            return None
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, bool) or not isinstance(value, Real) else value
-
-
-def _integral(name: str, value: Any, *, low: int | None = None, high: int | None = None) -> int:
-    expected = f"a whole number {_range(low, high)}".rstrip()
-    try:
-        found = operator.index(_scalar(value))
-    except TypeError:
-        raise TypeError(f"{name} must be {expected}, got {_got(value)}") from None
-    if (low is not None and found < low) or (high is not None and found > high):
-        raise ValueError(f"{name} must be {expected}, got {_got(found)}")
-    return found
-
-
-def _integers(name: str, value: Any, *, low: int, high: int | None = None, empty: bool = False) -> tuple[int, ...]:
-    """A collection of whole numbers: list, tuple, set, range, the keys of a mapping, array, pandas."""
-    expected = f"whole numbers {_range(low, high)}"
-    value = value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1 else value
-    if isinstance(value, str | bytes) or not isinstance(value, Collection) or getattr(value, "ndim", 1) != 1:
-        raise TypeError(f"{name} must be a collection of {expected}, got {_got(value)}")
-    if not value and not empty:
-        raise ValueError(f"{name} must be a collection of {expected}, got {_got(value)}")
-    return tuple(_integral(name, one, low=low, high=high) for one in value)
-
-
-def _finite(name: str, value: Any, *, low: float | None = None, high: float | None = None) -> float:
-    expected = f"a number {_range(low, high)}".rstrip()
-    found = _scalar(value)
-    if found is None:
-        raise TypeError(f"{name} must be {expected}, got {_got(value)}")
-    if not abs(found) < float("inf") or (low is not None and found < low) or (high is not None and found > high):
-        raise ValueError(f"{name} must be {expected}, got {_got(value)}")
-    return float(found)
-
-
-def _option(name: str, value: Any, options: Sequence[str]) -> str:
-    listed = ", ".join(map(repr, options))
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be one of {listed}, got {_got(value)}")
-    if value not in options:
-        raise ValueError(f"{name} must be one of {listed}, got {_got(value)}")
-    return value
-
-
-def _texts(name: str, value: Any) -> list[str]:
-    expected = "a text or a list of texts"
-    found = [value] if isinstance(value, str) else value.tolist() if hasattr(value, "tolist") and not isinstance(value, Tensor) else value
-    if not isinstance(found, list | tuple):
-        raise TypeError(f"{name} must be {expected}, got {_got(value)}")
-    for one in found:
-        if not isinstance(one, str):
-            raise TypeError(f"{name} must be {expected}, got {_got(one)} in it")
-    if not found:
-        raise ValueError(f"{name} must be {expected}, got 0")
-    return [str(one) for one in found]
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {_got(value)}")
-    return bool(value)
-
-
-def _function(name: str, value: Any) -> Any:
-    if not callable(value):
-        raise TypeError(f"{name} must be a function, got {_got(value)}")
-    return value
-
-
-def _mapping(name: str, value: Any) -> Mapping:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping from levels, got {_got(value)}")
-    return value
