@@ -37,6 +37,16 @@ try:
 except ImportError as error:
     print("diffusers" in str(error))
 """, ["[[2, 0], [0, 1]] [False, False]", "True"]),  # the mirrored cells, each two pixels from where it was
+    "masked_planning": ("""
+from copied import identity_mask, masked_error, references
+
+known = references("interpolation", 3)
+print(known.tolist(), identity_mask(known[None]).int().tolist(), masked_error(torch.zeros(1, 3, 1, 2, 2), torch.full((1, 3, 1, 2, 2), 2.0), known).item())
+try:
+    copied.MarDiniPipeline
+except ImportError as error:
+    print("diffusers" in str(error))
+""", ["[True, False, True] [[[1, 0, 0], [1, 1, 1], [0, 0, 1]]] 4.0", "True"]),  # a reference attends to itself, the missing frame to all
     "semantic_mixing": ("""
 from copied import WordWeights, blend, levels
 
@@ -68,6 +78,20 @@ found = dift(pipe, image, t=50, n=3, ensemble=2, generator=torch.Generator().man
 points = torch.tensor([[3, 5], [12, 9]])
 print(match(found, found, points, source_size=(16, 16), target_size=(16, 16)).points.tolist(), dift.__module__)
 """, ["[[3, 5], [12, 9]] copied.features"]),  # every pixel matches itself
+    "masked_planning": ("""
+import json
+from copied import Generator, MarDiniPipeline, Planner, make_scheduler, references
+
+planner, generator = Planner(3, 4, 4, 2, 5, 16, 1, 2, 24), Generator(3, 8, 8, 2, 5, 16, 1, 2, 24, plan_dim=16, plan_tokens=4)
+pipe = MarDiniPipeline(planner.eval(), generator.eval(), make_scheduler())
+pipe.set_progress_bar_config(disable=True)
+video, known = torch.rand(1, 5, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1, references("interpolation", 5)
+pipe.save_pretrained("saved")
+again = MarDiniPipeline.from_pretrained("saved", local_files_only=True)
+one, other = (p(video, known, num_inference_steps=2, generator=torch.Generator().manual_seed(1)).frames for p in (pipe, again))
+print(torch.equal(one, other), torch.equal(one[:, known], video[:, known]), torch.equal(one, video))
+print(json.load(open("saved/model_index.json"))["planner"], MarDiniPipeline.__module__)
+""", ["True True False", "['copied', 'Planner'] copied.pipeline"]),  # what is saved names the folder, and not a file in it
     "semantic_mixing": ("""
 from copied import mix
 

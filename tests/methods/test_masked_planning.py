@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
 from helpers.methods import masked_planning as mp
+from helpers.methods.masked_planning import networks, planning
 from tests.accelerator import DEVICE, Accelerator, near, offloads
 
 torch.set_num_threads(1)
@@ -51,11 +52,11 @@ def test_references_of_every_task():
 def test_reference_counts_of_the_curriculum(frames, ratios, counts):
     drawn = mp.draw_references(10_000, frames, ratios, torch.Generator().manual_seed(0)).sum(1)
     assert (int(drawn.min()), int(drawn.max())) == counts
-    assert (mp.reference_count(ratios[0], frames), mp.reference_count(ratios[1], frames)) == counts
+    assert (planning.reference_count(ratios[0], frames), planning.reference_count(ratios[1], frames)) == counts
 
 
 def test_two_frames_are_enough():
-    assert mp.reference_count(0.0, 2) == mp.reference_count(1.0, 2) == 1 and mp.draw_references(3, 2, (0, 1)).sum(1).tolist() == [1, 1, 1]
+    assert planning.reference_count(0.0, 2) == planning.reference_count(1.0, 2) == 1 and mp.draw_references(3, 2, (0, 1)).sum(1).tolist() == [1, 1, 1]
     assert mp.references("image-to-video", 2).tolist() == [True, False]
 
 
@@ -87,7 +88,7 @@ def test_identity_mask_by_hand():
 
 def test_a_reference_token_returns_its_own_value():
     torch.manual_seed(0)
-    attention, x = mp.Attention(8, 2), torch.randn(1, 4, 8)
+    attention, x = networks.Attention(8, 2), torch.randn(1, 4, 8)
     mask = mp.identity_mask(torch.tensor([[False, True, False, False]]))
     out = attention(x, mask=mask)
     assert torch.allclose(out[0, 1], attention.to_out(attention.to_v(x)[0, 1]), atol=1e-6)
@@ -99,7 +100,7 @@ def test_a_reference_token_returns_its_own_value():
     assert torch.allclose(attention(x, mask=nothing_known), attention(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("position", mp.POSITIONS)
+@pytest.mark.parametrize("position", networks.POSITIONS)
 def test_the_plan_of_a_reference_depends_on_that_frame_alone(position):
     pipe, clip, is_ref = small(position), video(side=4), mp.references("interpolation", FRAMES)
     plan = pipe.planner(clip, is_ref)
@@ -111,8 +112,8 @@ def test_the_plan_of_a_reference_depends_on_that_frame_alone(position):
     assert not torch.allclose(plain(clip, is_ref)[:, 0], plain(other, is_ref)[:, 0])
 
 
-@pytest.mark.parametrize("mixer", mp.MIXERS)
-@pytest.mark.parametrize("position", mp.POSITIONS)
+@pytest.mark.parametrize("mixer", networks.MIXERS)
+@pytest.mark.parametrize("position", networks.POSITIONS)
 def test_no_masked_content_enters_a_reference_token(mixer, position):
     pipe, clip, is_ref = small(position, mixer), video(), mp.chosen([1], FRAMES)
     out = pipe.generator(clip, torch.tensor(500), is_ref)
@@ -125,9 +126,9 @@ def test_no_masked_content_enters_a_reference_token(mixer, position):
 # ------------------------------------------------------------------------------------------------------------------------ networks
 
 
-@pytest.mark.parametrize("position", mp.POSITIONS)
+@pytest.mark.parametrize("position", networks.POSITIONS)
 def test_patches_and_back(position):
-    layout = mp.Frames(3, 6, 4, 2, FRAMES, 8, 2, position)
+    layout = networks.Frames(3, 6, 4, 2, FRAMES, 8, 2, position)
     clip = video(side=6)[..., :4]
     patches = layout.patches(clip)
     assert patches.shape == (2, FRAMES, 6, 12) and torch.equal(layout.picture(patches), clip)
@@ -145,14 +146,14 @@ def test_rotary_attention_sees_distances_only():
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
 
     def score(place, frame, other_place, other_frame):
-        tables = [mp.rotary_table(torch.tensor([p]), torch.tensor([f]), 8) for p, f in ((place, frame), (other_place, other_frame))]
-        return float((mp.apply_rotary_emb(q, tables[0]) * mp.apply_rotary_emb(k, tables[1])).sum())
+        tables = [networks.rotary_table(torch.tensor([p]), torch.tensor([f]), 8) for p, f in ((place, frame), (other_place, other_frame))]
+        return float((networks.apply_rotary_emb(q, tables[0]) * networks.apply_rotary_emb(k, tables[1])).sum())
 
     assert score(3, 1, 7, 4) == pytest.approx(score(10, 5, 14, 8), abs=1e-4)
     assert score(3, 1, 7, 4) != pytest.approx(score(3, 1, 8, 4), abs=1e-3) and score(3, 1, 7, 4) != pytest.approx(score(3, 1, 7, 5), abs=1e-3)
 
 
-@pytest.mark.parametrize("position", mp.POSITIONS)
+@pytest.mark.parametrize("position", networks.POSITIONS)
 def test_masked_frames_know_their_time(position):
     plan = small(position).planner(video(side=4), mp.references("interpolation", FRAMES))
     assert (plan[:, 1] - plan[:, 2]).abs().max() > 1e-3  # the same learned token stands in both
@@ -173,8 +174,8 @@ def test_the_generator_does_not_see_masked_frames_at_zero_signal():
     assert float(pipe.scheduler.alphas_cumprod[999]) == 0 and torch.equal(*noisy)
 
 
-@pytest.mark.parametrize("mixer", mp.MIXERS)
-@pytest.mark.parametrize("position", mp.POSITIONS)
+@pytest.mark.parametrize("mixer", networks.MIXERS)
+@pytest.mark.parametrize("position", networks.POSITIONS)
 def test_a_cached_plan_is_the_plan(mixer, position):
     pipe, clip, is_ref = small(position, mixer), video(), mp.references("image-to-video", FRAMES)
     plan = pipe.make_plan(clip, is_ref)
@@ -200,7 +201,7 @@ def test_a_new_generator_predicts_zero():
 def test_the_mlp_is_shifted_scaled_and_gated_by_timestep_and_plan():
     torch.manual_seed(0)
     block, tokens, time, vector, plan = (
-        mp.GeneratorBlock(8, 2, 12, 6),
+        networks.GeneratorBlock(8, 2, 12, 6),
         torch.randn(2, 3, 4, 8),
         torch.randn(2, 8),
         torch.randn(2, 3, 8),
@@ -211,7 +212,7 @@ def test_the_mlp_is_shifted_scaled_and_gated_by_timestep_and_plan():
     seen = {}
     for name in ("norm_mlp", "norm_space", "mlp", "space", "modulate_mlp", "modulate_space"):
         getattr(block, name).register_forward_hook(lambda module, given, out, name=name: seen.update({name: (given[0], out)}))
-    rotary = dict.fromkeys(("spatial", *mp.MIXERS))
+    rotary = dict.fromkeys(("spatial", *networks.MIXERS))
     found, kept = block(tokens, time, vector, plan, None, "temporal", None, rotary)
     assert torch.equal(found, block(tokens, time, vector, None, kept, "temporal", None, rotary)[0])
     shift, scale, gate = (part[:, :, None] for part in seen["modulate_mlp"][1])
@@ -386,7 +387,7 @@ def test_with_an_autoencoder():
     assert torch.isfinite(pipe.encode(torch.full_like(clip, 1 + 1e-6))).all()  # rounding
 
 
-@pytest.mark.parametrize("position", mp.POSITIONS)
+@pytest.mark.parametrize("position", networks.POSITIONS)
 def test_saved_and_loaded(position, tmp_path):
     pipe, clip, is_ref = small(position, "space-time"), video(), mp.references("interpolation", FRAMES)
     pipe.save_pretrained(tmp_path / "mardini")
@@ -431,7 +432,7 @@ def test_slow_motion_arithmetic():
     assert mp.slow_motion(Still(), images(2), 2, 3, overlap=True, frames=5).shape[1] == 65
     assert mp.slow_motion(Still(), images(3), 5, 2, overlap=True, frames=9).shape[1] == 17
     assert mp.slow_motion(Still(), images(3), 3, 3, overlap=True, frames=5).shape[1] == 17
-    assert mp.spread(3, 9) == [0, 4, 8] and mp.spread(4, 32) == [0, 10, 21, 31] and mp.spread(1, 9) == [0]
+    assert planning.spread(3, 9) == [0, 4, 8] and planning.spread(4, 32) == [0, 10, 21, 31] and planning.spread(1, 9) == [0]
 
 
 # --------------------------------------------------------------------------------------------------------- devices, precisions, kinds
@@ -444,7 +445,7 @@ def called(pipe, clip, **options):
     return pipe(clip, generator=torch.Generator().manual_seed(0), **CALL | options)
 
 
-@pytest.mark.parametrize("position", mp.POSITIONS)
+@pytest.mark.parametrize("position", networks.POSITIONS)
 @pytest.mark.parametrize("there", ["everything", "clip", "nothing"])
 def test_on_an_accelerator(there, position):
     clip, right = video(side=16), called(small(position, vae=autoencoder()), video(side=16))
@@ -494,7 +495,7 @@ def test_losses_on_an_accelerator():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("position", mp.POSITIONS)
+@pytest.mark.parametrize("position", networks.POSITIONS)
 def test_half_precision(dtype, position):
     clip, pipe = video(side=16), small(position, vae=autoencoder()).to(dtype)
     for given in (clip, clip.to(dtype)):
@@ -554,7 +555,7 @@ def test_compiled_networks():
             mp.drop_plans(wrong, torch.zeros(1, 1, 4, 16), 0.5)
 
 
-@pytest.mark.parametrize("mixer", mp.MIXERS)
+@pytest.mark.parametrize("mixer", networks.MIXERS)
 def test_the_generator_mixes_frames(mixer):
     """Another masked frame, other than the one that is looked at, and the same references: what is predicted changes through the mixing of frames alone."""
     pipe, clip, is_ref = small(mixer=mixer), video(), mp.references("image-to-video", FRAMES)
@@ -608,7 +609,7 @@ def test_bad_calls_are_refused_before_any_work(case):
     (lambda: mp.chosen([5], 5), ValueError, "known must be an integer in 0..4, got 5"),
     (lambda: mp.chosen([], 5), ValueError, "known must hold 1 to 4 different frames, got"),
     (lambda: mp.draw_references(2, 9, (0.6, 0.2)), ValueError, r"ratios must be \(lowest, highest\)"),
-    (lambda: mp.reference_count(1.2, 9), ValueError, r"ratio must be a finite number in \[0, 1\], got 1.2"),
+    (lambda: planning.reference_count(1.2, 9), ValueError, r"ratio must be a finite number in \[0, 1\], got 1.2"),
     (lambda: mp.identity_mask(torch.tensor([[True, False]]), identity="clip"), ValueError, "identity must be one of token, frame, None"),
     (lambda: mp.Planner(patch=3), ValueError, "height and width must be multiples of patch, got 4 x 4 and 3"),
     (lambda: mp.Planner(heads=5), ValueError, "dim must be a multiple of heads"),
@@ -619,7 +620,7 @@ def test_bad_calls_are_refused_before_any_work(case):
     (lambda: mp.low_resolution(video(), 3), ValueError, "multiples of factor 3"),
     (lambda: mp.masked_error(video(), video(), IS_REF, per="frame"), ValueError, "per must be one of"),
     (lambda: mp.drop_plans(small().generator, torch.zeros(1, 1, 4, 16), 1.5), ValueError, r"probability must be a finite number in \[0, 1\], got 1.5"),
-    (lambda: mp.spread(9, 9), ValueError, "count must be below frames"),
+    (lambda: planning.spread(9, 9), ValueError, "count must be below frames"),
     (lambda: mp.roll_forward(small(), video(1, 2), 0, 1), ValueError, "windows must be an integer >= 1"),
     (lambda: mp.roll_forward(small(), video(1, 2), 2, 5), ValueError, "keep must be an integer in 1..4, got 5"),
     (lambda: mp.roll_forward(small(), video(1, 5), 1, 1), ValueError, "start must have 1 to 4 frames, fewer than a window, got 5"),
