@@ -1,6 +1,5 @@
 """Odd and wrong inputs for k-NN augmentation."""
 
-import faiss
 import numpy as np
 import pytest
 import torch
@@ -103,4 +102,4 @@ def test_wrong_inputs_are_refused_and_odd_ones_taken(trial):
 
 
 def test_every_public_function_is_tried():
-    assert coverage(knn, TRIALS) == set() and faiss is not None
+    assert coverage(knn, TRIALS) == set()
