@@ -82,6 +82,12 @@ def numbers(
         if value.layout != torch.strided or _hollow(value) or value.is_complex() or value.is_quantized:
             raise TypeError(f"{name} must be {expected}, got {got(value)}")
         tensor = value.detach() if detach else value
+        if value.dtype in (torch.uint16, torch.uint32, torch.uint64):  # with which torch can hardly compute
+            tensor = tensor.to(torch.int64)
+            if value.dtype == torch.uint64 and (tensor < 0).any():
+                raise ValueError(f"{name} must be {expected} below 2**63, got {got(value)} with more in it")
+        elif value.is_floating_point() and value.element_size() == 1:
+            raise TypeError(f"{name} must be {expected} of 16 bits or more, got {got(value)}")
     else:
         array = _array(name, value, expected)
         if array.dtype.kind == "u" and array.dtype != np.uint8:

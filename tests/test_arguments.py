@@ -140,3 +140,12 @@ def test_masked_entries_are_refused_and_pandas_own_numbers_are_taken():
     frame.iloc[0, 0] = pd.NA
     with pytest.raises((ValueError, TypeError), match="^x must be"):
         numbers("x", frame, "N 3")
+
+
+def test_tensors_of_rare_dtypes_are_converted_or_refused():
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        assert numbers("x", torch.tensor([1, 2, 3]).to(dtype), "N", low=0, whole=True).tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"x must be numbers \(N,\) below 2\*\*63"):
+        numbers("x", torch.tensor([-1]).view(torch.uint64), "N")
+    with pytest.raises(TypeError, match="x must be numbers .* of 16 bits or more, got float8_e4m3fn tensor"):
+        numbers("x", torch.ones(3).to(torch.float8_e4m3fn), "N")

@@ -406,7 +406,6 @@ def test_a_poster_is_no_frame(tmp_path):
 
 
 def test_what_pillow_reads_wrongly_is_refused_by_name(tmp_path):
-    tifffile = pytest.importorskip("tifffile")
     values = np.full((2, 3, 16, 16), 32767, np.uint16)
     tifffile.imwrite(tmp_path / "planes.tif", values, photometric="rgb", planarconfig="separate")
     with pytest.raises(ValueError, match="'planes.tif': its colours stand in planes of more than 8 bits"):
