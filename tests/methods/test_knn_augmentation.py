@@ -816,6 +816,19 @@ def test_what_is_masked_is_refused_by_name():
     assert np.array_equal(whole.predict_proba(features), made.fit(features, labels).predict_proba(features))
 
 
+def test_rare_dtypes_are_taken_as_numbers_or_named():
+    right = STORE.search(X, 2)
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        store = knn.Datastore(X, Y.to(dtype), ids=torch.arange(6).to(dtype))
+        assert all(torch.equal(one, other) for one, other in zip(store.search(X, 2), right, strict=True))
+        whole = torch.tensor([[1], [500], [3]])
+        assert torch.equal(knn.normalise(whole.to(dtype), norm="none")[0], knn.normalise(whole, norm="none")[0])
+    with pytest.raises(ValueError, match=r"labels must be whole numbers .* below 2\*\*63, got uint64 tensor of shape \(6,\) with more in it"):
+        knn.Datastore(X, torch.full((6,), -1).view(torch.uint64))
+    with pytest.raises(TypeError, match=r"features must be numbers \(N, D\) of 16 bits or more, got float8_e4m3fn tensor of shape"):
+        knn.Datastore(X.to(torch.float8_e4m3fn), Y)
+
+
 def test_a_row_at_the_mean_warns():
     with pytest.warns(UserWarning, match="1 rows are all zero"):
         knn.Datastore(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]), [0, 1, 1])

@@ -520,6 +520,28 @@ def test_arrays_in_arrays_out():
     assert torch.equal(pipe(clip.requires_grad_(), is_ref, **options).frames, right.frames)
 
 
+def test_masked_arrays_are_refused_and_rare_dtypes_are_taken_or_named():
+    pipe, clip, is_ref = small(), video(), mp.references("image-to-video", FRAMES)
+    hidden = np.ma.masked_less(clip.numpy(), 0)
+    for given in (hidden, list(hidden)):
+        with pytest.raises(ValueError, match=rf"^video must be .*, got an array with {int((clip < 0).sum())} masked entries: fill them, or leave"):
+            pipe(given, is_ref, 1)
+    with pytest.raises(ValueError, match="is_ref must be booleans .*, got an array with 1 masked entries"):
+        pipe(clip, np.ma.masked_array(is_ref.numpy(), [0, 0, 1, 0, 0]), 1)
+    whole = np.ma.masked_array(clip.numpy())  # nothing is masked
+    assert np.array_equal(mp.low_resolution(whole, 2), mp.low_resolution(clip.numpy(), 2))
+    clean, eps = video(), noise(2, FRAMES, 3, 8, 8)
+    right = mp.noised(pipe.scheduler, clean, eps, torch.tensor([3, 500]), is_ref)
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        for timestep in (torch.tensor([3, 500]).to(dtype), torch.tensor([3, 500]).to(dtype).numpy()):
+            assert torch.equal(mp.noised(pipe.scheduler, clean, eps, timestep, is_ref), right)
+    for timestep in (torch.tensor(-1).view(torch.uint64), np.array(2**64 - 1, np.uint64)):
+        with pytest.raises(ValueError, match=r"timestep must be a whole number .* below 2\*\*63, got uint64 tensor of shape \(\) with more in it"):
+            mp.noised(pipe.scheduler, clean, eps, timestep, is_ref)
+    with pytest.raises(TypeError, match="clip must be floating-point numbers .* of 16 bits or more, got float8_e4m3fn tensor of shape"):
+        mp.low_resolution(clip.to(torch.float8_e4m3fn), 2)
+
+
 def test_a_list_of_generators_is_one_a_clip():
     pipe, clip, is_ref = small(), video(), CALL["is_ref"]
     seeds = lambda *which: [torch.Generator().manual_seed(k) for k in which]  # noqa: E731

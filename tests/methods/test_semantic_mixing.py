@@ -1035,6 +1035,24 @@ def test_arrays_come_back_as_arrays(pipe):
     assert isinstance(out, np.ndarray) and isinstance(states[0].state, np.ndarray) and [step.level for step in states] == [2, 1]
 
 
+def test_masked_arrays_are_refused_and_rare_dtypes_are_taken_or_named(pipe):
+    hidden = np.ma.masked_less(IMAGE.numpy(), 0)
+    for given in (hidden, list(hidden)):
+        with pytest.raises(ValueError, match=rf"^image must be .*, got an array with {int((IMAGE < 0).sum())} masked entries: fill them, or leave"):
+            encode(pipe, given)
+    with pytest.raises(TypeError, match=r"nu must be a number in \[0, 1\]"):
+        blend(IMAGE, IMAGE, np.ma.masked)
+    assert np.array_equal(blend(np.ma.masked_array(IMAGE.numpy()), NOISE[:2, :3].numpy()[:, :, :1, :1] + 0 * IMAGE.numpy(), 1), IMAGE.numpy())
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        for weights in (torch.tensor([[1, 500]]).to(dtype), torch.tensor([[1, 500]]).to(dtype).numpy()):
+            assert WordWeights(weights, guided=False).reweight(torch.ones(1, 1, 2), 1).tolist() == [[[1.0, 500.0]]]
+    for weights in (torch.tensor([[1, -1]]).view(torch.uint64), np.array([[1, 2**64 - 1]], np.uint64)):
+        with pytest.raises(ValueError, match=r"weights must be numbers \(n, L\) below 2\*\*63, got uint64 .* with more in it"):
+            WordWeights(weights)
+    with pytest.raises(TypeError, match="image must be floating-point numbers .* of 16 bits or more, got float8_e4m3fn tensor of shape"):
+        encode(pipe, IMAGE.to(torch.float8_e4m3fn))
+
+
 def test_texts_may_be_arrays_of_texts(pipe):
     known = mix(pipe, IMAGE, ["cat", "dog"], **SHORT).latents
     for texts in (("cat", "dog"), np.array(["cat", "dog"]), pd.Series(["cat", "dog"], index=[7, 9])):

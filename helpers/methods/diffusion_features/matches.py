@@ -119,6 +119,12 @@ def _size(name: str, size: Any, smallest: int = 2) -> tuple[int, int]:
     return _integer(name, found[0], smallest, MOST_PIXELS), _integer(name, found[1], smallest, MOST_PIXELS)
 
 
+def _hidden(value: Any) -> int:
+    """How many entries of a numpy masked array, or of those in a list, are masked: numpy would show what lies behind the mask."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
+
+
 def _numbers(name: str, value: Any, *layouts: str, note: str = "", masks: bool = False, finite: bool = True) -> Tensor:
     """Any array-like of numbers as a tensor, on the device it came on; numpy, lists and pandas (by position) land on the CPU.
 
@@ -128,17 +134,24 @@ def _numbers(name: str, value: Any, *layouts: str, note: str = "", masks: bool =
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_quantized or _hollow(value):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        if value.is_floating_point() and value.element_size() == 1:
+            raise TypeError(f"{name} must be {expected} of 16 bits or more, got {_got(value)}")
         tensor = value
+        if value.dtype in (torch.uint16, torch.uint32, torch.uint64):  # with which torch can hardly compute
+            signed = value.to(torch.int64)
+            tensor = value.double() if value.dtype == torch.uint64 and (signed < 0).any() else signed
     else:
         if isinstance(value, Mapping) or not (isinstance(value, list | tuple) or hasattr(value, "__array__")):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        if hidden := _hidden(value):
+            raise ValueError(f"{name} must be {expected}, got an array with {hidden} masked entries: fill them, or leave their rows out")
         try:
             if isinstance(value, list | tuple) and any(isinstance(one, Tensor) for one in value):
                 value = torch.stack([torch.as_tensor(one) for one in value]).detach().cpu()
             array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
         except Exception as error:  # whatever numpy makes of a ragged list or of what only looks like an array
             raise ValueError(f"{name} must be {expected}, got {_got(value)}, which makes no array") from error
-        if array.dtype.kind not in "biuf" or np.ma.is_masked(value):
+        if array.dtype.kind not in "biuf":
             raise TypeError(f"{name} must be {expected}, got {_got(value if array.dtype == object else array)}")
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.float64 if array.dtype.itemsize == 8 and array.size and array.max() >= 2**63 else np.int64)
