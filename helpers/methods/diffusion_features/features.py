@@ -23,7 +23,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
-from .matches import _floats, _full, _got, _integer, _like, _option, _pictures, _several
+from ._arguments import _floats, _got, _integer, _like, _option, _pictures, _several
+from .matches import _full
 
 __all__ = ["block_layers", "dift", "dift_blocks", "dift_grid", "dift_layers", "layer_names", "noise_to_signal"]
 
