@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import threading
 import warnings
 import weakref
 from dataclasses import dataclass, field
@@ -104,10 +105,9 @@ class AdaCacheHandle:
     def _take_off(self) -> None:
         registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
         if registry.get_hook(_ROOT) is self._cache.root:
-            for module in self.transformer.modules():
-                for name in (_ROOT, _BLOCK, _PROBE):
-                    _unhang(module, name)
-            for name in ("disable_cache", "_cache_config"):
+            for module, name in self._cache.root.hung:
+                _unhang(module, name, self._cache)
+            for name in ("disable_cache", "_cache_config", "_replicate_for_data_parallel"):
                 vars(self.transformer).pop(name, None)
             registry.invalidate_child_registries_cache()
 
@@ -148,7 +148,8 @@ def apply_adacache(
 
     transformer: the model, also inside torch.compile, DistributedDataParallel or a peft wrapper; its own parameters are never touched.
     num_calls: N, counted in denoiser calls of one guidance branch; or the pipeline's scheduler, whose timesteps are then counted anew at every
-    run, so that another number of steps, `strength` < 1 and second-order samplers need no other clock. codebook, metric, form, expect, first,
+    run, so that another number of steps, `strength` < 1 and second-order samplers need no other clock; of two transformers that share the steps
+    (Wan 2.2) the first needs the number of its own calls. codebook, metric, form, expect, first,
     last, start, regulariser: see `CachingClock`; or give a finished clock instead (`FixedClock`).
     probe: which residual is watched. "attention": self-attention of the middle block (of the temporal blocks where there
     are some), times its gate in adaLN-single blocks (Latte), as in the paper. "block": all that the middle block adds.
@@ -165,15 +166,20 @@ def apply_adacache(
     record: also keep every probe and every summed hidden-state residual, as CPU tensors in the report.
 
     A run ends with call N, with a pipeline's end, with an exception inside the model, or when the timesteps turn back
-    (they may fall or rise, Mochi's rise): a run that was interrupted leaves nothing behind. On an accelerator the
+    (they may fall or rise, Mochi's rise): a run that was interrupted leaves nothing behind. One that begins where the timesteps need not turn
+    back (leading spacing, strength < 1) is seen by its text tensors, which are others than those of the calls before, or by the timesteps
+    of the scheduler, where num_calls is one; with the same tensors and an integer it needs `handle.reset()`. On an accelerator the
     timesteps are only looked at where the text embedding is another tensor than at the call before, as in every new
     pipeline run from a prompt, so that skipped calls never wait for the device; a loop or a pipeline that is stopped half-way
-    there, and started again with the same embedding tensor, needs `handle.reset()`.
+    there, and started again with the same embedding tensor, needs `handle.reset()` unless num_calls is its scheduler.
+    The model is not to be copied or pickled while the cache is on it.
 
     Returns an AdaCacheHandle. Raises TypeError or ValueError for bad options, a model without a known block list, a
     model that already caches or is given another cache later, and, at a call: more than N calls in one run, guidance branches that cannot be
-    told apart, a changed resolution or dtype inside a run, a probe that did not run, hidden states that change between blocks of a list
-    (storage="group"). Raises RuntimeError for calls with gradients enabled: stored residuals carry none. Warns once when a run ends before call N.
+    told apart, windows of a clip that take turns without contexts of their own, a changed resolution or dtype inside a run, a probe that did not run,
+    blocks that are no longer those it was applied to, hidden states that change between blocks of a list (storage="group"). Raises RuntimeError
+    for calls with gradients enabled (stored residuals carry none) and for calls at the same time, TypeError for a copy. Warns once when a run ends
+    before call N.
     """
     _option("storage", storage, ("group", "block"))
     _option("reuse", reuse, REUSES)
@@ -202,21 +208,25 @@ def apply_adacache(
         clock.reset()
 
     groups = _block_lists(transformer)
-    probe_block, probe_module, probe_name, gate_chunk = _find_probe(transformer, groups, probe)
+    probe_block, probe_module, probe_name, gate_chunk = _find_probe(groups, probe)
     cache = _Cache(transformer, clock, storage == "group", reuse == "linear", decide == "shared", record)
     cache.scheduler, cache.root = scheduler, _RootHook(cache, groups)
-    _hang(transformer, cache.root, _ROOT)
+    hooks: list[tuple[nn.Module, str, Any]] = [(transformer, _ROOT, cache.root)]
     for name, blocks in groups.items():
         for i, block in enumerate(blocks):
             hook = _BlockHook(cache, name, None if storage == "group" else i, last=i == len(blocks) - 1)
             if block is probe_block:
                 hook.gate_chunk, hook.is_probe = gate_chunk, probe_module is block
-            _hang(block, hook, _BLOCK)
+            hooks.append((block, _BLOCK, hook))
     if probe_module is not probe_block:
-        _hang(probe_module, _ProbeHook(cache), _PROBE)
+        hooks.append((probe_module, _PROBE, _ProbeHook(cache)))
+    for module, name, hook in hooks:
+        _hang(module, hook, name)
+    cache.root.hung = [(module, name) for module, name, _ in hooks]
     # contexts are handed down a cached list of hooked modules: have it made anew
     HookRegistry.check_if_exists_or_initialize(transformer).invalidate_child_registries_cache()
     handle = AdaCacheHandle(transformer, cache, {name: len(blocks) for name, blocks in groups.items()}, probe_name)
+    transformer._replicate_for_data_parallel = _no_copy  # of a DataParallel that is put around it later
     transformer.disable_cache = handle.remove  # hides the method of the class until remove(): a handle that was lost is no trap
     if hasattr(transformer, "_cache_config"):
         transformer._cache_config = handle  # is_cache_enabled says so, and enable_cache() refuses a second one
@@ -224,6 +234,7 @@ def apply_adacache(
 
 
 _ROOT, _BLOCK, _PROBE = "adacache_root", "adacache_block", "adacache_probe"
+_REPLACED = "which may have been replaced since: call transformer.disable_cache() and apply_adacache(..., num_calls=pipe.scheduler) anew"
 _BRANCH = "inference"  # name of the first guidance branch where the pipeline opens no context
 
 
@@ -255,11 +266,11 @@ def _hang(module: nn.Module, hook: ModelHook, name: str) -> None:
         module._old_forward, module.forward = module.forward, outer
 
 
-def _unhang(module: nn.Module, name: str) -> None:
-    """Take a hook off, also from below another library that has wrapped `forward` (accelerate's offload): its wrapper stays where it is."""
+def _unhang(module: nn.Module, name: str, cache: _Cache) -> None:
+    """Take a hook of this cache off, also from below another library that has wrapped `forward` (accelerate's offload): its wrapper stays where it is."""
     registry = getattr(module, "_diffusers_hook", None)
     hook = registry.get_hook(name) if registry is not None else None
-    if hook is None:
+    if hook is None or hook.cache is not cache:
         return
     newest, outer = registry._hook_order[-1] == name, module.forward
     registry.remove_hook(name, recurse=False)
@@ -285,6 +296,11 @@ _CACHES = ("faster_cache", "first_block_cache", "mag_cache", "pyramid_attention_
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _bare(block: nn.Module) -> nn.Module:
+    """The block itself, where `torch.compile(block)` stands in the list."""
+    return getattr(block, "_orig_mod", block)
+
+
 def _metadata(block: nn.Module) -> TransformerBlockMetadata | None:
     try:
         return TransformerBlockRegistry.get(type(block))
@@ -292,8 +308,8 @@ def _metadata(block: nn.Module) -> TransformerBlockMetadata | None:
         return None
 
 
-def _block_lists(transformer: nn.Module) -> dict[str, nn.ModuleList]:
-    lists = {name: child for name, child in transformer.named_children() if isinstance(child, nn.ModuleList) and len(child)}
+def _block_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
+    lists = {name: [*map(_bare, child)] for name, child in transformer.named_children() if isinstance(child, nn.ModuleList) and len(child)}
     groups = {name: blocks for name, blocks in lists.items() if all(_metadata(block) is not None for block in blocks)}
     if not groups:
         classes = {name: type(blocks[0]).__name__ for name, blocks in lists.items()}
@@ -304,7 +320,7 @@ def _block_lists(transformer: nn.Module) -> dict[str, nn.ModuleList]:
     return groups
 
 
-def _find_probe(transformer: nn.Module, groups: dict[str, nn.ModuleList], probe: str) -> tuple[nn.Module, nn.Module, str, int | None]:
+def _find_probe(groups: dict[str, list[nn.Module]], probe: str) -> tuple[nn.Module, nn.Module, str, int | None]:
     """(block that holds the probe, probed module, its name, number of its gate among the six of adaLN-single)."""
     if isinstance(probe, str) and probe in ("attention", "block"):
         group = next((name for name in groups if "temporal" in name), next(iter(groups)))
@@ -318,13 +334,13 @@ def _find_probe(transformer: nn.Module, groups: dict[str, nn.ModuleList], probe:
             name += f".{attention}"
     else:
         name = probe
-    modules = dict(transformer.named_modules())
     path = name.split(".") if isinstance(name, str) else [""]
-    if path[0] not in groups or len(path) < 2 or name not in modules:
+    block = {str(i): block for i, block in enumerate(groups.get(path[0], ()))}.get(path[1]) if len(path) > 1 else None
+    module = None if block is None else dict(block.named_modules()).get(".".join(path[2:]))
+    if block is None or module is None:
         raise ValueError(f'probe must be "attention", "block" or the name of a block or submodule in {list(groups)}, got {probe!r}')
-    block = groups[path[0]][int(path[1])]
     gated = len(path) == 3 and getattr(block, "norm_type", None) == "ada_norm_single"
-    return block, modules[name], name, {"attn1": 2, "ff": 5}.get(path[2]) if gated else None
+    return block, module, name, {"attn1": 2, "ff": 5}.get(path[2]) if gated else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -344,6 +360,7 @@ class _State(BaseState):
         self.signature: list | None = None  # shapes and dtypes of the inputs
         self.timesteps: list[Any] = []  # of the first and the latest call
         self.given: list[_Seen] = []  # the text and what else tells guidance branches apart, at the latest call
+        self.steady = 0  # calls in a row, up to the latest, that brought the very same tensors
         self.latents: _Seen | None = None
         # key: (name of block list, None or number of block)
         self.running: dict[tuple, Any] = {}  # of the call in progress
@@ -359,14 +376,17 @@ class _State(BaseState):
 class _Seen:
     """A tensor of an earlier call, or another argument. Two tensors are told apart as objects first, which nobody has to wait for."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, rewritten: bool = False) -> None:
         self.ref = weakref.ref(value) if isinstance(value, Tensor) else None
         self.value = value.detach() if isinstance(value, Tensor) else value
         self.version = _versions(value)
+        self.copied = rewritten and isinstance(value, Tensor) and value.is_inference()  # torch does not say whether that was written into
+        if self.copied:
+            self.value = self.value.clone()
 
     def is_(self, value: Any) -> bool:
         """The same object, and nobody has written into it since."""
-        return (self.ref() if self.ref is not None else self.value) is value and self.version == _versions(value)
+        return not self.copied and (self.ref() if self.ref is not None else self.value) is value and self.version == _versions(value)
 
     def equals(self, value: Any) -> bool:
         old = self.value
@@ -380,7 +400,17 @@ class _Seen:
 
 def _same(seen: _Seen | None, value: Any) -> bool:
     """Are these the latents of that call? What was written into since is not, though it be the same object."""
-    return seen is not None and (seen.is_(value) if seen.ref is not None and seen.ref() is value else seen.equals(value))
+    if seen is None:
+        return False
+    return seen.is_(value) if seen.ref is not None and seen.ref() is value and not seen.copied else seen.equals(value)
+
+
+def _unlike(seen: _Seen | None, value: Any) -> bool:
+    """Latents that have little in common, as those of two clips; a sampler's two estimates of one clip are nearly the same."""
+    if seen is None or not isinstance(value, Tensor) or seen.value.shape != value.shape:
+        return False
+    a, b = seen.value.to(value.device).float().flatten(), value.float().flatten()
+    return bool(a @ b < 0.5 * a.norm() * b.norm())
 
 
 class _Cache:
@@ -390,6 +420,7 @@ class _Cache:
         self.clock, self.group, self.linear, self.shared, self.record = clock, group, linear, shared, record
         self.transformer, self.states = transformer, StateManager(_State)
         self.scheduler: Any = None  # asked for the number of calls, where there is one
+        self.times: Any = None  # its timesteps in this run
         self.reports: list[Report] = []
         self.state: _State | None = None  # of the call in progress
         self.active = True
@@ -403,6 +434,11 @@ class _Cache:
         self.gate: Any = None
         self.newest = self.latest = None  # the block list that began last, the one that ran last
         self.own_context = self.warned = False
+        self.kinds: set[bool] = set()  # of this run's calls: did the pipeline open no context?
+        self.raw: Any = None  # the timestep of the latest call, as it came
+        self.again = self.turned = False  # this call, this run began where a run was left after one call at the same timestep, with the same text
+        self.left: list[_Seen] | None = None  # the text of that run, where text and no latents had changed
+        self.busy = threading.Lock()
         names = list(inspect.signature(transformer.forward).parameters)
         self.position = {name: i for i, name in enumerate(names)}
         self.telling = [name for name in names if _TELLING.match(name)]
@@ -422,29 +458,37 @@ class _Cache:
         given = _leaves([self._argument(name, args, kwargs) for name in self.telling])
         self.own_context = self.states._context is None  # LattePipeline and plain loops open none
         index = None if self.own_context else getattr(self.states.context, "step_index", None)
+        if self._is_set_anew(timestep):
+            self._start_anew()
+        raw = timestep
         if index is not None:  # the pipeline says how far it is (Wan): nothing needs to be read from the device
             timestep = index
         elif isinstance(timestep, Tensor) and timestep.device.type == "cpu":
             timestep = _value(timestep)
-        state = self._of_branch(hidden, timestep, given) if self.own_context else self._of_context(hidden, timestep, given)
+        state = self._of_branch(hidden, timestep, given) if self.own_context else self._of_context(hidden, text, timestep, given)
         if not state.calls and (others := _other_caches(self.transformer)):
             raise ValueError(f"transformer got another cache after AdaCache ({', '.join(sorted(others))}): remove one of them")
         self._check_inputs(state, hidden, text)
         if isinstance(timestep, Tensor):
             timestep = timestep.detach().max()
         state.timesteps = [*state.timesteps[:1], timestep]
-        self.step_times = [*self.step_times[:1], timestep]
-        if len(state.given) != len(given) or not all(map(_Seen.is_, state.given, given)):
+        self.step_times, self.raw = [*self.step_times[:1], timestep], raw
+        self.kinds.add(self.own_context)
+        state.steady = state.steady + 1 if self._same_text(state, given) else 1
+        if state.steady == 1:
             state.given = [_Seen(value) for value in given]
         if self.latents is None or not self.latents.is_(hidden):
-            self.latents = _Seen(hidden)
+            self.latents = _Seen(hidden, rewritten=True)
         state.latents = self.latents
         state.calls += 1
+        if state.calls > 1:
+            self.left, self.turned = None, self.turned and state.calls == 2
 
         name = self.states.context.name
         if state.clock is None and (self.decider is None or not self.shared):
             if self.decider is None and self.scheduler is not None:
-                self.clock.num_calls = _calls_left(self.scheduler, self._argument("timestep", args, kwargs))
+                self._check_goes_on()
+                self.times, self.clock.num_calls = self.scheduler.timesteps, _calls_left(self.scheduler, raw)
             state.clock = self.clock if self.decider is None else copy.deepcopy(self.clock)
             if state.clock is not self.clock:
                 state.clock.reset()
@@ -462,14 +506,58 @@ class _Cache:
         position = self.position.get(name, len(args))
         return args[position] if position < len(args) else None
 
-    def _of_context(self, hidden: Any, timestep: Any, given: list) -> _State:
-        """The state of the cache context that the pipeline has opened; a fresh one where this call begins a new run."""
-        state, context = self.states.get_state(), self.states.context
-        same_text = len(state.given) == len(given) and all(map(_Seen.is_, state.given, given))
-        if self._is_new_run(state, timestep, same_text, hidden):
-            self.reset()
-            self.states.set_context(context)
+    def _is_set_anew(self, timestep: Any) -> bool:
+        """Does this call begin a run by what has nothing to do with its branch? The scheduler got new timesteps, or a pipeline without contexts follows one with."""
+        if self.times is not None and self.scheduler.timesteps is not self.times:
+            return True
+        return bool(self.kinds) and self.own_context not in self.kinds and _value(self.raw) != _value(timestep)
+
+    def _start_anew(self) -> None:
+        """Forget the current run: this call is the first one of the next."""
+        context, again = self.states._context, self.again
+        self.reset()
+        self.states.set_context(context)
+        self.turned = again
+
+    def _same_text(self, state: _State, given: list) -> bool:
+        return len(state.given) == len(given) and all(map(_Seen.is_, state.given, given))
+
+    def _replaced(self, state: _State, given: list) -> bool:
+        """Did tensors that came call after call give way to others? A new run brings its own, with equal numbers if the prompt is the same."""
+        return state.steady > 1 and not all(seen.is_(value) for seen, value in zip(state.given, given, strict=True) if isinstance(value, Tensor))
+
+    def _of_context(self, hidden: Any, text: Any, timestep: Any, given: list) -> _State:
+        """The state of the cache context that the pipeline has opened; a fresh one where this call begins a new run: another text does."""
+        state, name = self.states.get_state(), self.states.context.name
+        same_text = self._same_text(state, given)
+        new = self._is_new_run(state, timestep, same_text, hidden)
+        if not state.calls and len(self.step_times) > 1:  # a branch that begins late, or the run of another pipeline
+            start, before, now = (_value(t) for t in (*(self.step_times * 2)[:2], timestep))
+            new = None not in (start, before, now) and (before - start) * (now - before) < 0
+        left = None
+        if state.calls and not same_text and state.signature == _signature(hidden, text):
+            if state.calls == 1 and self.left is not None and _equal(self.left, given):
+                raise ValueError(
+                    f"the model was called with two texts in turn within the cache context {name!r}: guidance branches. Open a cache context around "
+                    "the calls of each branch: with transformer.cache_context('cond'): ..., with transformer.cache_context('uncond'): ..."
+                )
+            other = not _equal(state.given, given)
+            left = state.given if other and new and state.calls == 1 and _same(state.latents, hidden) else None
+            new = new or other or self._replaced(state, given)
+        if new:
+            self._start_anew()
+            self.left = left
+        elif self.shared and name in self.step and self.decider not in (None, name):  # the deciding branch was left out of the last step
+            self._hand_over(self.states.get_state(), name)
+        if self.decider in (None, name):
+            self.step = set()
+        self.step.add(name)
         return self.states.get_state()
+
+    def _hand_over(self, state: _State, name: str) -> None:
+        """The clock, and with it the decision, to another branch."""
+        old, self.decider = self.states._state_cache[self.decider], name
+        state.clock, state.probes, state.totals, old.clock = old.clock, old.probes, old.totals, None
 
     def _of_branch(self, hidden: Any, timestep: Any, given: list) -> _State:
         """The state of a guidance branch, where the pipeline opens no context: branches are told apart by their text.
@@ -477,10 +565,13 @@ class _Cache:
         The first branch of a step decides for all of them; one that was already called in this step begins the next one.
         """
         branches = self.states._state_cache
-        name = next((name for name, state in branches.items() if self._is_of(state, timestep, given)), None)
+        name = next((name for name, state in branches.items() if state.calls and self._same_text(state, given)), None)
+        name = name or next((name for name, state in branches.items() if self._is_of(state, timestep, given)), None)
         if name is not None:
-            if self._is_new_run(branches[name], timestep, all(map(_Seen.is_, branches[name].given, given)), hidden):
-                self.reset()
+            state = branches[name]
+            same_text = self._same_text(state, given)
+            if self._is_new_run(state, timestep, same_text, hidden) or (not same_text and self._replaced(state, given)):
+                self._start_anew()
                 name = None
         elif branches:  # a text that is new to this run, or a new run
             timestep = _value(timestep)
@@ -491,7 +582,7 @@ class _Cache:
                 direction, move = before - start, timestep - before
                 over = direction * move < 0 or (direction == move == 0 and not _same(self.latents, hidden))
             if over:
-                self.reset()
+                self._start_anew()
         if name is None:
             self.branches += 1
             name = _BRANCH if self.branches == 1 else f"{_BRANCH} {self.branches}"
@@ -499,8 +590,7 @@ class _Cache:
         state = self.states.get_state()
         if name in self.step or not self.step or not self._same_step(hidden, timestep):
             if self.shared and self.decider not in (None, name):
-                old, self.decider = branches[self.decider], name
-                state.clock, state.probes, state.totals, old.clock = old.clock, old.probes, old.totals, None
+                self._hand_over(state, name)
             if self.shared:  # what a branch stored before the last step is out of date
                 for gone in set(branches) - self.step - {name}:
                     del branches[gone]
@@ -528,21 +618,38 @@ class _Cache:
         return state is not None and state.clock is not None and state.clock.call >= state.clock.num_calls
 
     def _too_many(self, clock: Any) -> ValueError:
+        if self.scheduler is not None:
+            return ValueError(
+                f"call {clock.call + 1} of a run for which {type(self.scheduler).__name__}, given as num_calls, has planned {clock.num_calls}: it is not the "
+                f"scheduler of this run, {_REPLACED}; use handle.reset() if this is a new video"
+            )
         return ValueError(
             f"call {clock.call + 1} of a run planned with num_calls={clock.num_calls}: num_calls counts denoiser calls, not steps, of one guidance "
             "branch: give their number, or num_calls=pipe.scheduler, which follows it; use handle.reset() if this is a new video. (A pipeline "
             "whose guidance branches have equal texts must open transformer.cache_context(name) around the calls of each branch.)"
         )
 
+    def _check_goes_on(self) -> None:
+        """A scheduler that has come to its end counts no run that begins."""
+        if (getattr(self.scheduler, "step_index", None) or 0) >= len(self.scheduler.timesteps):
+            self.reset()
+            raise ValueError(
+                f"{type(self.scheduler).__name__}, given as num_calls, has made its {len(self.scheduler.timesteps)} steps and was not set anew for this run: "
+                f"it is not its scheduler, {_REPLACED}"
+            )
+
     def _is_new_run(self, state: _State, timestep: Any, same_text: bool, hidden: Any) -> bool:
         """Did the timesteps turn back? Timesteps may fall or rise, but not change their mind within one run."""
+        self.again = False
         if not state.calls:
             return False
         finished = state.clock is not None and state.clock.call >= state.clock.num_calls
         if timestep is None or state.timesteps[0] is None:
             return finished
-        if isinstance(timestep, Tensor) and same_text and not finished:
-            return False  # reading it would make the host wait for the device
+        # reading a timestep from the device would make the host wait; a clock that looks at its second probe does so anyway
+        reads = self.turned or (state.calls == 1 and isinstance(self.clock, CachingClock))
+        if isinstance(timestep, Tensor) and same_text and not finished and not reads:
+            return False
         start, before, now = (_value(t) for t in (*(state.timesteps * 2)[:2], timestep))
         direction, step = before - start, now - before
         if finished and direction and direction * step >= 0:  # second-order samplers repeat a timestep
@@ -552,10 +659,16 @@ class _Cache:
                 f"the model was called again with the same latents at timestep {now:g}: guidance branches that their text does not tell apart. Open a "
                 "cache context around the calls of each branch: with transformer.cache_context('cond'): ..., with transformer.cache_context('uncond'): ..."
             )
+        if direction and step == 0 and self.turned and same_text and _unlike(state.latents, hidden):
+            raise ValueError(
+                f"the model was called again with other latents at timestep {now:g}, as at {start:g}: windows or clips that take turns and share a text. "
+                "Open a cache context around the calls of each, with transformer.cache_context('window 1'): ..., or finish one before the next"
+            )
+        self.again = state.calls == 1 and step == 0 and same_text
         return finished or direction * step < 0 or (state.calls == 1 and step == 0)
 
     def _check_inputs(self, state: _State, *inputs: Any) -> None:
-        signature = [(t.shape, t.dtype) for t in inputs if isinstance(t, Tensor)]
+        signature = _signature(*inputs)
         if state.signature is not None and state.signature != signature:
             raise ValueError(
                 f"inputs changed inside a run: hidden_states, encoder_hidden_states were {state.signature}, now {signature}; "
@@ -653,7 +766,8 @@ class _Cache:
         said = self._ended_early(states) if ended else None
         self.states.reset()
         self.clock.reset()
-        self.state = self.gate = self.decider = self.latents = None
+        self.state = self.gate = self.decider = self.latents = self.times = self.raw = self.left = None
+        self.again, self.turned, self.kinds = False, False, set()
         self.decision, self.computations, self.branches, self.step, self.step_times = True, 0, 0, set(), []
         return said
 
@@ -666,10 +780,22 @@ class _Cache:
                 f"num_calls={clock.num_calls} is the number of calls of all {self.branches} guidance branches together, and each has made "
                 f"{clock.call}: give num_calls={clock.call}, the calls of one branch (or open transformer.cache_context(name) around the calls of each)"
             )
+        if self.scheduler is not None:
+            name, steps = type(self.scheduler).__name__, len(self.scheduler.timesteps)
+            if (getattr(self.scheduler, "step_index", None) or 0) >= steps:
+                return UserWarning(
+                    f"{name} has made its {steps} steps, and this transformer was called in {clock.call} of them, as the first of Wan 2.2's two is: what its "
+                    f"clock planned for the calls at the end never came. Give the number of its own calls, num_calls={clock.call}"
+                )
+            return UserWarning(
+                f"the run ended after call {clock.call} of the {clock.num_calls} that {name}, given as num_calls, has planned: what the clock planned for the "
+                f"calls at the end never came. The run was stopped early, or {name} is not the scheduler of this run, {_REPLACED}"
+            )
         return UserWarning(
             f"the run ended after call {clock.call} of the {clock.num_calls} that its clock was made for (num_calls={clock.num_calls}): what the clock "
             "planned for the calls at the end never came. num_calls counts the denoiser calls of one guidance branch: give their number, or "
-            "num_calls=pipe.scheduler, which follows the scheduler's number of steps"
+            "num_calls=pipe.scheduler, which follows the scheduler's number of steps. (Of two transformers that share the steps, as Wan 2.2's, each has "
+            "calls of its own)"
         )
 
     def warn(self, said: Exception | None) -> None:
@@ -719,6 +845,15 @@ class _Stretch:
         if self.difference is None:
             self.difference = _difference(self.inputs, self.outputs)
         return self.difference
+
+
+def _signature(*inputs: Any) -> list:
+    return [(t.shape, t.dtype) for t in inputs if isinstance(t, Tensor)]
+
+
+def _equal(seen: list[_Seen], given: list) -> bool:
+    """Are these the same texts, by their numbers?"""
+    return len(seen) == len(given) and all(s.is_(g) or s.equals(g) for s, g in zip(seen, given, strict=True) if isinstance(g, Tensor))
 
 
 def _versions(*tensors: Any) -> tuple:
@@ -781,7 +916,21 @@ class _OnlyLast(nn.ModuleList):
         return iter((self[-1],))
 
 
-class _RootHook(ModelHook):
+def _no_copy(*_: Any) -> Any:
+    raise TypeError(
+        "the model has AdaCache applied, whose hooks would go on with the original's weights in a copy: call transformer.disable_cache(), or remove() of its "
+        "handle, before the model is copied or pickled, and apply it again to each (state_dict() and save_pretrained() may be used as they are)"
+    )
+
+
+class _Hook(ModelHook):
+    """Belongs to one model: diffusers binds `forward` to it, and a copy would bring that along."""
+
+    cache: _Cache
+    __deepcopy__ = __reduce_ex__ = _no_copy
+
+
+class _RootHook(_Hook):
     """On the transformer: decides before the call, files the report after it.
 
     With group storage only one block of a list has anything to do at a skipped call, and the list is one block long while
@@ -790,16 +939,28 @@ class _RootHook(ModelHook):
 
     _is_stateful = True
 
-    def __init__(self, cache: _Cache, groups: dict[str, nn.ModuleList]) -> None:
+    def __init__(self, cache: _Cache, groups: dict[str, list[nn.Module]]) -> None:
         super().__init__()
-        self.cache = cache
-        self.lists = dict(groups) if cache.group else {}
-        self.shortcuts = {name: _OnlyLast(blocks) for name, blocks in self.lists.items()}
+        self.cache, self.groups = cache, groups
+        self.shortcuts = {name: _OnlyLast(blocks) for name, blocks in groups.items()} if cache.group else {}
+        self.hung: list[tuple[nn.Module, str]] = []  # modules with the names of their hooks
         self.state_manager = cache.states  # found here by `transformer.cache_context(...)`
 
     @torch.compiler.disable(recursive=False)
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not self.cache.busy.acquire(blocking=False):
+            raise RuntimeError(
+                "the model was called while another of its calls was under way: a cache follows one run at a time, so let threads take turns with whole runs, "
+                "or give each a model and a cache of its own"
+            )
         try:
+            return self._call(module, args, kwargs)
+        finally:
+            self.cache.busy.release()
+
+    def _call(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
+        try:
+            lists = self._lists(module)
             self.cache.begin(args, kwargs)
         except BaseException:  # a refused call did not happen
             self.cache.leave()
@@ -812,12 +973,24 @@ class _RootHook(ModelHook):
                 try:
                     output = self.fn_ref.original_forward(*args, **kwargs)
                 finally:
-                    module._modules.update(self.lists)
+                    module._modules.update(lists)
             self.cache.end()
         except BaseException:  # KeyboardInterrupt too: half a run must not leak into the next one
             self.cache.reset()
             raise
         return output
+
+    def _lists(self, module: nn.Module) -> dict[str, nn.ModuleList]:
+        """The lists of blocks as they are now, once it is clear that they hold the blocks that have the hooks."""
+        lists = {name: module._modules.get(name) for name in self.groups}
+        for name, blocks in self.groups.items():
+            now = [*map(_bare, lists[name] or ())]
+            if len(now) != len(blocks) or any(new is not old for new, old in zip(now, blocks, strict=True)):
+                count = f"{len(blocks)} then, {len(now)} now" if len(now) != len(blocks) else "some were replaced"
+                raise ValueError(
+                    f"the blocks of {name!r} are not those that AdaCache was applied to ({count}): call transformer.disable_cache() and apply_adacache again"
+                )
+        return {name: lists[name] for name in self.shortcuts}
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """Called by a pipeline that ends."""
@@ -828,7 +1001,7 @@ class _RootHook(ModelHook):
         return module
 
 
-class _BlockHook(ModelHook):
+class _BlockHook(_Hook):
     """On every block: computes and stores, or leaves the block out and adds what was stored."""
 
     def __init__(self, cache: _Cache, group: str, index: int | None, last: bool) -> None:
@@ -888,7 +1061,7 @@ def _gate(block: nn.Module, timestep: Tensor, chunk: int, batch: int) -> Tensor:
     return block.scale_shift_table[chunk] + timestep.reshape(batch, 6, -1)[:, chunk : chunk + 1]
 
 
-class _ProbeHook(ModelHook):
+class _ProbeHook(_Hook):
     """On the probed module: shows its output to the clock."""
 
     def __init__(self, cache: _Cache) -> None:
