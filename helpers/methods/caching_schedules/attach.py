@@ -507,7 +507,7 @@ class _Cache:
         return args[position] if position < len(args) else None
 
     def _is_set_anew(self, timestep: Any) -> bool:
-        """Does this call begin a run by what has nothing to do with its branch? The scheduler got new timesteps, or a pipeline without contexts follows one with."""
+        """Did the scheduler get new timesteps since the run began, or does a pipeline without contexts follow one that opens them?"""
         if self.times is not None and self.scheduler.timesteps is not self.times:
             return True
         return bool(self.kinds) and self.own_context not in self.kinds and _value(self.raw) != _value(timestep)
@@ -541,7 +541,8 @@ class _Cache:
                     f"the model was called with two texts in turn within the cache context {name!r}: guidance branches. Open a cache context around "
                     "the calls of each branch: with transformer.cache_context('cond'): ..., with transformer.cache_context('uncond'): ..."
                 )
-            other = not _equal(state.given, given)
+            first = self.decider in (None, name) or name in self.step  # a branch that follows in its step may bring another text at every call
+            other = first and not _equal(state.given, given)
             left = state.given if other and new and state.calls == 1 and _same(state.latents, hidden) else None
             new = new or other or self._replaced(state, given)
         if new:
