@@ -604,7 +604,7 @@ class _Cache:
     def _is_of(self, state: _State, timestep: Any, given: list) -> bool:
         """Is this the text of that branch? A tensor with equal numbers is, unless the branch has had its turn and still holds its own."""
         known = not isinstance(timestep, Tensor) and timestep is not None
-        moved = known and timestep != state.timesteps[-1]
+        moved = known and [timestep] != state.timesteps[-1:]
         return len(state.given) == len(given) and all(
             seen.is_(value) or ((moved or not seen.alive()) and seen.equals(value)) for seen, value in zip(state.given, given, strict=True)
         )
@@ -622,7 +622,8 @@ class _Cache:
         if self.scheduler is not None:
             return ValueError(
                 f"call {clock.call + 1} of a run for which {type(self.scheduler).__name__}, given as num_calls, has planned {clock.num_calls}: it is not the "
-                f"scheduler of this run, {_REPLACED}; use handle.reset() if this is a new video"
+                f"scheduler of this run, {_REPLACED}, or the model is called more than once a timestep and guidance branch: give the number of calls; "
+                "use handle.reset() if this is a new video"
             )
         return ValueError(
             f"call {clock.call + 1} of a run planned with num_calls={clock.num_calls}: num_calls counts denoiser calls, not steps, of one guidance "
