@@ -14,6 +14,8 @@ from ..models.mixers import MixerConfig, MixerForImageClassification
 from . import toy_vit_wide as wide
 from . import training
 
+__all__ = ["FAMILIES", "Family", "card", "main", "make_convnext", "make_mixer", "make_swin", "train"]
+
 LEARNING_RATE, SEED = 2e-3, 2210
 PROBES, PROBE_SEEDS = (
     ("digits", "mnist", "grey surfaces", "real textures", "colour", "how many", "category", "same colour", "touching", "where is the larger"),
