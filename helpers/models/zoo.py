@@ -30,10 +30,6 @@ transformers.utils.logging.disable_progress_bar()
 ROOT = checkout.ROOT
 MODELS = ROOT / "data" / "models"
 REVISIONS = ROOT / "data" / "revisions.toml"
-TRAINED = (  # each has a recipe
-    "toy-cogvideox", "toy-contrast", "toy-convnext-wide", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-mixer-wide", "toy-sd",
-    "toy-swin-wide", "toy-vit", "toy-vit-wide",
-)  # fmt: skip
 ENCODERS_AND_CLASSIFIERS = ("facebook/dino-vits16", "microsoft/resnet-50")  # published too, and pinned; their rooms load them
 
 
@@ -147,7 +143,7 @@ def folder(name: str) -> Path:
 
     Raises ValueError for an unknown name, FileNotFoundError, saying how to make it, when it is not there.
     """
-    path = MODELS / choice("name", name, TRAINED)
+    path = MODELS / choice("name", name, checkout.TRAINED)
     if not any((path / index).exists() for index in ("model_index.json", "config.json")):  # a pipeline's, a single model's
         checkout.require(name)
         raise FileNotFoundError(f"{path.relative_to(ROOT)} is not there; `make model NAME={name}` trains it")
