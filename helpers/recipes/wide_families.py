@@ -50,11 +50,11 @@ class Family:
 
 
 FAMILIES = {
-    "toy-convnext-wide": Family(make_convnext, ConvNextForImageClassification, 1_000, lambda model, pixels: model.convnext(pixels).pooler_output,
+    "toy-convnext-wide": Family(make_convnext, ConvNextForImageClassification, 2_500, lambda model, pixels: model.convnext(pixels).pooler_output,
                                 "a convolutional network", "model.convnext(...).pooler_output"),
     "toy-swin-wide": Family(make_swin, SwinForImageClassification, 2_500, lambda model, pixels: model.swin(pixels).pooler_output,
                             "a transformer with windows", "model.swin(...).pooler_output"),
-    "toy-mixer-wide": Family(make_mixer, MixerForImageClassification, 1_200, lambda model, pixels: model.features(pixels),
+    "toy-mixer-wide": Family(make_mixer, MixerForImageClassification, 2_500, lambda model, pixels: model.features(pixels),
                              "an MLP-Mixer of `helpers.models.mixers`", "model.features(...)"),
 }  # fmt: skip
 
