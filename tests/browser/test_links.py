@@ -23,8 +23,8 @@ SEEN = """([stem, heading]) => {
 )
 def test_a_link_leads_where_it_says(open_page, screenshots, page, link, stem, heading):
     opened = open_page(f"my_notebooks/{page}.ipynb").page
-    opened.locator(".jp-Notebook a", has_text=link).first.click(timeout=30_000)
+    opened.locator(".jp-Notebook a", has_text=link).first.click(timeout=90_000)
     try:
-        opened.wait_for_function(SEEN, arg=[stem, heading], timeout=30_000)
+        opened.wait_for_function(SEEN, arg=[stem, heading], timeout=90_000)
     finally:
         opened.screenshot(path=str(screenshots / f"link_{page}_{stem}.png"))
