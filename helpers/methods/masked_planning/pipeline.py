@@ -67,7 +67,7 @@ class MarDiniPipeline(DiffusionPipeline):
         self._check_parts()
         shown = self._shown("video", video)
         with self._run():
-            return video if self.vae is None else _like(video, self._encode(shown.to(self._execution_device)))
+            return _like(video, shown if self.vae is None else self._encode(shown.to(self._execution_device)))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class MarDiniPipeline(DiffusionPipeline):
         c = self.generator.config
         found = _finite("latents", _clip("latents", latents, c.in_channels, c.height, c.width))
         with self._run():
-            return latents if self.vae is None else _like(latents, self._decode(found.to(self._execution_device)))
+            return _like(latents, found if self.vae is None else self._decode(found.to(self._execution_device)))
 
     @torch.no_grad()
     def make_plan(self, video: Tensor, is_ref: Tensor) -> Tensor:
