@@ -5,7 +5,7 @@ from pathlib import Path
 __all__ = ["ROOT", "TRAINED", "require"]
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINED = (  # models of data/models; each has a recipe
+TRAINED = (  # names under data/models; each has a recipe, which makes the model where its folder is not there
     "toy-cogvideox", "toy-contrast", "toy-convnext-wide", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-mixer-wide", "toy-sd",
     "toy-swin-wide", "toy-vit", "toy-vit-wide",
 )  # fmt: skip

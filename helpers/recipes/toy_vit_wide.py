@@ -57,6 +57,7 @@ PROBES = (
     "same shape", "same colour", "touching", "shape of the smaller", "colour of the smaller", "where is the larger", "is there a star",
 )  # fmt: skip
 ASKED = ("shape", "colour", "how many", "category", "facing")  # of them in training too
+IMPLIED = ("which quarter", "tilt")  # by column and row, by the bins of the tilt
 PROBE_SEEDS, STRENGTHS = 5, (0.001, 0.01, 0.1, 1.0)
 PROBE_SIZES = {"other": dict(train=400, validation=200, test=400), "digits": dict(train=400, validation=200, test=359),
                "faces": dict(train=120, validation=40, test=40)}  # fmt: skip
@@ -361,7 +362,7 @@ tuned. It loads by `ViTForImageClassification.from_pretrained("data/models/{NAME
 Linear probes: logistic regression on frozen, standardised features; 400 training pictures, 200 to choose the strength of the penalty, 400 to test (faces: 120,
 40, 40; digits: 359 to test); percent right, means over {PROBE_SEEDS} seeds, each with pictures and an untrained twin of its own. Pixels are averaged two by
 two. Gains are in points, with 95 % intervals over seeds (last row: over tasks). Tasks of `datasets.tasks`; {", ".join(ASKED)} were asked
-in training too, of other pictures. Above pixels in {above} of {len(PROBES)} tasks.
+in training too, of other pictures, and {" and ".join(IMPLIED)} follow from what was asked. Above pixels in {above} of {len(PROBES)} tasks.
 
 {probes_table(probed)}
 

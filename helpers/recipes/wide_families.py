@@ -16,7 +16,7 @@ from . import training
 
 __all__ = ["FAMILIES", "Family", "card", "main", "make_convnext", "make_mixer", "make_swin", "train"]
 
-LEARNING_RATE, SEED = 2e-3, 2210
+STEPS, LEARNING_RATE, SEED = 2_500, 2e-3, 2210
 PROBES, PROBE_SEEDS = (
     ("digits", "mnist", "grey surfaces", "real textures", "colour", "how many", "category", "same colour", "touching", "where is the larger"),
     3,
@@ -39,22 +39,21 @@ def make_mixer() -> MixerForImageClassification:
 
 @dataclass(frozen=True)
 class Family:
-    """How a model is made, which class loads it, for how many steps it is taught, what its classifier reads, and what it is called."""
+    """How a model is made, which class loads it, what its classifier reads, and how both are called."""
 
     make: Callable[[], nn.Module]
     kind: type
-    steps: int
     features: Callable[[nn.Module, Tensor], Tensor]
     said: str
     call: str
 
 
 FAMILIES = {
-    "toy-convnext-wide": Family(make_convnext, ConvNextForImageClassification, 2_500, lambda model, pixels: model.convnext(pixels).pooler_output,
+    "toy-convnext-wide": Family(make_convnext, ConvNextForImageClassification, lambda model, pixels: model.convnext(pixels).pooler_output,
                                 "a convolutional network", "model.convnext(...).pooler_output"),
-    "toy-swin-wide": Family(make_swin, SwinForImageClassification, 2_500, lambda model, pixels: model.swin(pixels).pooler_output,
+    "toy-swin-wide": Family(make_swin, SwinForImageClassification, lambda model, pixels: model.swin(pixels).pooler_output,
                             "a transformer with windows", "model.swin(...).pooler_output"),
-    "toy-mixer-wide": Family(make_mixer, MixerForImageClassification, 2_500, lambda model, pixels: model.features(pixels),
+    "toy-mixer-wide": Family(make_mixer, MixerForImageClassification, lambda model, pixels: model.features(pixels),
                              "an MLP-Mixer of `helpers.models.mixers`", "model.features(...)"),
 }  # fmt: skip
 
@@ -62,7 +61,7 @@ FAMILIES = {
 def train(name: str, bank: wide.Bank, work: Path, device: torch.device, stop_at: int | None = None) -> nn.Module:
     torch.manual_seed(SEED)
     pupil = wide.Pupil(FAMILIES[name].make(), FAMILIES[name].features)
-    return wide.teach(pupil, bank, work, device, steps=FAMILIES[name].steps, learning_rate=LEARNING_RATE, seed=SEED, stop_at=stop_at)
+    return wide.teach(pupil, bank, work, device, steps=STEPS, learning_rate=LEARNING_RATE, seed=SEED, stop_at=stop_at)
 
 
 def card(name: str, quality: dict, probed: pd.DataFrame, milliseconds: float, trained: nn.Module, device: torch.device) -> str:
@@ -76,7 +75,7 @@ the same pictures and questions. It loads by `{family.kind.__name__}.from_pretra
 `make model NAME={name}`.
 
 - **Call**: `pixel_values` (B, 3, {wide.SIZE}, {wide.SIZE}), pictures in [0, 1] as 2 x - 1. `{family.call}` are features (B, {trained.classifier.in_features}).
-- **Training**: {family.steps:,} steps of {wide.BATCH} pictures, {trained.seconds / 60:.0f} minutes; {training.machine_kind(device)}. AdamW, averaged weights.
+- **Training**: {STEPS:,} steps of {wide.BATCH} pictures, {trained.seconds / 60:.0f} minutes; {training.machine_kind(device)}. AdamW, averaged weights.
   The minutes were counted on cores that did other work as well.
 - **Speed**: {milliseconds:.2f} ms a picture on one core.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-try:  # everything here that diffusers does not promise to keep: one place, so that a move is seen at once
+try:  # a move is seen at once
     from diffusers.hooks import HookRegistry, ModelHook
     from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
     from diffusers.hooks.hooks import BaseState, CacheContext, StateManager  # noqa: F401 (for `_runs`)
