@@ -428,8 +428,9 @@ def _pair_of(layer: nn.Module) -> Pair | None:
 
 
 def _frozen_train(self: nn.Module, mode: bool = True) -> nn.Module:
-    """In place of a frozen model's `train`: dropout and batch norm stay as at inference, only the heads follow."""
+    """In place of a frozen model's `train`: dropout and batch norm stay as at inference, only the heads follow, and the flag of the model itself."""
     nn.Module.train(self, False)
+    self.training = bool(mode)
     for name in vars(self)["_scale_shift_heads"]:
         self.get_submodule(name).train(mode)
     return self

@@ -393,7 +393,7 @@ def test_only_pairs_and_head_are_trained_and_the_rest_stays_as_at_inference():
     model.vit.layers[0].dropout.p = 0.5
     pairs = add_scale_shift(model)
     model.train()
-    assert not model.vit.training and not model.vit.layers[0].dropout.training and model.classifier.training
+    assert model.training and not model.vit.training and not model.vit.layers[0].dropout.training and model.classifier.training
     groups = ssf.parameter_groups(pairs, weight_decay=0.1)
     assert [(sum(p.numel() for p in g["params"]), g["weight_decay"]) for g in groups] == [(5 * 12, 0.1), (scalars(pairs.points) + 5, 0.0)]
     frozen = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith("classifier")}
@@ -425,7 +425,7 @@ def test_a_copy_of_the_model_has_pairs_of_its_own():
     live, other = outputs(model, pixels), copy.deepcopy(model)
     pairs.set_strength(0)
     assert torch.equal(outputs(other, pixels), live) and not torch.equal(outputs(model, pixels), live)
-    assert other.train().training is False and other.classifier.training and not model.classifier.training
+    assert other.train().vit.training is False and other.classifier.training and not model.classifier.training
 
 
 @pytest.mark.parametrize("style", ["hooks", "parametrizations"])
