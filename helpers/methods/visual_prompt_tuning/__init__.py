@@ -1,0 +1,21 @@
+"""Visual prompt tuning (VPT): a few tokens that are trained in front of a frozen vision transformer.
+
+Jia, Tang, Chen, Cardie, Belongie, Hariharan and Lim, "Visual Prompt Tuning", ECCV 2022, arXiv 2203.12119.
+
+    prompts = add_prompts(model, num_prompts=10, mode="deep")      # freezes the model; the prompts and model.classifier train
+    optimiser = torch.optim.SGD([*prompts.parameters(), *model.classifier.parameters()], lr=1.0, momentum=0.9)
+    ...
+    torch.save({"prompts": prompts.state_dict(), "head": model.classifier.state_dict()}, "task.pt")  # all that a task stores
+    prompts.remove()                                               # the model as it came
+
+`prompts` has the arithmetic, `attach` puts prompts on a model, `swin` does so for Swin, `adapters` has the rival that the paper compares with. Copy this folder,
+under any name, and it works.
+"""
+
+from .attach import Attention, PixelPrompts, Prompts, add_prompts, class_attention, transformer_blocks
+from .prompts import class_rows, init_bound, new_head, pooled, scaled_rate, trainable_numbers, warmup_cosine, with_one_prompt
+
+__all__ = [
+    "Attention", "PixelPrompts", "Prompts", "add_prompts", "class_attention", "class_rows", "init_bound", "new_head", "pooled", "scaled_rate",
+    "trainable_numbers", "transformer_blocks", "warmup_cosine", "with_one_prompt",
+]  # fmt: skip
