@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-
 # --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
 
 

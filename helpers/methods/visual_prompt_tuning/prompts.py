@@ -14,7 +14,7 @@ HEAD_BIAS = -math.log(99)  # a prior of 0.01 for each class, as for sigmoid loss
 
 
 def init_bound(patch_size: int, width: int) -> float:
-    """v of the uniform distribution on [-v, v] that prompts start from: sqrt(6 / (3 s^2 + d')) (section 3.4 of the official code's recipe).
+    """v of the uniform distribution on [-v, v] that prompts start from: sqrt(6 / (3 s^2 + d')) (official code).
 
     It is Xavier's bound for a patch embedding: patch_size s gives 3 s^2 inputs, width d' (of a prompt, before any projection) the outputs.
     ViT-B/16: 0.0625.
@@ -23,7 +23,7 @@ def init_bound(patch_size: int, width: int) -> float:
 
 
 def trainable_numbers(layers: int, num_prompts: int, width: int, *, mode: str = "deep", classes: int = 0) -> int:
-    """How many numbers a task trains: N p d (deep) or p d (shallow, shared) for the prompts, C (d + 1) for a linear head (section 3.2 of the paper).
+    """How many numbers a task trains: N p d (deep) or p d (shallow, shared) for the prompts, C (d + 1) for a linear head (the paper's section 3.2).
 
     ViT-B/16 (N = 12, d = 768) with 50 prompts: 460 800 deep, 38 400 shallow.
     """
