@@ -9,7 +9,6 @@ pictures that are hard to see, four of toy scenes whose answer is an arrangement
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -42,7 +41,7 @@ def backbone() -> ViTForImageClassification:
 
 @lru_cache(maxsize=2 * SEEDS)
 def pictures(task: str, labels: int, seed: int) -> tuple[int, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(classes, (images, labels) to learn from, (images, labels) to test on): the first so many of every class in a world of the seed; all of a class that has fewer."""
+    """(classes, (images, labels) to learn from, (images, labels) to test on) in a world of the seed: of every class the first so many, or all there are."""
     classes = len(tasks.load(task, train=1, validation=1, test=1, size=SIZE).classes)
     counts = dict(train=(2 * labels + 20) * classes, validation=1, test=TEST) | FEWER.get(task, {})
     drawn = tasks.load(task, **counts, seed=seed, size=SIZE)

@@ -96,7 +96,7 @@ def test_all_start_from_one_head_and_most_from_the_frozen_function(backbone):
     images, _ = easy(4)
     linear = tuning.prepare(backbone, "linear", classes=CLASSES, seed=5)
     expected = tuning.logits(linear, images)
-    assert linear.model.classifier.weight.std() == pytest.approx(0.02, rel=0.4) and not linear.model.classifier.bias.any()
+    assert linear.model.classifier.weight.std().item() == pytest.approx(0.02, rel=0.4) and not linear.model.classifier.bias.any()
     for method in tuning.METHODS:
         tuned = tuning.prepare(backbone, method, classes=CLASSES, seed=5)
         head = tuned.model.classifier[-1] if method == "MLP-3" else tuned.model.classifier
@@ -168,11 +168,11 @@ def test_the_rate_rises_then_falls_along_half_a_cosine():
 @pytest.mark.parametrize("method", tuning.METHODS)
 def test_tuning_learns_and_repeats_itself(backbone, method):
     images, labels = easy(30)
-    fits = [tuning.fit(backbone, method, images, labels, classes=CLASSES, rate=tuning.METHODS[method].rates[-1], steps=40, seed=4) for _ in range(2)]
+    fits = [tuning.fit(backbone, method, images, labels, classes=CLASSES, rate=tuning.METHODS[method].rates[-1], steps=15, seed=4) for _ in range(2)]
     assert torch.equal(*(tuning.logits(tuned, images) for tuned in fits))
     untrained = tuning.prepare(backbone, method, classes=CLASSES, seed=4)
     losses = [float(nn.functional.cross_entropy(tuning.logits(tuned, images), labels)) for tuned in (untrained, fits[0])]
-    assert losses[1] < losses[0] - 0.05
+    assert losses[1] < losses[0] - 0.02
 
 
 def test_the_official_adapter_moves_one_bias_a_block_only(backbone):
