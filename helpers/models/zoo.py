@@ -30,7 +30,10 @@ transformers.utils.logging.disable_progress_bar()
 ROOT = checkout.ROOT
 MODELS = ROOT / "data" / "models"
 REVISIONS = ROOT / "data" / "revisions.toml"
-TRAINED = ("toy-cogvideox", "toy-contrast", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-sd", "toy-vit")  # each has a recipe
+TRAINED = (  # each has a recipe
+    "toy-cogvideox", "toy-contrast", "toy-convnext-wide", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-mixer-wide", "toy-sd",
+    "toy-swin-wide", "toy-vit", "toy-vit-wide",
+)  # fmt: skip
 ENCODERS_AND_CLASSIFIERS = ("facebook/dino-vits16", "microsoft/resnet-50")  # published too, and pinned; their rooms load them
 
 
