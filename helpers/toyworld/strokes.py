@@ -78,7 +78,8 @@ def letters(seed: int, indices, *, alphabet: int = 0, count: int = 500, size: in
 
 @dataclass
 class _Plan:
-    """knots (B, 3, 7, 2) about 0, one unit large; offset (B, 3, 2): where a stroke's middle lies; joined (B, 3): it begins at point `anchor` of the one before."""
+    """knots (B, 3, 7, 2) about 0, one unit large; offset (B, 3, 2): where a stroke's middle lies; joined (B, 3): it
+    begins at point `anchor` of the one before."""
 
     count: Tensor
     kind: Tensor
