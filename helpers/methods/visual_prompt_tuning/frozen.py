@@ -4,6 +4,8 @@ from torch import nn
 
 from ._arguments import _module
 
+__all__ = ["Attached", "transformer_blocks"]
+
 # classes of blocks that take (B, tokens, d) with the class token first
 VIT_BLOCKS = ("ViTLayer", "CLIPEncoderLayer", "DeiTLayer", "Dinov2Layer", "ViTMSNLayer")
 SWIN_BLOCKS = ("SwinLayer",)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from ._arguments import _got
 from .frozen import Attached, _first_conv, _image_size
 from .prompts import init_bound
-from .starts import _pixels
+
+__all__ = ["PixelPrompts"]
+from ._starts import _pixels
 
 
 class PixelPrompts(Attached):
