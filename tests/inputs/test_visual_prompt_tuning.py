@@ -6,7 +6,7 @@ import torch
 from transformers import SwinConfig, SwinForImageClassification, ViTConfig, ViTForImageClassification
 
 from helpers.methods import visual_prompt_tuning as vpt
-from tests.inputs.harness import Trial, array, check, choice, coverage, fixed, generator, instance, integer, optional, real
+from tests.inputs.harness import Kind, Trial, array, check, choice, coverage, fixed, generator, instance, integer, optional, real
 
 RNG = np.random.default_rng(0)
 IMAGES = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
@@ -15,10 +15,10 @@ SEQUENCE = RNG.normal(size=(2, 9, 5)).astype(np.float32)
 COPIES = RNG.normal(size=(6, 3, 4)).astype(np.float32)
 
 
-def vit():
+def vit(size=(8, 12)):
     torch.manual_seed(0)
     return ViTForImageClassification(
-        ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=6, image_size=(8, 12), patch_size=4, num_labels=3)
+        ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=6, image_size=size, patch_size=4, num_labels=3)
     ).eval()
 
 
@@ -30,11 +30,12 @@ def swin():
 def prompted(**options):
     """What a model with prompts says: what is drawn at random is drawn by a seed of its own unless a generator is tried."""
     options = {"generator": torch.Generator().manual_seed(0), **options}
-    model = options.pop("model", None) or vit()
+    model = options.pop("model") if "model" in options else vit()
+    options |= {"after": options.pop("behind")} if "behind" in options else {}
     prompts = vpt.add_prompts(model, **options)
     if isinstance(prompts, vpt.Prompts):
         assert len(prompts.tokens(1 if options.get("last") else 0, 2)) == 2
-    size = (16, 16) if isinstance(model, SwinForImageClassification) else (8, 12)
+    size = model.config.image_size if isinstance(model.config.image_size, tuple) else (model.config.image_size,) * 2
     return model(torch.linspace(-1, 1, 3 * size[0] * size[1]).view(1, 3, *size)).logits
 
 
@@ -60,17 +61,19 @@ P = lambda: integer(3, low=0, either=[1])  # noqa: E731
 TRIALS = [
     Trial(prompted, model=instance(vit, wrong=[torch.nn.Linear(2, 2)]), num_prompts=optional(P()), mode=choice("deep"), location=choice("prepend"),
           dropout=real(0.1, low=0, high=1), projection=optional(integer(4, low=1)), generator=generator(), public="add_prompts", slow=0.4),
-    Trial(prompted, num_prompts=P(), first=optional(integer(1, low=1, high=2)), after=choice("drop"), public="add_prompts", trial_id="the first", slow=0.4),
-    Trial(prompted, num_prompts=P(), last=optional(integer(1, low=1, high=2)), public="add_prompts", trial_id="the last", slow=0.4),
+    Trial(prompted, num_prompts=optional(P()), first=optional(integer(1, low=1, high=2)), behind=choice("drop"),
+          names={"behind": ("after",)},
+          public="add_prompts", trial_id="the first", slow=0.4),
+    Trial(prompted, num_prompts=optional(P()), last=optional(integer(1, low=1, high=2)), public="add_prompts", trial_id="the last", slow=0.4),
     Trial(prompted, num_prompts=fixed(3), last=fixed(1), at_first=choice("replace"), pooling=optional(choice("patches")), public="add_prompts",
           trial_id="the slip", slow=0.4),
     Trial(prompted, num_prompts=fixed(2), init=array(RNG.normal(size=(2, 8)).astype(np.float32), grow=(0,)), public="add_prompts", trial_id="rows", slow=0.4),
     Trial(prompted, num_prompts=fixed(2), init=choice("zeros"), public="add_prompts", trial_id="a named start", slow=0.4),
-    Trial(prompted, num_prompts=integer(2, low=0), mode=fixed("shallow"), location=fixed("concat-channel"), init=choice("gaussian"), public="add_prompts",
-          trial_id="channels", slow=0.4),
-    Trial(prompted, num_prompts=integer(2, low=0), mode=choice("shallow"), location=fixed("pad"), init=choice("imagenet"), public="add_prompts",
-          trial_id="a border", slow=0.4),
-    Trial(prompted, model=fixed(swin, fresh=True), num_prompts=P(), mode=choice("shallow"), window_order=choice("official"), public="add_prompts",
+    Trial(prompted, num_prompts=optional(integer(2, low=0)), mode=fixed("shallow"), location=fixed("concat-channel"), init=choice("gaussian"),
+          public="add_prompts", trial_id="channels", slow=0.4),
+    Trial(prompted, model=fixed(lambda: vit((8, 8)), fresh=True), num_prompts=optional(integer(2, low=0)), mode=choice("shallow"), location=fixed("pad"),
+          init=choice("imagenet"), public="add_prompts", trial_id="a border", slow=0.4),
+    Trial(prompted, model=fixed(swin, fresh=True), num_prompts=optional(P()), mode=choice("shallow"), window_order=choice("official"), public="add_prompts",
           trial_id="a Swin", slow=0.4),
     Trial(with_adapters, model=instance(vit, wrong=[torch.nn.Linear(2, 2)]), reduction=integer(2, low=1, high=8), init=choice("proper"),
           generator=generator(), public="add_adapters", slow=0.4),
@@ -86,7 +89,8 @@ TRIALS = [
     Trial(vpt.trainable_numbers, layers=integer(12, low=1), num_prompts=integer(50, low=0), width=integer(768, low=1), mode=choice("shallow"),
           classes=integer(6, low=0)),
     Trial(vpt.with_one_prompt, scores=array(TOKENS[0], free=()), values=array(RNG.normal(size=(7, 3)).astype(np.float32), free=(), grow=()),
-          prompt_score=real(0.5, either=[-float("inf")]), prompt_value=array(RNG.normal(size=3).astype(np.float32)), follows="values"),
+          prompt_score=Kind(lambda: 0.5, lambda: real(0.5).odd().filter(lambda odd: odd.words != "-inf")),  # which is a lawful limit
+          prompt_value=array(RNG.normal(size=3).astype(np.float32)), names={"scores": ("values",), "values": ("prompt_value",)}, follows="values"),
     Trial(vpt.pooled, tokens=array(SEQUENCE, free=(0, 1, 2), grow=(0, 1, 2)), num_prompts=integer(3, low=0, high=8), pooling=choice("all"), follows="tokens"),
     Trial(vpt.new_head, width=integer(7, low=1), classes=integer(3, low=1), generator=generator(), after=lambda head: [head.weight, head.bias]),
     Trial(vpt.warmup_cosine, epoch=real(12, low=0, high=100), warmup=real(10, low=0, high=100), epochs=real(100, low=0, above=True),

@@ -722,9 +722,10 @@ REFUSED = {
     "deep pixels": (lambda: add_prompts(vit(), location="prepend-pixel"), "mode must be 'shallow' for location 'prepend-pixel': pixels come in once"),
     "deep border": (lambda: add_prompts(vit(), location="pad"), "mode must be 'shallow' for location 'pad'"),
     "not divisible": (
-        lambda: add_prompts(vit(), num_prompts=1, location="pad", mode="shallow"),
-        "num_prompts must make H \\+ 2 p a multiple of the patch size 4, got 1 for pictures of 8 x 12",
+        lambda: add_prompts(vit(image_size=8), num_prompts=1, location="pad", mode="shallow"),
+        "num_prompts must make H \\+ 2 p a multiple of the patch size 4, got 1 for pictures of 8 x 8",
     ),
+    "not square": (lambda: add_prompts(vit(), location="pad", mode="shallow"), "model must read square pictures for location 'pad'"),
     "last of too many": (lambda: add_prompts(vit(), last=N + 1), "last must be an integer in 1..3, got 4"),
     "first and last": (lambda: add_prompts(vit(), first=1, last=1), "last must be None for prompts in the first blocks only, got 1"),
     "first of shallow": (lambda: add_prompts(vit(), mode="shallow", first=1), "first must be None for shallow prompts, which come in once, got 1"),
