@@ -165,7 +165,7 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def scale_and_shift(x, scale, shift, *, channel_dim: int | str):
-    """y = scale * x + shift, channel by channel (paper, eq. 3).
+    """y = scale * x + shift, channel by channel (paper, section 3).
 
     x: any shape; scale, shift: (C,) for the C channels of axis `channel_dim` (-1 for tokens (B, N, C), 1 for maps (B, C, H, W)). "guess" does as the official
     code: the last axis where it has C entries, else axis 1, which scales the wrong axis of a map as wide as it has channels. Returns y like x.
@@ -195,7 +195,7 @@ def _scaled(x: Tensor, scale: Tensor, shift: Tensor, axis: int) -> Tensor:
 
 
 def merge_weights(weight, bias, scale, shift) -> tuple:
-    """The weights of a layer that does what layer and pair did: W' = diag(scale) W, b' = scale * b + shift (paper, eq. 5).
+    """The weights of a layer that does what layer and pair did: W' = diag(scale) W, b' = scale * b + shift (paper, section 3).
 
     weight: (C, ...) with the output channels first: of a linear layer, a convolution of any groups, stride and padding, or a normalisation, where None
     stands for ones; bias: (C,) or None for zeros; scale, shift: (C,). Worked out in float32 at least, then of the dtype of the weight.
