@@ -92,6 +92,12 @@ def _like(value: Any, result: Tensor) -> Any:
     return (result.float() if result.dtype == torch.bfloat16 else result).detach().cpu().numpy()
 
 
+def _option(name: str, value: Any, options: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in options:
+        raise (ValueError if isinstance(value, str) else TypeError)(f"{name} must be one of {', '.join(map(repr, options))}, got {_got(value)}")
+    return str(value)
+
+
 # --- checks of arguments: the same text in every method that checks so, since a method is copied alone ---
 
 
@@ -168,7 +174,7 @@ def scale_and_shift(x, scale, shift, *, channel_dim: int | str):
     gain = _channels("scale", scale)
     offset = _channels("shift", shift, gain, "scale").to(values.device)
     if isinstance(channel_dim, str):
-        _choice("channel_dim", channel_dim, ("guess", "an axis of x"))
+        _option("channel_dim", channel_dim, ("guess", "an axis of x"))
         fitting = [axis for axis in (-1, 1) if -values.ndim <= axis < values.ndim and values.shape[axis] == len(gain)]
         if channel_dim != "guess" or not fitting:
             raise ValueError(f"channel_dim must be an axis with the {len(gain)} channels of scale, got {channel_dim!r} for x of shape {tuple(values.shape)}")
@@ -279,7 +285,7 @@ def insertion_points(model: nn.Module, *, where="all", layout: str = "paper", he
     trained whole; "auto" takes `classifier`, `head` or `fc` of the model, None nothing. Poolers and CLIP's projection are left out and stay frozen.
     """
     _module("model", model)
-    official = _choice("layout", layout, ("paper", "official")) == "official"
+    official = _option("layout", layout, ("paper", "official")) == "official"
     heads, modules = _heads(model, head), dict(model.named_modules())
     points, patched, last_stage = [], False, None
     for name, layer in modules.items():
@@ -362,7 +368,7 @@ class Pair(nn.Module):
                  device=None, dtype: torch.dtype = torch.float32):  # fmt: skip
         super().__init__()
         channels, self.channel_dim, self.strength = _integer("channels", channels, 1), _integer("channel_dim", channel_dim), 1.0
-        _choice("what", what, ("both", "scale", "shift")), _choice("init", init, ("identity", "official")), _generator(generator)
+        _option("what", what, ("both", "scale", "shift")), _option("init", init, ("identity", "official")), _generator(generator)
         for name, centre in (("scale", 1.0), ("shift", 0.0)):
             values = torch.full((channels,), centre, device=device, dtype=dtype)
             if what not in ("both", name):
@@ -636,8 +642,8 @@ def add_scale_shift(
     parametrised layers, and with "parametrizations" a place behind no affine layer and weights that several layers share.
     """
     points = insertion_points(model, where=where, layout=layout, head=head)
-    _choice("what", what, ("both", "scale", "shift")), _choice("init", init, ("identity", "official")), _generator(generator)
-    _choice("style", style, ("hooks", "parametrizations"))
+    _option("what", what, ("both", "scale", "shift")), _option("init", init, ("identity", "official")), _generator(generator)
+    _option("style", style, ("hooks", "parametrizations"))
     for point in points:
         layer = model.get_submodule(point.module)
         if _pair_of(layer) is not None:

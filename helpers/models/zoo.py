@@ -34,7 +34,10 @@ TRAINED = (  # each has a recipe
     "toy-cogvideox", "toy-contrast", "toy-convnext-wide", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-mixer-wide", "toy-sd",
     "toy-swin-wide", "toy-vit", "toy-vit-wide",
 )  # fmt: skip
-ENCODERS_AND_CLASSIFIERS = ("facebook/dino-vits16", "microsoft/resnet-50")  # published too, and pinned; their rooms load them
+ENCODERS_AND_CLASSIFIERS = (  # published too, and pinned; their rooms load them
+    "facebook/dino-vits16", "google/vit-base-patch16-224-in21k", "google/vit-large-patch16-224-in21k", "google/vit-huge-patch14-224-in21k",
+    "facebook/vit-mae-base", "microsoft/swin-base-patch4-window7-224-in22k", "microsoft/resnet-50",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

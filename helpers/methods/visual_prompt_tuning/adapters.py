@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from ._arguments import _generator, _integer, _module, _option
 from .frozen import Attached, _attached, _blocks
 
+__all__ = ["Adapters", "add_adapters"]
+
 
 class Adapters(Attached):
     """One bottleneck a block: y + U gelu(D y) on what the block's MLP gives out, before the residual is added. `add_adapters` makes them.

@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from ._arguments import _generator, _got, _integer, _module, _number, _option
-from .frozen import SWIN_BLOCKS, Attached, _attached, _blocks, _first_conv, _is
+from .frozen import SWIN_BLOCKS, Attached, _attached, _blocks, _first_conv, _is, _patch_conv
 from .pixels import PixelPrompts
 from .prompts import MODES, POOLINGS
 from .swin import SwinPrompts
 from .tokens import Prompts
+
+__all__ = ["add_prompts"]
 
 LOCATIONS = ("prepend", "add", "add-1", "prepend-pixel", "concat-channel", "pad")
 
@@ -78,6 +80,9 @@ def add_prompts(
     first, last = (k if k is None else _integer(name, k, 1, len(blocks)) for name, k in (("first", first), ("last", last)))
     if pooling is not None and not isinstance(getattr(model, "classifier", None), nn.Module):
         raise ValueError(f"pooling must be None for a model without .classifier, got {pooling!r} for {type(model).__name__}")
+    head, width = getattr(model, "classifier", None), _patch_conv(model)[0].out_channels
+    if pooling is not None and getattr(head, "in_features", width) != width:
+        raise ValueError(f"pooling must be None for a head that reads {head.in_features} numbers, not the width {width}, got {pooling!r}")
     if pooling in ("prompts", "all") and (location.startswith("add") or p == 0 or after == "drop"):
         raise ValueError(f"pooling must be 'cls', 'patches' or None where no prompts are among the final tokens, got {pooling!r}")
     _refuse_a_second(model)

@@ -4,6 +4,8 @@ from torch import nn
 
 from ._arguments import _module
 
+__all__ = ["Attached", "transformer_blocks"]
+
 # classes of blocks that take (B, tokens, d) with the class token first
 VIT_BLOCKS = ("ViTLayer", "CLIPEncoderLayer", "DeiTLayer", "Dinov2Layer", "ViTMSNLayer")
 SWIN_BLOCKS = ("SwinLayer",)
@@ -77,7 +79,7 @@ class Attached(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self._model, self._handles, self._thawed = (model,), [], ()
+        self._model, self._handles, self._thawed = (_module("model", model),), [], ()
 
     def _freeze(self, model: nn.Module, owner: nn.Module) -> None:
         """No gradient and no dropout in the backbone; the head stays free, and what a parametrisation adds to a weight stays as it is."""

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from ._arguments import _got
 from .frozen import Attached, _first_conv, _image_size
 from .prompts import init_bound
-from .starts import _pixels
+
+__all__ = ["PixelPrompts"]
+from ._starts import _pixels
 
 
 class PixelPrompts(Attached):
@@ -36,6 +38,9 @@ class PixelPrompts(Attached):
             self.bias = nn.Parameter(conv.bias.detach().clone()) if conv.bias is not None else None
         else:
             side, vit = conv.kernel_size[0], conv.kernel_size == conv.stride
+            self._resizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+            if self._resizes and height != width:
+                raise ValueError(f"model must read square pictures for location 'pad', as its positions are interpolated, got {height} x {width}")
             if vit and any((length + 2 * p) % side for length in self.size):
                 raise ValueError(f"num_prompts must make H + 2 p a multiple of the patch size {side}, got {p} for pictures of {height} x {width}")
             init = "imagenet" if isinstance(init, str) and init == "uniform" else init
@@ -48,7 +53,6 @@ class PixelPrompts(Attached):
         if location == "concat-channel":
             self._handles.append(conv.register_forward_hook(self._wider))
         else:
-            self._resizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
             self._handles.append(model.register_forward_pre_hook(self._bordered, with_kwargs=True))
 
     def _wider(self, conv: nn.Conv2d, args: tuple, output: Tensor) -> Tensor:

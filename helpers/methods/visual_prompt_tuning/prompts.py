@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from ._arguments import _generator, _integer, _like, _number, _numbers, _option
 
+__all__ = ["class_rows", "init_bound", "new_head", "pooled", "scaled_rate", "trainable_numbers", "warmup_cosine", "with_one_prompt"]
+
 MODES = ("shallow", "deep", "shared")
 POOLINGS = ("cls", "patches", "prompts", "all")
 HEAD_BIAS = -math.log(99)  # a prior of 0.01 for each class, as for sigmoid losses; under softmax a constant that changes nothing

@@ -10,23 +10,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._arguments import _integer, _like, _numbers, _option
+from ._starts import _rows
 from .frozen import Attached, _is, _patch_conv
 from .prompts import init_bound
-from .starts import _rows
+
+__all__ = ["SwinPrompts", "into_windows", "out_of_windows"]
+
+ORDERS = ("image", "official")
 
 
-def into_windows(prompts: Tensor, windows: int, order: str = "image") -> Tensor:
+def into_windows(prompts: Any, windows: int, order: str = "image") -> Any:
     """A copy of the prompts (B, p, d) for each of a picture's windows: (B * windows, p, d), all windows of the first image first, as Swin lays them out.
 
-    order="official" lays the copies out window by window, as the released code does: with B > 1 an image's windows then get other images' prompts.
+    order="official" lays the copies out window by window, as the released code does: with B > 1 an image's windows then get other images' prompts. Deep
+    prompts are the same for all images where they enter, but what the last block makes of them is mixed too, and counts in the final mean.
     """
+    found, windows = _numbers("prompts", prompts, "B p d", detach=False), _integer("windows", windows, 1)
+    return _like(prompts, _into(found, windows, _option("order", order, ORDERS)))
+
+
+def out_of_windows(prompts: Any, windows: int, order: str = "image") -> Any:
+    """What the windows made of the prompts (B * windows, p, d), averaged over the windows of each image: (B, p, d)."""
+    found, windows = _numbers("prompts", prompts, "R p d", detach=False), _integer("windows", windows, 1)
+    if len(found) % windows:
+        raise ValueError(f"windows must divide the {len(found)} copies of the prompts, got {windows}")
+    return _like(prompts, _out_of(found, windows, _option("order", order, ORDERS)))
+
+
+def _into(prompts: Tensor, windows: int, order: str) -> Tensor:
     return prompts.repeat_interleave(windows, 0) if order == "image" else prompts.repeat(windows, 1, 1)
 
 
-def out_of_windows(prompts: Tensor, windows: int, order: str = "image") -> Tensor:
-    """What the windows made of the prompts (B * windows, p, d), averaged over the windows of each image: (B, p, d)."""
+def _out_of(prompts: Tensor, windows: int, order: str) -> Tensor:
     batch, shape = len(prompts) // windows, prompts.shape[1:]
-    return prompts.view(batch, windows, *shape).mean(1) if order == "image" else prompts.view(windows, batch, *shape).mean(0)
+    return prompts.reshape(batch, windows, *shape).mean(1) if order == "image" else prompts.reshape(windows, batch, *shape).mean(0)
 
 
 class SwinPrompts(Attached):
@@ -67,7 +85,7 @@ class SwinPrompts(Attached):
     def _windows_get(self, block: nn.Module, attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         hidden, mask = args[0], args[1] if len(args) > 1 else kwargs.get("attention_mask")
         self._windows, p = len(hidden) // self._batch, self.num_prompts
-        prompts = into_windows(block.layernorm_before(self._now), self._windows, self.order)
+        prompts = _into(block.layernorm_before(self._now), self._windows, self.order)
         if mask is not None:  # the shift keeps patches apart, never prompts
             mask = nn.functional.pad(mask, (p, 0, p, 0))
         rest = {name: value for name, value in kwargs.items() if name != "attention_mask"}
@@ -78,7 +96,7 @@ class SwinPrompts(Attached):
 
     def _windows_give(self, attention: nn.Module, args: tuple, output: tuple) -> tuple:
         hidden, p = output[0], self.num_prompts
-        self._now = self._now + out_of_windows(hidden[:, :p], self._windows, self.order)
+        self._now = self._now + _out_of(hidden[:, :p], self._windows, self.order)
         return (hidden[:, p:], *output[1:])
 
     def _after(self, block: nn.Module, args: tuple, output: Any) -> None:
@@ -88,7 +106,8 @@ class SwinPrompts(Attached):
         self._now = merging.reduction(merging.norm(self._now.repeat(1, 1, 4)))
 
     def _join(self, norm: nn.Module, args: tuple) -> tuple:
-        return (torch.cat([self._now, args[0]], 1),)  # what follows, the mean that the head reads, is over all tokens
+        now, self._now = self._now, None
+        return (torch.cat([now, args[0]], 1),)  # what follows, the mean that the head reads, is over all tokens
 
     def _part(self, swin: nn.Module, args: tuple, output: Any) -> Any:
         if isinstance(output, tuple):

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ._arguments import _got, _integer, _module, _number, _numbers, _option
 from .frozen import Attached, _image_size, _patch_conv
 from .prompts import init_bound, pooled
-from .starts import _pixels, _rows
+
+__all__ = ["Attention", "Prompts", "class_attention", "class_tokens"]
+from ._starts import _pixels, _rows
 
 
 class Prompts(Attached):
@@ -124,7 +126,7 @@ class Prompts(Attached):
 
     def _pool(self, head: nn.Module, args: tuple) -> tuple:
         final, self._final = self._final, None
-        return (final, *args[1:])
+        return args if final is None else (final, *args[1:])  # None: somebody asks the head alone
 
 
 class Attention(NamedTuple):
