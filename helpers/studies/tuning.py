@@ -25,7 +25,7 @@ __all__ = ["BACKBONE", "LABELS", "REAL", "SEEDS", "STUDY", "TASKS", "backbone", 
 
 BACKBONE = "toy-vit-wide"
 REAL = ("digits", "mnist", "real textures", "photographs", "grey surfaces")
-TASKS = (*REAL, "shape in noise", "texture in noise", "category behind a square", "how many", "touching", "where is the larger", "tilt")
+TASKS = (*REAL, "shape in noise", "category in noise", "category behind a square", "how many, in noise", "touching", "where is the larger", "tilt")
 LABELS, SEEDS, SIZE, TEST = (20, 5, 100), 5, 32, 400  # the order in which they are measured
 FEWER = {"digits": dict(train=1078, test=359), "mnist": dict(train=3000), "faces": dict(train=120, test=40)}  # all that there are
 
