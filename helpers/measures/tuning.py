@@ -40,7 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 NUM_PROMPTS, RANK, REDUCTION = 8, 8, 8  # prompts (a layer, where deep); rank of LoRA and DoRA; width of the backbone over that of an adapter
-STEPS, BATCH, WARM_UP = 60, 16, 0.1
+STEPS, BATCH, WARM_UP = 50, 16, 0.1
 DECAYS = (0.0, 0.1)
 AT_ONCE = 200  # pictures, where nothing is trained
 DROPOUT = 0.1  # of the MLP head
