@@ -10,6 +10,7 @@ arXiv 2206.04673): a folder a task, with train800.txt, val200.txt, train800val20
 Protocol of the papers: rates are chosen on 800 / 200, then one trains on all 1 000; pictures are brought to 224 px, nothing else.
 """
 
+import hashlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -79,14 +80,20 @@ def load(task: str, pictures: Path = PICTURES) -> VtabTask:
     folder = _folder(task, pictures)
     if lack := missing(task, pictures):
         raise RuntimeError(lack)
-    import datasets  # of the extra `paper`
-
-    tables = {}
-    for part, name in LISTS.items():
-        paths, labels = _listed(folder, name, TASKS[task])
-        tables[part] = datasets.Dataset.from_dict({"image": paths, "label": labels}).cast_column("image", datasets.Image())
+    tables = {part: _table(*_listed(folder, name, TASKS[task])) for part, name in LISTS.items()}
     group = next(group for group, names in GROUPS.items() if task in names)
     return VtabTask(task, group, TASKS[task], **tables)
+
+
+def _table(paths: list[str], labels: list[int]) -> Any:
+    """A table of the library `datasets` that reads its pictures when they are asked for."""
+    import datasets  # of the extra `paper`, which brings pyarrow too
+    import pyarrow
+
+    rows = pyarrow.table({"image": paths, "label": labels})
+    # a name of our own: the library would make one by pickling the table, which some builds of pyarrow do not let it
+    name = hashlib.sha256(repr((paths, labels)).encode()).hexdigest()[:16]
+    return datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint=name).cast_column("image", datasets.Image())
 
 
 def _listed(folder: Path, name: str, classes: int) -> tuple[list[str], list[int]]:

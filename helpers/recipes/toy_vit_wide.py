@@ -35,7 +35,7 @@ LETTERS, MATERIALS = 600, 200
 STEPS, BATCH, LEARNING_RATE = 12_000, 64, 1.5e-3
 SHIFT, LARGEST_NOISE = 3, 0.12  # px, share of the range
 THUMBNAIL, THUMBNAIL_WEIGHT = 12, 0.5  # px a side; of its squared error beside the answers' loss
-TRAIN_SEED, HELD_OUT_SEED, HELD_OUT = 16, 17, 400  # of the toy world; held-out pictures of every family that the card measures
+TRAIN_SEED, HELD_OUT_SEED, HELD_OUT = 16, 30, 400  # of the toy world; held-out pictures of every family that the card measures
 
 _QUARTERS = ("top left", "top right", "bottom left", "bottom right")
 _HUES = tuple(COLOURS)
@@ -347,8 +347,9 @@ tuned. It loads by `ViTForImageClassification.from_pretrained("data/models/{NAME
 
 - **Call**: `pixel_values` (B, 3, {SIZE}, {SIZE}), pictures in [0, 1] as 2 x - 1. `model.vit(...).last_hidden_state[:, 0]` are features (B, {WIDTH}). The
   {len(ANSWERS)} logits are answers to {len(SHOWN)} questions, a softmax for each; `config.id2label` names them ("loops: 2").
-- **Data**: {sum(BANK.values()):,} pictures of toy-world seeds {TRAIN_SEED} to {TRAIN_SEED + len(BANK) - 1}: {families}. No digit and no photograph is
-  among them. Letters are those of an invented alphabet of {LETTERS}, each written in many hands; surfaces are of {MATERIALS} invented materials. Pictures are
+- **Data**: {sum(BANK.values()):,} pictures of toy-world seeds {TRAIN_SEED} to {TRAIN_SEED + len(BANK) - 1}:
+  {families}. No digit and no photograph is among them.
+  Letters are those of an invented alphabet of {LETTERS}, each written in many hands; surfaces are of {MATERIALS} invented materials. Pictures are
   moved by up to {SHIFT} px, made lighter or darker; half get noise, a quarter are seen with few pixels only, an eighth behind a grey square.
 - **What is learnt**: the questions below, which letter, which material (answers that are not kept), and from the same class token, by one linear map, a grey
   thumbnail of {THUMBNAIL} x {THUMBNAIL} px, which needs no label.
@@ -358,8 +359,8 @@ tuned. It loads by `ViTForImageClassification.from_pretrained("data/models/{NAME
 
 Linear probes: logistic regression on frozen, standardised features; 400 training pictures, 200 to choose the strength of the penalty, 400 to test (faces: 120,
 40, 40; digits: 359 to test); percent right, means over {PROBE_SEEDS} seeds, each with pictures and an untrained twin of its own. Pixels are averaged two by
-two. Gains are in points, with 95 % intervals over seeds (last row: over tasks). Tasks of `datasets.tasks`; {", ".join(ASKED)} were asked in training too, of
-other pictures. Above pixels in {above} of {len(PROBES)} tasks.
+two. Gains are in points, with 95 % intervals over seeds (last row: over tasks). Tasks of `datasets.tasks`; {", ".join(ASKED)} were asked
+in training too, of other pictures. Above pixels in {above} of {len(PROBES)} tasks.
 
 {probes_table(probed)}
 
