@@ -19,7 +19,7 @@ from .tuning import BACKBONE, SEEDS, backbone, pictures
 __all__ = ["LABELS", "STUDY", "TASKS", "VARIANTS", "head_for", "logits_of", "searched", "trained"]
 
 LABELS = 20
-TASKS = ("mnist", "grey surfaces", "how many")
+TASKS = ("mnist", "grey surfaces", "category behind a square")
 VARIANTS = {  # name -> options of add_scale_shift
     "all": {}, "norms only": dict(where="norm"), "queries, keys, values only": dict(where="qkv"), "MLPs only": dict(where="mlp"),
     "patches only": dict(where="patch"), "scales only": dict(what="scale"), "shifts only": dict(what="shift"),

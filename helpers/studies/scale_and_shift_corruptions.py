@@ -16,7 +16,7 @@ from .tuning import BACKBONE, SEEDS, backbone, pictures
 __all__ = ["KINDS", "METHODS", "STUDY", "TASKS", "accuracies"]
 
 LABELS, TEST = 20, 200
-TASKS = ("mnist", "how many")
+TASKS = ("mnist", "category behind a square")
 METHODS = ("linear", "SSF", "VPT-deep", "full")
 KINDS, SEVERITIES = ("noise", "blur", "contrast"), (1, 2, 3, 4, 5)
 

@@ -19,7 +19,7 @@ from .scale_and_shift import TOLERANCE, measured, pairs_of
 __all__ = ["FAMILIES", "METHODS", "STUDY", "TASKS"]
 
 FAMILIES = {"toy-convnext-wide": "ConvNeXt", "toy-swin-wide": "Swin", "toy-mixer-wide": "MLP-Mixer"}
-TASKS = ("mnist", "how many")
+TASKS = ("mnist", "category behind a square")
 METHODS = ("linear", "SSF", "full")
 
 
