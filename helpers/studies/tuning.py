@@ -27,13 +27,15 @@ BACKBONE = "toy-vit-wide"
 REAL = ("digits", "mnist", "real textures", "photographs", "grey surfaces")
 TASKS = (*REAL, "shape in noise", "category in noise", "category behind a square", "how many, in noise", "touching", "where is the larger", "tilt")
 LABELS, SEEDS, SIZE, TEST = (5, 20, 100), 5, 32, 400
-FIRST = ("linear", "full", "bias", "adapter", "LoRA", "VPT-deep", "SSF")  # measured before the others, so that claims can be read from a part of the table
+RULED = ("linear", "full", "VPT-deep", "SSF")  # of which the claims speak with every number of labels, and of PEERS with 20
+PEERS = ("bias", "adapter", "LoRA")
 FEWER = {"digits": dict(train=1078, test=359), "mnist": dict(train=3000), "faces": dict(train=120, test=40)}  # all that there are
 
 
 def cases() -> list[dict]:
-    later = [method for method in tuning.METHODS if method not in FIRST]
-    parts = [((20,), tuning.METHODS), ((5, 100), FIRST), ((5, 100), later)]  # in the order in which they are measured
+    """In an order in which a part of them is already of use."""
+    others = [method for method in tuning.METHODS if method not in (*RULED, *PEERS)]
+    parts = [((20,), (*RULED, *PEERS)), ((5, 100), RULED), ((20,), others), ((5, 100), (*PEERS, *others))]
     return [dict(task=task, labels=n, method=method) for some, methods in parts for n in some for task in TASKS for method in methods]
 
 
