@@ -114,7 +114,7 @@ class Way:
     reads: str = "pixels"
 
 
-_SLOW, _MIDDLE, _FAST, _FASTEST = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2), (1e-2, 3e-2, 1e-1)
+_SLOW, _MIDDLE, _FAST = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2)
 METHODS = {
     "linear": Way(_nothing, _FAST, "features"),
     "full": Way(_everything, _SLOW),
@@ -124,11 +124,11 @@ METHODS = {
     "LayerNorm": Way(_peft(LNTuningConfig, target_modules=["layernorm_before", "layernorm_after", "layernorm"]), _FAST),
     "adapter": Way(_adapters("proper"), _MIDDLE),
     "adapter (official)": Way(_adapters("official"), _FAST),
-    "LoRA": Way(_peft(LoraConfig, r=RANK, lora_alpha=RANK, target_modules=["q_proj", "v_proj"]), _FAST),
-    "IA3": Way(_peft(IA3Config, target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"]), _FASTEST),
-    "DoRA": Way(_peft(LoraConfig, r=RANK, lora_alpha=RANK, target_modules=["q_proj", "v_proj"], use_dora=True), _FAST),
-    "VPT-shallow": Way(_prompts("shallow"), _FASTEST),
-    "VPT-deep": Way(_prompts("deep"), _FASTEST),
+    "LoRA": Way(_peft(LoraConfig, r=RANK, lora_alpha=RANK, target_modules=["q_proj", "v_proj"]), _MIDDLE),
+    "IA3": Way(_peft(IA3Config, target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"]), _FAST),
+    "DoRA": Way(_peft(LoraConfig, r=RANK, lora_alpha=RANK, target_modules=["q_proj", "v_proj"], use_dora=True), _MIDDLE),
+    "VPT-shallow": Way(_prompts("shallow"), _FAST),
+    "VPT-deep": Way(_prompts("deep"), _FAST),
     "SSF": Way(_scale_and_shift, _FAST),
     "SSF + VPT": Way(_both, _FAST),
 }

@@ -20,11 +20,13 @@ def tiny(monkeypatch):
     return model
 
 
-def test_cases_are_every_method_on_every_task_and_twenty_labels_come_first():
+def test_cases_are_every_method_on_every_task_and_what_claims_need_comes_first():
     cases = pd.DataFrame(study.cases())
     assert len(cases) == len(study.TASKS) * len(study.LABELS) * len(tuning.METHODS) and not cases.duplicated().any()
     assert len(study.TASKS) >= 12 and len(set(study.REAL) & set(study.TASKS)) >= 4 and set(study.TASKS) <= {*tasks.NAMES, *tasks.FURTHER}
-    assert set(cases.labels[: len(cases) // 3]) == {20} and set(cases.labels) == {5, 20, 100}
+    assert set(cases.labels) == set(study.LABELS) == {5, 20, 100} and set(cases.method) == set(tuning.METHODS)
+    first = cases[: len(study.TASKS) * (3 * len(study.RULED) + len(study.PEERS))]
+    assert set(first.method) == {*study.RULED, *study.PEERS} and set(first.labels[first.method.isin(study.PEERS)]) == {20}
 
 
 @pytest.mark.parametrize("task", study.TASKS)
@@ -69,7 +71,7 @@ def test_validation_pictures_are_training_pictures_and_never_test_pictures(tiny,
 
     monkeypatch.setattr(study.tuning, "search", search)
     monkeypatch.setattr(study, "SEEDS", 1)
-    for labels, held in ((5, 2), (20, 4)):
+    for labels, held in ((5, 2), (20, 10)):
         study.measure(dict(task="touching", labels=labels, method="linear"))
         images, _, others, truth = asked.pop()
         assert torch.bincount(truth).tolist() == [held] * 2 and len(images) == 2 * (labels - held)
