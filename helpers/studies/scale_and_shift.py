@@ -1,6 +1,6 @@
 """Page 10: which scales and shifts a network needs. The frozen transformer of the bench, pairs behind some of its layers or with one of their halves.
 
-A case is a task and a variant. The learning rate is chosen once a case, on a fifth of the first training set; then five networks are trained, each on a
+A case is a task and a variant. The learning rate is chosen once a case, between the halves of the first training set; then five networks are trained, each on a
 training set of its own, those of the bench (see the study `tuning`): 20 labels a class, the same tests, orders of pictures and starts of the head.
 """
 
@@ -67,8 +67,8 @@ def share_right(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def searched(model: nn.Module, attach: Callable, images: Tensor, labels: Tensor, *, classes: int, rates: Iterable[float]) -> float:
-    """The rate with the best accuracy on a fifth of the pictures, which is held out; of equals the smallest."""
-    learnt, asked = tuning.held_out(labels, max(2, LABELS // 5), seed=0)
+    """The rate with the best accuracy on one half of the pictures, trained on the other; of equals the smallest."""
+    learnt, asked = tuning.held_out(labels, LABELS // 2, seed=0)
 
     def tells(rate):
         return share_right(trained(model, attach, images[learnt], labels[learnt], classes=classes, rate=rate, seed=0), images[asked], labels[asked])

@@ -29,7 +29,7 @@ def measure(case: dict) -> dict:
     """Accuracies in % of the test pictures, clean, and by kind, severity and training set."""
     task, method = case["task"], case["method"]
     classes, (images, labels), _ = pictures(task, LABELS, 0)
-    learnt, asked = tuning.held_out(labels, LABELS // 5, seed=0)
+    learnt, asked = tuning.held_out(labels, LABELS // 2, seed=0)
     options = dict(classes=classes)
     known_rows, held = (images[learnt], labels[learnt]), (images[asked], labels[asked])
     chosen = tuning.search(backbone(), method, *known_rows, *held, **options, decays=(0.0,))

@@ -24,7 +24,7 @@ def network():
 @pytest.fixture(scope="module")
 def pictures():
     generator = torch.Generator().manual_seed(1)
-    return torch.rand(40, 3, 16, 16, generator=generator), torch.arange(40) % 4
+    return torch.rand(80, 3, 16, 16, generator=generator), torch.arange(80) % 4
 
 
 def test_training_sets_are_those_of_the_bench():
@@ -70,7 +70,7 @@ def test_of_equal_rates_the_smallest_is_taken_and_held_out_pictures_are_not_lear
 
     monkeypatch.setattr(study, "trained", trained)
     assert study.searched(network, None, *pictures, classes=4, rates=(0.3, 0.1, 0.2)) == 0.1
-    assert seen == [(0.1, 24), (0.2, 24), (0.3, 24)]  # four of ten pictures a class are held out
+    assert seen == [(0.1, 40), (0.2, 40), (0.3, 40)]  # one half chooses
 
 
 def test_heads_of_the_families(network):
