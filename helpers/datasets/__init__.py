@@ -1,4 +1,4 @@
-"""What is looked at beside raw toy worlds: real pictures and labels that libraries carry, and the bench of classification tasks.
+"""What is looked at beside raw toy worlds: real pictures and labels that libraries carry, the bench of classification tasks, pictures made worse.
 
 May import toyworld.
 """

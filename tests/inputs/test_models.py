@@ -1,5 +1,7 @@
 """Every public function of the zoo, the encoders, the classifiers, the judges and the mixers with odd and wrong inputs, one argument at a time."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,13 @@ MASKS = draw.random((2, 5, 6)).astype(np.float32)
 PROMPTS = ["a striped red cat facing left", "a blue dog"]
 FACINGS = texts(["lamp", "teapot"], options=True)
 FACINGS = Kind(FACINGS.make, lambda odd=FACINGS.odd: odd().filter(lambda it: it.words != "an empty list"))  # all facings may be judged
+
+
+def published_classifier(name, classes):
+    """The weights are not there: whatever is lawful ends in one sentence."""
+    with mock.patch.object(encoders, "missing", lambda name: f"{name} is not here."), pytest.raises(RuntimeError, match="is not here") as refused:
+        encoders.classifier(name, classes=classes)
+    return str(refused.value)
 
 
 def shares(count):
@@ -79,6 +88,8 @@ TRIALS = {
         Trial(encoders.missing, name=choice("toy-vit")),
         Trial(encoders.needs, name=choice("toy-vit")),
         Trial(encoders.blank, name=choice(SMALL), after=lambda model: type(model).__name__, slow=0.5),
+        Trial(encoders.blank_classifier, name=choice(SMALL), classes=integer(3, low=1), after=lambda model: type(model).__name__, slow=0.5),
+        Trial(published_classifier, name=choice(SMALL), classes=integer(3, low=1), public="classifier", slow=0.5),
         Trial(lambda images, batch: ENCODER(images, batch=batch), images=array(IMAGES, low=-0.001, high=1.001, free=(0,), grow=(0,), skip=("nothing in it",)),
               batch=integer(2, low=1), follows="images", public="Encoder.__call__"),
     ],

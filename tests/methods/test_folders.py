@@ -63,6 +63,14 @@ try:
 except ImportError as error:
     print("diffusers" in str(error))
 """, ["[0.25, 0.25] (5, 4)", "[[[0.5, -1.0]]]", "True"]),  # between 3 and 6 steps left
+    "visual_prompt_tuning": ("""
+import math
+from copied import init_bound, trainable_numbers, with_one_prompt
+from copied.prompts import warmup_cosine
+
+print(init_bound(16, 768), trainable_numbers(12, 50, 768), warmup_cosine(0))
+print(round(with_one_prompt(torch.zeros(2), torch.tensor([[1.0], [3.0]]), math.log(2), torch.tensor([8.0])).item(), 4))
+""", ["0.0625 460800 0.0", "5.0"]),  # halfway from 2 to the prompt's 8
 }  # fmt: skip
 ON_A_MODEL = {
     "caching_schedules": ("""
@@ -116,6 +124,19 @@ mixed = mix(pipe, image, "cat", k_max=1, nu=0.5, num_inference_steps=4, noise=no
 plain = mix(pipe, image, "cat", k_min=1, k_max=1, num_inference_steps=4, noise=noise)
 print(torch.equal(free.images, plain.images), torch.equal(mixed.images, plain.images), mix.__module__, type(mixed).__module__)
 """, ["True False copied.attach copied.mixing"]),  # with nothing of the layout kept, mixing is plain denoising
+    "visual_prompt_tuning": ("""
+from copied import add_prompts
+from transformers import ViTConfig, ViTModel
+
+torch.manual_seed(0)
+config = ViTConfig(image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
+model, images = ViTModel(config, add_pooling_layer=False).eval(), torch.rand(2, 3, 8, 8)
+before = model(images).last_hidden_state
+prompts = add_prompts(model, num_prompts=3)
+print(torch.equal(model(images).last_hidden_state, before), sum(p.numel() for p in prompts.parameters()), type(prompts).__module__)
+prompts.remove()
+print(torch.equal(model(images).last_hidden_state, before))
+""", ["False 48 copied.tokens", "True"]),
 }  # fmt: skip
 
 
