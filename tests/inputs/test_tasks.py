@@ -17,6 +17,10 @@ TRIALS = [
           validation=integer(2, low=1, high=10**7), test=integer(2, low=1, high=10**7), seed=integer(3, low=0, high=10**11), size=integer(32, low=32)),
     Trial(lambda **options: tasks.load("digits", **options), public="load", trial_id="load, digits", slow=0.3, train=integer(3, low=1, high=1078),
           validation=integer(2, low=1, high=360), test=integer(2, low=1, high=359), seed=integer(3, low=0, high=10**11)),
+    Trial(lambda **options: tasks.load("mnist", **options), public="load", trial_id="load, mnist", slow=0.3, train=integer(3, low=1, high=3000),
+          validation=integer(2, low=1, high=1000), test=integer(2, low=1, high=1000), seed=integer(3, low=0, high=10**11), size=integer(32, low=32)),
+    Trial(lambda **options: tasks.load("grey surfaces", **options), public="load", trial_id="load, patches", slow=0.3, train=integer(3, low=1, high=10**7),
+          validation=integer(2, low=1, high=10**7), test=integer(2, low=1, high=10**7), seed=integer(3, low=0, high=10**11), size=integer(32, low=32)),
     Trial(few, public="Pictures", trial_id="Pictures.few", slow=0.3, per_class=integer(2, low=1, high=30), seed=integer(1, low=0)),
 ]  # fmt: skip
 

@@ -1,0 +1,120 @@
+"""Pages 09 and 10: fifteen ways to tune one frozen transformer, on twelve tasks with 5, 20 and 100 labels a class, five training sets each.
+
+A case is a task, so many labels a class, and a method. Learning rate and weight decay are chosen once a case, on a fifth of the first training set (two of
+five labels a class); then five networks are trained, each on a whole training set of its own, and tested on 400 pictures of their own. Every method gets the
+same five sets, tests, orders of pictures and starts of the head: methods are compared in pairs. The twelve tasks are five of real pictures, three of toy
+pictures that are hard to see, four of toy scenes whose answer is an arrangement.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import ViTForImageClassification
+
+from ..arguments import integer
+from ..datasets import tasks
+from ..measures import statistics, tuning
+from ..measures.statistics import Estimate
+from ..models import zoo
+from .runner import Study, has_columns, known
+
+__all__ = ["BACKBONE", "LABELS", "REAL", "SEEDS", "STUDY", "TASKS", "backbone", "by_parameters", "differences", "long", "pictures"]
+
+BACKBONE = "toy-vit-wide"
+REAL = ("digits", "mnist", "real textures", "photographs", "grey surfaces")
+TASKS = (*REAL, "shape in noise", "texture in noise", "category behind a square", "how many", "touching", "where is the larger", "tilt")
+LABELS, SEEDS, SIZE, TEST = (20, 5, 100), 5, 32, 400  # the order in which they are measured
+FEWER = {"digits": dict(train=1078, test=359), "mnist": dict(train=3000), "faces": dict(train=120, test=40)}  # all that there are
+
+
+def cases() -> list[dict]:
+    return [dict(task=task, labels=labels, method=method) for labels in LABELS for task in TASKS for method in tuning.METHODS]
+
+
+@lru_cache(maxsize=1)
+def backbone() -> ViTForImageClassification:
+    return ViTForImageClassification.from_pretrained(zoo.folder(BACKBONE), dtype=torch.float32, local_files_only=True).eval()
+
+
+@lru_cache(maxsize=2 * SEEDS)
+def pictures(task: str, labels: int, seed: int) -> tuple[int, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(classes, (images, labels) to learn from, (images, labels) to test on) in a world of the seed: of every class the first so many, or all there are."""
+    classes = len(tasks.load(task, train=1, validation=1, test=1, size=SIZE).classes)
+    counts = dict(train=(2 * labels + 20) * classes, validation=1, test=TEST) | FEWER.get(task, {})
+    drawn = tasks.load(task, **counts, seed=seed, size=SIZE)
+    rows = torch.cat([(drawn.train.labels == c).nonzero()[:labels, 0] for c in range(classes)]).sort().values
+    return classes, (drawn.train.images[rows], drawn.train.labels[rows]), (drawn.test.images, drawn.test.labels)
+
+
+def measure(case: dict) -> dict:
+    """Accuracies in % on the test pictures, one a seed; what was chosen; the largest training set; trained numbers; bytes; time over the frozen model's."""
+    task, labels, method = case["task"], case["labels"], case["method"]
+    classes, (images, truth), _ = pictures(task, labels, 0)
+    known_rows, asked = tuning.held_out(truth, max(2, labels // 5), seed=0)
+    options = dict(classes=classes)
+    chosen = tuning.search(backbone(), method, images[known_rows], truth[known_rows], images[asked], truth[asked], **options)
+    found = {}
+    for seed in range(SEEDS):
+        _, train, test = pictures(task, labels, seed)
+        tuned = tuning.fit(backbone(), method, *train, **options, rate=chosen.rate, decay=chosen.decay, seed=seed)
+        found[f"accuracy_{seed}"] = tuning.accuracy(tuned, *test)
+    costs = dict(trained=tuned.count, without_head=tuned.count_without_head, bytes=tuning.bytes_a_task(tuned))
+    time = tuning.time_ratio(tuned, backbone(), images[:32])
+    return found | dict(rate=chosen.rate, decay=chosen.decay, validation=chosen.accuracy, examples=len(truth)) | costs | dict(time_ratio=time)
+
+
+ACCURACIES = tuple(f"accuracy_{seed}" for seed in range(SEEDS))
+TOLERANCE = dict.fromkeys(ACCURACIES, 5.0) | dict(rate=None, decay=None, validation=None, examples=0, trained=0, without_head=0, bytes=0, time_ratio=None)
+STUDY = Study(cases=cases, measure=measure, tolerance=TOLERANCE, models=(BACKBONE,), sample_seconds=20)
+
+
+# ------------------------------------------------------------------------------------------------------------------- reading the table
+
+
+def long(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each task, labels, method and seed, with its `accuracy` in %; the other columns as they are."""
+    has_columns(table, ("task", "labels", "method", *ACCURACIES))
+    kept = [column for column in table.columns if column not in ACCURACIES]
+    rows = table.melt(id_vars=kept, value_vars=list(ACCURACIES), var_name="seed", value_name="accuracy")
+    return rows.assign(seed=rows.seed.str.removeprefix("accuracy_").astype(int))
+
+
+def _some(table: pd.DataFrame, labels: int, method: str, which: Sequence[str]) -> pd.DataFrame:
+    """The rows of a method by task, in the order of `which`."""
+    some = table[(table.labels == labels) & (table.method == method)].set_index("task")
+    if lacking := [task for task in which if task not in some.index]:
+        raise ValueError(f"table must hold {method} on {', '.join(map(str, lacking))} with {labels} labels a class")
+    return some.loc[list(which)]
+
+
+def _asked(table, labels, methods: Sequence, which) -> tuple[pd.DataFrame, int, list[str]]:
+    table, labels = has_columns(table, ("task", "labels", "method", *ACCURACIES)), integer("labels", labels, low=1)
+    known("labels", labels, table.labels)
+    for name, method in methods:
+        known(name, method, table.method)
+    which = list(dict.fromkeys(table.task[table.labels == labels])) if which is None else [known("tasks", task, table.task) for task in which]
+    return table, labels, which
+
+
+def by_parameters(table: pd.DataFrame, *, labels: int = 20, tasks: Sequence[str] | None = None) -> pd.DataFrame:
+    """A row for each method, fewest trained numbers first: `without_head`, `bytes` and `time_ratio` (medians over tasks), and its mean `accuracy` over the
+    tasks (None: all) with `low` and `high`, a 95 % interval over tasks. Raises ValueError where a method lacks one of the tasks."""
+    table, labels, which = _asked(table, labels, (), tasks)
+    rows = []
+    for method in dict.fromkeys(table.method):
+        some = _some(table, labels, method, which)
+        mean = statistics.interval(some[list(ACCURACIES)].to_numpy(), of="tasks")
+        costs = some[["without_head", "bytes", "time_ratio"]].median().to_dict()
+        rows.append(dict(method=method, **costs, accuracy=mean.value, low=mean.low, high=mean.high))
+    return pd.DataFrame(rows).sort_values("without_head", kind="stable", ignore_index=True)
+
+
+def differences(table: pd.DataFrame, method: str, rival: str, *, labels: int = 20, tasks: Sequence[str] | None = None) -> tuple[Estimate, dict[str, Estimate]]:
+    """Points by which `method` is ahead of `rival`: (over tasks, {task: over its seeds}), paired by task and seed, with 95 % intervals."""
+    table, labels, which = _asked(table, labels, (("method", method), ("rival", rival)), tasks)
+    a, b = (_some(table, labels, name, which)[list(ACCURACIES)].to_numpy() for name in (method, rival))
+    each = {task: statistics.paired(ours, theirs, of="seeds") for task, ours, theirs in zip(which, a, b, strict=True)}
+    return statistics.paired(a, b, of="tasks"), each
