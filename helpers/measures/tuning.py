@@ -40,7 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 NUM_PROMPTS, RANK, REDUCTION = 8, 8, 8  # prompts (a layer, where deep); rank of LoRA and DoRA; width of the backbone over that of an adapter
-STEPS, BATCH, WARM_UP = 60, 32, 0.1
+STEPS, BATCH, WARM_UP = 50, 16, 0.1
 DECAYS = (0.0, 0.1)
 AT_ONCE = 200  # pictures, where nothing is trained
 DROPOUT = 0.1  # of the MLP head
@@ -116,17 +116,17 @@ class Way:
 
 _SLOW, _MIDDLE, _FAST, _FASTEST = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2), (1e-2, 3e-2, 1e-1)
 METHODS = {
-    "linear": Way(_nothing, _FASTEST, "features"),
+    "linear": Way(_nothing, _FAST, "features"),
     "full": Way(_everything, _SLOW),
-    "partial-1": Way(_last_block, _SLOW, "block"),
-    "MLP-3": Way(_mlp, _MIDDLE, "features"),
+    "partial-1": Way(_last_block, _MIDDLE, "block"),
+    "MLP-3": Way(_mlp, _FAST, "features"),
     "bias": Way(_biases, _FAST),
     "LayerNorm": Way(_peft(LNTuningConfig, target_modules=["layernorm_before", "layernorm_after", "layernorm"]), _FAST),
     "adapter": Way(_adapters("proper"), _MIDDLE),
     "adapter (official)": Way(_adapters("official"), _FAST),
-    "LoRA": Way(_peft(LoraConfig, r=RANK, lora_alpha=RANK, target_modules=["q_proj", "v_proj"]), _MIDDLE),
+    "LoRA": Way(_peft(LoraConfig, r=RANK, lora_alpha=RANK, target_modules=["q_proj", "v_proj"]), _FAST),
     "IA3": Way(_peft(IA3Config, target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"]), _FASTEST),
-    "DoRA": Way(_peft(LoraConfig, r=RANK, lora_alpha=RANK, target_modules=["q_proj", "v_proj"], use_dora=True), _MIDDLE),
+    "DoRA": Way(_peft(LoraConfig, r=RANK, lora_alpha=RANK, target_modules=["q_proj", "v_proj"], use_dora=True), _FAST),
     "VPT-shallow": Way(_prompts("shallow"), _FASTEST),
     "VPT-deep": Way(_prompts("deep"), _FASTEST),
     "SSF": Way(_scale_and_shift, _FAST),

@@ -9,8 +9,8 @@ name at run time cannot be seen: a study declares it in `reaches`.
 
 Each definition is written out by the walk below and hashed. Left out are comments, docstrings, formatting and annotations (but for the marks of
 a dataclass's fields). A name of the package is written as that name alone, without its module, so that a file may move; a name of another
-library is written in full, so that another library's function of the same name counts. The doors of arguments (`helpers/arguments.py`) and
-`helpers/checkout.py` refuse, or pass on what came: no number rests on them, and they are not followed.
+library is written in full, so that another library's function of the same name counts. The doors of arguments (`helpers/arguments.py`, a method's
+own `_arguments.py`) and `helpers/checkout.py` refuse, or pass on what came: no number rests on them, and they are not followed.
 """
 
 import ast
@@ -28,6 +28,7 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FIELD_MARKS = {"ClassVar", "InitVar", "KW_ONLY"}  # annotations that change what a dataclass does
 NO_SPEC = "(f-string '')"
 DOORS = {"arguments", "checkout"}  # files of the package itself, below no room
+OWN_DOORS = "_arguments"  # of a method that is a folder
 LEFT_OUT = {"ctx", "kind", "type_comment", "type_params", "annotation", "returns"}
 
 
@@ -150,7 +151,7 @@ class Walk:
 
     def reach(self, kind: str, module: str, name: str) -> str:
         """Remember a definition, or all of a module that is handed on as a value; returns how it is written."""
-        door = module in {f"{self.package}.{name}" for name in DOORS}
+        door = module in {f"{self.package}.{name}" for name in DOORS} or module.endswith(f".{OWN_DOORS}")
         if door and kind != "external":
             return f"@{name or module.split('.')[-1]}"
         if kind == "definition":

@@ -228,13 +228,17 @@ def test_a_module_that_is_handed_on_counts_whole(tree):
     assert f"{HEIGHTS}: other" in of(tree) and f"{HEIGHTS}: UNUSED" in of(tree)
 
 
-def test_the_doors_of_arguments_are_not_followed(tree):
-    (tree / "helpers/arguments.py").write_text("def integer(name, value):\n    return value\n")
-    edit(tree, HEIGHTS, ("import math\n", "import math\nfrom .. import arguments\nfrom ..arguments import integer\n"))
+@pytest.mark.parametrize(
+    "door, imports", [("helpers/arguments.py", "from .. import arguments\nfrom ..arguments import integer\n"),
+                      ("helpers/measures/_arguments.py", "from . import _arguments as arguments\nfrom ._arguments import integer\n")]
+)  # fmt: skip
+def test_the_doors_of_arguments_are_not_followed(tree, door, imports):
+    (tree / door).write_text("def integer(name, value):\n    return value\n")
+    edit(tree, HEIGHTS, ("import math\n", f"import math\n{imports}"))
     edit(tree, HEIGHTS, ("found * scale if", "integer('x', found) * arguments.integer('scale', scale) if"))
     before = of(tree)
     assert not any("arguments" in place for place in before)
-    (tree / "helpers/arguments.py").write_text("def integer(name, value):\n    return int(value)\n")
+    (tree / door).write_text("def integer(name, value):\n    return int(value)\n")
     assert of(tree) == before
     edit(tree, HEIGHTS, ("integer('x', found)", "integer('y', found)"))
     assert fingerprint.differences(before, of(tree)) == [f"{HEIGHTS}: height"]
