@@ -20,8 +20,8 @@ from .runner import Study, has_columns, known
 from .tuning import ACCURACIES, BACKBONE, SEEDS, backbone, pictures
 
 __all__ = [
-    "BASE", "DEPTHS", "LABELS", "LAYERS", "LENGTHS", "LOCATIONS", "POOLINGS", "RATES", "STUDY", "TASKS", "accuracies", "attention", "gain", "place", "rate",
-    "train",
+    "BASE", "DEPTHS", "LABELS", "LAYERS", "LENGTHS", "LOCATIONS", "POOLINGS", "RATES", "STUDY", "TASKS", "accuracies", "attention", "chosen_length", "gain",
+    "place", "rate", "train",
 ]  # fmt: skip
 
 TASKS, LABELS, LAYERS = ("mnist", "category in noise"), 20, 6
@@ -85,7 +85,8 @@ def _attention(tuned: tuning.Tuned, images: Tensor) -> Tensor:
 
 
 def measure(case: dict) -> dict:
-    """Accuracies in % on the test pictures, one a seed; the rate that was chosen; trained numbers without the head; the share of attention on prompts in %."""
+    """Accuracies in % on the test pictures, one a seed; the rate that was chosen, and its accuracy on the held-out pictures; trained numbers without the head;
+    the share of attention on prompts in %."""
     classes, (images, truth), _ = pictures(case["task"], LABELS, 0)
     rows, asked = tuning.held_out(truth, max(2, LABELS // 5), seed=0)
     tells = {}
@@ -100,10 +101,16 @@ def measure(case: dict) -> dict:
         found[ACCURACIES[seed]] = tuning.accuracy(tuned, *test)
         shares.append(_attention(tuned, test[0][:LOOKED_AT]))
     shares = torch.stack(shares).mean(0).tolist()
-    return found | dict(rate=rate, without_head=tuned.count_without_head) | {f"attention_{layer + 1}": share for layer, share in enumerate(shares)}
+    return (
+        found
+        | dict(rate=rate, validation=tells[rate], without_head=tuned.count_without_head)
+        | {f"attention_{layer + 1}": share for layer, share in enumerate(shares)}
+    )
 
 
-TOLERANCE = dict.fromkeys(ACCURACIES, 5.0) | dict(rate=None, without_head=0) | {f"attention_{layer + 1}": (3.0, 0.2) for layer in range(LAYERS)}
+TOLERANCE = (
+    dict.fromkeys(ACCURACIES, 5.0) | dict(rate=None, validation=None, without_head=0) | {f"attention_{layer + 1}": (3.0, 0.2) for layer in range(LAYERS)}
+)
 STUDY = Study(cases=cases, measure=measure, tolerance=TOLERANCE, models=(BACKBONE,), sample_seconds=20)
 
 
@@ -129,6 +136,11 @@ def accuracies(table: pd.DataFrame, task: str, **way) -> list[float]:
 def attention(table: pd.DataFrame, task: str, **way) -> list[float]:
     """Percent of the class token's attention on prompts, a number a block. ValueError where the table does not hold it."""
     return [float(value) for value in _row(table, task, way)[[f"attention_{layer + 1}" for layer in range(LAYERS)]]]
+
+
+def chosen_length(table: pd.DataFrame, task: str, **way) -> int:
+    """The number of prompts, of LENGTHS, with the best accuracy on the held-out training pictures, as the paper chooses it; of equals the smallest."""
+    return max(LENGTHS, key=lambda length: _row(table, task, way | dict(prompts=length))["validation"])
 
 
 def rate(table: pd.DataFrame, task: str, **way) -> float:

@@ -47,7 +47,7 @@ def test_the_table_is_read_by_its_knobs():
     rows = []
     for k, case in enumerate(study.cases()):
         results = {name: 50 + k + seed for seed, name in enumerate(study.ACCURACIES)} | {f"attention_{i + 1}": k + i for i in range(study.LAYERS)}
-        rows.append(case | results | dict(rate=0.01 * (k + 1)))
+        rows.append(case | results | dict(rate=0.01 * (k + 1), validation=80.0 + 5 * (case["prompts"] in (4, 16))))
     table = pd.DataFrame(rows)
     at = {(row["task"], row["prompts"]): k for k, row in enumerate(rows) if row["mode"] == "deep" and study.BASE | dict(prompts=row["prompts"]) == {
         name: row[name] for name in study.BASE}}  # fmt: skip
@@ -56,6 +56,7 @@ def test_the_table_is_read_by_its_knobs():
     assert study.attention(table, "mnist", prompts=2) == [k + i for i in range(6)] and study.rate(table, "mnist", prompts=2) == pytest.approx(0.01 * (k + 1))
     gain = study.gain(table, "mnist", dict(prompts=2), {})
     assert gain.value == k - base and gain.n == 5
+    assert study.chosen_length(table, "mnist") == study.chosen_length(table, "mnist", mode="shallow") == 4
     for call, sentence in (
         (lambda: study.accuracies(table, "nmist"), "task must be one of .*, got 'nmist'"),
         (lambda: study.accuracies(table, "mnist", prompt=2), "way must be told by mode, location, .*, got prompt"),
