@@ -101,16 +101,12 @@ def measure(case: dict) -> dict:
         found[ACCURACIES[seed]] = tuning.accuracy(tuned, *test)
         shares.append(_attention(tuned, test[0][:LOOKED_AT]))
     shares = torch.stack(shares).mean(0).tolist()
-    return (
-        found
-        | dict(rate=rate, validation=tells[rate], without_head=tuned.count_without_head)
-        | {f"attention_{layer + 1}": share for layer, share in enumerate(shares)}
-    )
+    costs = dict(rate=rate, validation=tells[rate], without_head=tuned.count_without_head)
+    return found | costs | {f"attention_{layer + 1}": share for layer, share in enumerate(shares)}
 
 
-TOLERANCE = (
-    dict.fromkeys(ACCURACIES, 5.0) | dict(rate=None, validation=None, without_head=0) | {f"attention_{layer + 1}": (3.0, 0.2) for layer in range(LAYERS)}
-)
+TOLERANCE = dict.fromkeys(ACCURACIES, 5.0) | dict(rate=None, validation=None, without_head=0)
+TOLERANCE |= {f"attention_{layer + 1}": (3.0, 0.2) for layer in range(LAYERS)}
 STUDY = Study(cases=cases, measure=measure, tolerance=TOLERANCE, models=(BACKBONE,), sample_seconds=20)
 
 
