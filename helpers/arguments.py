@@ -163,9 +163,9 @@ def _range(low, high, above: bool = False, below: bool = False) -> str:
 
 
 def _scalar(value):
-    """The Python number in what may be a numpy number or an array of one entry and no axes; None where it is none."""
+    """The Python number in what may be a numpy number or an array of one entry and no axes; None where it is none, or masked."""
     if isinstance(value, (Tensor, np.ndarray)):
-        if value.ndim or (isinstance(value, Tensor) and _hollow(value)):
+        if value.ndim or np.ma.is_masked(value) or (isinstance(value, Tensor) and _hollow(value)):
             return None
         value = value.item()
     if isinstance(value, np.generic):

@@ -135,6 +135,10 @@ def test_masked_entries_are_refused_and_pandas_own_numbers_are_taken():
     with pytest.raises(ValueError, match="x must be numbers .* got an array with [0-9]+ masked entries: fill them, or leave their rows out"):
         numbers("x", hidden, "N 3")
     assert numbers("x", np.ma.masked_array(TABLE), "N 3").shape == (12, 3)
+    for door in (real, integer):
+        with pytest.raises(TypeError, match="x must be a"):
+            door("x", np.ma.masked)
+        assert door("x", np.ma.masked_array(3, mask=False)) == 3
     frame = pd.DataFrame(TABLE).astype("Float64")
     assert torch.equal(numbers("x", frame, "N 3"), torch.from_numpy(TABLE))
     frame.iloc[0, 0] = pd.NA

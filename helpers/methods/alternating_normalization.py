@@ -59,6 +59,13 @@ def _tensor(name: str, value: Any, expected: str, *, detach: bool = True) -> Ten
         hollow = value.is_meta and type(value) in (Tensor, torch.nn.Parameter)  # a shape without numbers
         if hollow or value.layout != torch.strided or value.is_complex() or value.is_quantized or value.dtype == torch.bool:
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        if value.is_floating_point() and value.element_size() == 1:
+            raise TypeError(f"{name} must be {expected} of 16 bits or more, got {_got(value)}")
+        if value.dtype in (torch.uint16, torch.uint32, torch.uint64):  # with which torch can hardly compute
+            signed = value.to(torch.int64)
+            if value.dtype == torch.uint64 and (signed < 0).any():
+                raise ValueError(f"{name} must be {expected} below 2**63, got {_got(value)} with more in it")
+            return signed
         return value.detach() if detach else value
     if value is None or isinstance(value, (str, bytes, Mapping, set, frozenset)):
         raise TypeError(f"{name} must be {expected}, got {_got(value)}")

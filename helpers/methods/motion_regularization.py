@@ -106,16 +106,26 @@ def _strides(strides: Any, frames: int) -> tuple[int, ...]:
     return checked
 
 
+def _hidden(value: Any) -> int:
+    """How many entries of a numpy masked array, or of those in a list, are masked: numpy would show what lies behind the mask."""
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    return sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
+
+
 def _numbers(name: str, value: Any, ndim: int | None, shape: str) -> Tensor:
     """Any array-like of floating-point numbers as a tensor, on the device it came on; numpy, lists and pandas share memory where they can."""
     expected = f"floating-point numbers {shape}"
     if isinstance(value, Tensor):
         if value.layout != torch.strided or not value.is_floating_point() or value.device == torch.device("meta"):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        if value.element_size() == 1:
+            raise TypeError(f"{name} must be {expected} of 16 bits or more, got {_got(value)}")
         tensor = value
     else:
         if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        if hidden := _hidden(value):
+            raise ValueError(f"{name} must be {expected}, got an array with {hidden} masked entries: fill them, or leave their rows out")
         try:
             if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
                 value = torch.stack(list(value)).detach().cpu()

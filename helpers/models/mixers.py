@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
-from ..arguments import integer
+from ..arguments import instance, integer
 
 __all__ = ["MixerConfig", "MixerForImageClassification"]
 
@@ -57,7 +57,7 @@ class MixerForImageClassification(PreTrainedModel):
     main_input_name = "pixel_values"
 
     def __init__(self, config: MixerConfig):
-        super().__init__(config)
+        super().__init__(instance("config", config, MixerConfig, "a MixerConfig"))
         self.patches = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
         count = (config.image_size // config.patch_size) ** 2
         self.layers = nn.ModuleList([MixerLayer(count, config) for _ in range(config.num_hidden_layers)])

@@ -1,7 +1,7 @@
 """Recipe of data/models/toy-mardini-wide: toy-mardini, widened from rebounding objects to windows that move over photographs.
 
 Autoencoder and pair go on from toy-mardini's. The autoencoder learns from toy frames and crops of photographs, with toy latents pulled to where they were,
-at the end its decoder alone; then planner and generator learn together from clips of both kinds. Some photographs are kept out of all of it.
+at the end its decoder alone; then planner and generator learn together from clips of both kinds, in two rounds. Some photographs are kept out of all of it.
 `python -m helpers.recipes.toy_mardini_wide` runs it; checkpoints lie under .recipes/toy-mardini-wide.
 """
 
@@ -25,11 +25,15 @@ NAME = "toy-mardini-wide"
 SEED = 2203
 SIZE, FRAMES, LATENT = toy.SIZE, toy.FRAMES, toy.LATENT
 VAE_STEPS, VAE_BATCH = (800, 350, 250), 64  # rounds, the last of the decoder alone; half toy frames, half crops of photographs
-STEPS, BATCH, RATE = 2800, 64, 8e-4
+BATCH, RATE = 64, 8e-4
 TOYS, PHOTOS = 6000, 8000  # clips that the pair learns from
 MOVES = ("pan",) * 4 + ("zoom in", "zoom out", "shake")  # of the photographs' clips, each as often as the next
-# from each step on: the share of toys; of the toys and of the photographs, the share whose two ends are known: hard masks for the others
-MIX = {0: (0.5, 0.15, 0.6), 1613: (0.25, 0.15, 0.9)}
+# of a round: steps, decay of the averaged weights, and from each step on the share of toys; of the toys and of the photographs, the share whose two ends
+# are known: hard masks for the others
+ROUNDS = (
+    (2800, 0.995, {0: (0.5, 0.15, 0.6), 1613: (0.25, 0.15, 0.9)}),
+    (6000, 0.998, {0: (0.4, 0.15, 0.8)}),
+)
 HELD_OUT_SEED = 40  # of the clips over kept-out photographs that the card measures; moves, and how many clips of each
 HELD_OUT = {"fast pan": 60, "slow pan": 24, "zoom in": 12, "zoom out": 12, "shake": 12}
 RIVALS = "nearest frame", "cross-fade", "optical flow"
@@ -66,10 +70,10 @@ def photo_videos(indices: range) -> Tensor:
     return photo_crops.crops(SEED + 1, indices, size=SIZE, frames=FRAMES, names=photo_crops.TRAINED, moves=MOVES, vary=True).video
 
 
-def batch_of(toys: Tensor, photos: Tensor, seed: int, step: int, mine: slice, device: torch.device) -> tuple[Tensor, ...]:
-    """`toy_mardini.batch_of` toys and of photographs, as many as MIX says; every other clip of a photograph runs backwards, as chance has it."""
+def batch_of(toys: Tensor, photos: Tensor, mix: dict[int, tuple], seed: int, step: int, mine: slice, device: torch.device) -> tuple[Tensor, ...]:
+    """`toy_mardini.batch_of` toys and of photographs, as many as the mix of ROUNDS says; every other clip of a photograph runs backwards, as chance has it."""
     generator, parts = training.step_generator(seed + 2, step), []
-    toy_share, *known = training.value_at(MIX, step)
+    toy_share, *known = training.value_at(mix, step)
     count = round(toy_share * BATCH)
     for bank, own, size, share in ((toys, seed, count, known[0]), (photos, seed + 1, BATCH - count, known[1])):
         clean, is_ref, *rest = toy.batch_of(bank, own, step, toy.HARD_RATIOS, mine, device, toy.HARD_SHIFT, size)
@@ -89,22 +93,32 @@ class Pair(torch.nn.Module):
         self.planner, self.generator = planner, generator
 
 
-def train(pair: Pair, toys: Tensor, photos: Tensor, work: Path, device: torch.device, stop_at: int | None = None, compiled: bool = False) -> Pair:
-    """The averaged weights of a finished pair that went on learning from both banks; `seconds` says how long. compiled: as in `toy_mardini.train`."""
+def train(pair: Pair, toys: Tensor, photos: Tensor, work: Path, device: torch.device, stop_at: dict[int, int] | None = None, compiled: bool = False) -> Pair:
+    """The averaged weights of a finished pair that went on learning from both banks, in ROUNDS, each from the weights of the one before in half precision;
+    `seconds` says how long. stop_at: {round: step} ends there, to be continued; compiled: as in `toy_mardini.train`."""
     rank, world_size = training.join_processes()
-    pair, scheduler = pair.to(device).requires_grad_(True).train(), mp.make_scheduler()
+    scheduler, seconds = mp.make_scheduler(), 0.0
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    for turn, (steps, decay, mix) in enumerate(ROUNDS):
+        end = (stop_at or {}).get(turn)
 
-    def loss(pair: Pair, step: int) -> Tensor:
-        with training.autocast_with_attention(device):
-            return toy.joint_loss(pair, scheduler, *batch_of(toys, photos, SEED + 8, step, slice(rank, None, world_size), device))
+        def loss(pair: Pair, step: int, seed: int = SEED + 8 + 10 * turn, mix: dict = mix) -> Tensor:
+            with training.autocast_with_attention(device):
+                return toy.joint_loss(pair, scheduler, *batch_of(toys, photos, mix, seed, step, slice(rank, None, world_size), device))
 
-    if compiled:
-        pair.planner.compile(dynamic=False)
-        pair.generator.compile(dynamic=False)
-    return training.train(
-        pair, loss, steps=STEPS, checkpoint=work / "pair.pt", learning_rate=RATE, warmup=100, decay=0.995, label="pair", stop_at=stop_at
-    ).eval()
+        pair = pair.to(device).requires_grad_(True).train()
+        if compiled and turn == 0:
+            pair.planner.compile(dynamic=False)
+            pair.generator.compile(dynamic=False)
+        pair = training.train(pair, loss, steps=steps, checkpoint=work / f"pair-{turn}.pt", learning_rate=RATE, warmup=100, decay=decay,
+                              label=f"pair, round {turn + 1}", stop_at=end)  # fmt: skip
+        seconds += pair.seconds
+        if end is not None and end < steps:
+            break
+        if turn < len(ROUNDS) - 1:
+            pair = pair.half().float()
+    pair.seconds = seconds
+    return pair.eval()
 
 
 # ------------------------------------------------------------------------------------------------------------- measured on photographs
@@ -185,8 +199,8 @@ def gain_rows(table: dict[str, list[dict[str, float]]]) -> str:
 def card(photos: dict[str, list[dict[str, float]]], toys: dict[str, dict[str, float]], psnr: dict[str, float], minutes: dict[str, float], machine: str) -> str:
     """The model card, as text."""
     rows = "\n".join(f"| {name} | {q['error']:.2f} px | {q['kept']:.1f} % | {q['plausible']:.1f} % | {q['direction']:.1f} % |" for name, q in toys.items())
-    shares = "; ".join(f"from step {step} on {100 * share:.0f} % toys, both ends known in {100 * own:.0f} % of them and {100 * real:.0f} % of the photographs"
-                       for step, (share, own, real) in MIX.items())  # fmt: skip
+    shares = "; ".join(f"round {turn + 1}, from step {step} on {100 * share:.0f} % toys, both ends known in {100 * own:.0f} % of them and {100 * real:.0f} % of "
+                       f"the photographs" for turn, (_, _, mix) in enumerate(ROUNDS) for step, (share, own, real) in mix.items())  # fmt: skip
     return f"""# {NAME}
 
 [toy-mardini](../toy-mardini/README.md) widened to windows that move over photographs: the same networks and sizes, the same call. Made by
@@ -196,7 +210,7 @@ def card(photos: dict[str, list[dict[str, float]]], toys: dict[str, dict[str, fl
   sevenths of the shorter side, also mirrored, turned and in other colours; the pair from {TOYS:,} toy clips and {PHOTOS:,} of photographs.
 - **Kept out of all training**: {", ".join(photo_crops.KEPT_OUT)}. What stands below is measured on them, a window a fifth of the shorter side.
 - **Training**: autoencoder {" + ".join(map(str, VAE_STEPS))} steps, the last ones of the decoder alone, toy latents pulled to where they were; planner and
-  generator together {STEPS} steps of {BATCH} clips, timesteps leaning to noise; {shares}. Hard masks for the others.
+  generator together {" + ".join(str(steps) for steps, *_ in ROUNDS)} steps of {BATCH} clips, timesteps leaning to noise; {shares}. Hard masks for the others.
   Minutes: {", ".join(f"{name} {value:.0f}" for name, value in minutes.items())}; {machine}.
 - **Autoencoder** on crops of kept-out photographs: {", ".join(f"{name} {value:.1f}" for name, value in psnr.items())} dB, on average
   {sum(psnr.values()) / len(psnr):.1f} dB.

@@ -7,7 +7,7 @@ a grey thumbnail of the picture, which needs no label. `python -m helpers.recipe
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -328,8 +328,9 @@ def answers_table(quality: dict[str, tuple[float, float, int]]) -> str:
     return f"| question | right | commonest answer | pictures |\n| --- | --- | --- | --- |\n{rows}"
 
 
-def all_probes(model: nn.Module, **options) -> pd.DataFrame:
-    rows = [(name, seed) for name in PROBES for seed in range(PROBE_SEEDS)]
+def all_probes(model: nn.Module, names: Sequence[str], seeds: int, **options) -> pd.DataFrame:
+    """A row for each task and seed: see `probe`."""
+    rows = [(name, seed) for name in names for seed in range(seeds)]
     return pd.DataFrame([{"task": name, "seed": seed, **probe(model, name, seed, **options)} for name, seed in tqdm(rows, desc="probes", mininterval=5)])
 
 
@@ -387,7 +388,7 @@ def main() -> None:
         return
     training.write_folder(model.cpu().eval().half(), out)
     loaded = ViTForImageClassification.from_pretrained(out, dtype=torch.float32).eval()
-    text = card(held_out_accuracy(loaded, HELD_OUT), all_probes(loaded), milliseconds_a_picture(loaded), model, device)
+    text = card(held_out_accuracy(loaded, HELD_OUT), all_probes(loaded, PROBES, PROBE_SEEDS), milliseconds_a_picture(loaded), model, device)
     (out / "README.md").write_text(text)
     training.write_manifest_of(out)
 

@@ -14,7 +14,13 @@ from ..models.mixers import MixerConfig, MixerForImageClassification
 from . import toy_vit_wide as wide
 from . import training
 
-STEPS, LEARNING_RATE, SEED = 2_500, 2e-3, 2210
+__all__ = ["FAMILIES", "Family", "card", "main", "make_convnext", "make_mixer", "make_swin", "train"]
+
+LEARNING_RATE, SEED = 2e-3, 2210
+PROBES, PROBE_SEEDS = (
+    ("digits", "mnist", "grey surfaces", "real textures", "colour", "how many", "category", "same colour", "touching", "where is the larger"),
+    3,
+)
 LABELS = {"id2label": dict(enumerate(wide.ANSWERS)), "label2id": {name: i for i, name in enumerate(wide.ANSWERS)}}
 
 
@@ -33,21 +39,22 @@ def make_mixer() -> MixerForImageClassification:
 
 @dataclass(frozen=True)
 class Family:
-    """How a model is made, which class loads it, what its classifier reads, and what it is called."""
+    """How a model is made, which class loads it, for how many steps it is taught, what its classifier reads, and what it is called."""
 
     make: Callable[[], nn.Module]
     kind: type
+    steps: int
     features: Callable[[nn.Module, Tensor], Tensor]
     said: str
     call: str
 
 
 FAMILIES = {
-    "toy-convnext-wide": Family(make_convnext, ConvNextForImageClassification, lambda model, pixels: model.convnext(pixels).pooler_output,
+    "toy-convnext-wide": Family(make_convnext, ConvNextForImageClassification, 1_000, lambda model, pixels: model.convnext(pixels).pooler_output,
                                 "a convolutional network", "model.convnext(...).pooler_output"),
-    "toy-swin-wide": Family(make_swin, SwinForImageClassification, lambda model, pixels: model.swin(pixels).pooler_output,
+    "toy-swin-wide": Family(make_swin, SwinForImageClassification, 2_500, lambda model, pixels: model.swin(pixels).pooler_output,
                             "a transformer with windows", "model.swin(...).pooler_output"),
-    "toy-mixer-wide": Family(make_mixer, MixerForImageClassification, lambda model, pixels: model.features(pixels),
+    "toy-mixer-wide": Family(make_mixer, MixerForImageClassification, 1_200, lambda model, pixels: model.features(pixels),
                              "an MLP-Mixer of `helpers.models.mixers`", "model.features(...)"),
 }  # fmt: skip
 
@@ -55,7 +62,7 @@ FAMILIES = {
 def train(name: str, bank: wide.Bank, work: Path, device: torch.device, stop_at: int | None = None) -> nn.Module:
     torch.manual_seed(SEED)
     pupil = wide.Pupil(FAMILIES[name].make(), FAMILIES[name].features)
-    return wide.teach(pupil, bank, work, device, steps=STEPS, learning_rate=LEARNING_RATE, seed=SEED, stop_at=stop_at)
+    return wide.teach(pupil, bank, work, device, steps=FAMILIES[name].steps, learning_rate=LEARNING_RATE, seed=SEED, stop_at=stop_at)
 
 
 def card(name: str, quality: dict, probed: pd.DataFrame, milliseconds: float, trained: nn.Module, device: torch.device) -> str:
@@ -69,11 +76,11 @@ the same pictures and questions. It loads by `{family.kind.__name__}.from_pretra
 `make model NAME={name}`.
 
 - **Call**: `pixel_values` (B, 3, {wide.SIZE}, {wide.SIZE}), pictures in [0, 1] as 2 x - 1. `{family.call}` are features (B, {trained.classifier.in_features}).
-- **Training**: {STEPS:,} steps of {wide.BATCH} pictures, {trained.seconds / 60:.0f} minutes; {training.machine_kind(device)}. AdamW, averaged weights. The
-  minutes were counted on cores that did other work as well.
+- **Training**: {family.steps:,} steps of {wide.BATCH} pictures, {trained.seconds / 60:.0f} minutes; {training.machine_kind(device)}. AdamW, averaged weights.
+  The minutes were counted on cores that did other work as well.
 - **Speed**: {milliseconds:.2f} ms a picture on one core.
 
-Linear probes as in that model's card, {wide.PROBE_SEEDS} seeds:
+Linear probes as in that model's card, of {len(PROBES)} tasks and {PROBE_SEEDS} seeds:
 
 {wide.probes_table(probed)}
 
@@ -91,7 +98,7 @@ def main(name: str, description: str) -> None:
         return
     training.write_folder(model.cpu().eval().half(), out)
     loaded = family.kind.from_pretrained(out, dtype=torch.float32).eval()
-    probed = wide.all_probes(loaded, fresh=family.make, features=family.features)
+    probed = wide.all_probes(loaded, PROBES, PROBE_SEEDS, fresh=family.make, features=family.features)
     text = card(name, wide.held_out_accuracy(loaded, wide.HELD_OUT), probed, wide.milliseconds_a_picture(loaded, family.features), model, device)
     (out / "README.md").write_text(text)
     training.write_manifest_of(out)

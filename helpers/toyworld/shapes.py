@@ -58,26 +58,6 @@ def symmetry(shape: str) -> int | None:
     return _SYMMETRY[shape]
 
 
-def check_names(argument: str, names, allowed) -> list[int]:
-    """Positions of `names` in `allowed`; ValueError naming what is unknown."""
-    names = [names] if isinstance(names, str) else list(names)
-    allowed = list(allowed)
-    if not names:
-        raise ValueError(f"{argument} is empty; choose from {', '.join(allowed)}")
-    unknown = [n for n in names if n not in allowed]
-    if unknown:
-        raise ValueError(f"{argument}: unknown {unknown!r}; choose from {', '.join(allowed)}")
-    return [allowed.index(n) for n in names]
-
-
-def check_size(argument: str, value, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{argument} must be a whole number, got {value!r}")
-    if value < low:
-        raise ValueError(f"{argument} must be at least {low}, got {value}")
-    return int(value)
-
-
 def positions(argument: str, names, allowed) -> list[int]:
     """Positions in `allowed` of one name or several; ValueError or TypeError for anything else."""
     allowed = list(allowed)

@@ -10,7 +10,8 @@ import pytest
 import helpers
 
 # single studies and recipes are made of what the rooms measure: their doors are those of the functions that they call; tests/test_arguments.py tries the doors
-WITHOUT = ("helpers.studies.", "helpers.recipes.toy_", "helpers.recipes.autoencoders", "helpers.arguments", "helpers.checkout", "helpers.page.explore")
+WITHOUT = ("helpers.studies.", "helpers.recipes.toy_", "helpers.recipes.autoencoders", "helpers.recipes.wide_families", "helpers.arguments", "helpers.checkout",
+           "helpers.page.explore")  # fmt: skip
 COMMANDS = ("helpers.page.export", "helpers.page.handout")  # read a command line
 MODULES = [
     info.name for info in pkgutil.walk_packages(helpers.__path__, "helpers.")

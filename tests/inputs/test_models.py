@@ -1,4 +1,4 @@
-"""Every public function of the zoo, the encoders, the classifiers and the judges with odd and wrong inputs, one argument at a time."""
+"""Every public function of the zoo, the encoders, the classifiers, the judges and the mixers with odd and wrong inputs, one argument at a time."""
 
 from unittest import mock
 
@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTModel
 
-from helpers.models import classifiers, encoders, judges, zoo
+from helpers.models import classifiers, encoders, judges, mixers, zoo
 from tests.inputs.harness import Kind, Trial, array, check, choice, coverage, instance, integer, optional, real, text, texts
 
 torch.set_num_threads(1)
@@ -72,6 +72,7 @@ class Pipe(DiffusionPipeline):
         return self
 
 
+MIXER = dict(image_size=12, patch_size=4, num_channels=3, hidden_size=6, num_hidden_layers=1, tokens_mlp_dim=5, channels_mlp_dim=7)
 TRIALS = {
     zoo: [
         Trial(zoo.entry, name=choice("toy-latte"), after=lambda entry: entry.name),
@@ -111,6 +112,12 @@ TRIALS = {
         Trial(classifiers.config, name=choice(PUBLISHED), after=lambda config: config.num_labels),
         Trial(classifiers.blank, name=choice(PUBLISHED), after=lambda model: type(model).__name__, slow=0.5),
         Trial(classifiers.missing, name=choice(PUBLISHED), pictures=text("nowhere")),
+    ],
+    mixers: [
+        Trial(mixers.MixerConfig, after=lambda config: [getattr(config, name) for name in MIXER],
+              **{name: integer(value, low=1, wrong=[5] if name == "patch_size" else []) for name, value in MIXER.items()}),
+        Trial(mixers.MixerForImageClassification, config=instance(lambda: mixers.MixerConfig(**MIXER), wrong=[VIT]),
+              after=lambda model: list(model.state_dict().values()), slow=0.5),
     ],
 }  # fmt: skip
 

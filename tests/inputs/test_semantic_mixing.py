@@ -64,7 +64,7 @@ TRIALS = [
           wrong=[[0], [1.5]])),
           after=lambda words: words.weights),
     Trial(weighted, public="reweight_words", trial_id="reweight_words", pipe=instance(lambda: PIPE), prompt=PROMPT, weights=WORDS["word_weights"],
-          guided=flag(True),
+          guided=optional(flag(True)),
           names={"prompt": ("weights",)}),
     Trial(sm.encode, pipe=instance(lambda: PIPE), image=IMAGES, latent=choice("mean"), generator=generator(many=2), follows="image"),
     Trial(sm.encode, trial_id="encode a sample", pipe=fixed(PIPE), image=array(IMAGE, low=-1, high=1, tolerance=1e-3, free=(0,), grow=(0,)),

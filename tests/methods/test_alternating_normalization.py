@@ -604,6 +604,17 @@ def test_bad_arguments_are_named(call, error, message):
         call()
 
 
+def test_rare_dtypes_are_taken_as_numbers_or_named():
+    rows, labels = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), torch.tensor([0, 1, 0])
+    right = can.tune(rows, labels, torch.tensor([2, 1]), alphas=[1.0, 2.0])
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        assert can.tune(rows, labels.to(dtype), torch.tensor([2, 1]).to(dtype), alphas=[1.0, 2.0]) == right
+    with pytest.raises(ValueError, match=r"labels must be .* below 2\*\*63, got uint64 tensor of shape \(3,\) with more in it"):
+        can.tune(rows, torch.full((3,), -1).view(torch.uint64), torch.ones(2))
+    with pytest.raises(TypeError, match="probabilities must be probabilities .* of 16 bits or more, got float8_e4m3fn tensor of shape"):
+        can.is_ambiguous(rows.to(torch.float8_e4m3fn))
+
+
 def test_what_is_masked_is_refused_by_name():
     validation, labels = (x.numpy() for x in biased(0, 60))
     hidden = np.arange(60) < 30

@@ -37,6 +37,12 @@ try:
 except ImportError as error:
     print("diffusers" in str(error))
 """, ["[[2, 0], [0, 1]] [False, False]", "True"]),  # the mirrored cells, each two pixels from where it was
+    "knn_augmentation": ("""
+from copied import Datastore, interpolate, knn_loss
+
+near = Datastore(torch.tensor([[0.0], [1.0], [9.0]]), torch.tensor([0, 0, 1]), norm="none").distribution(torch.tensor([[8.0]]), k=1)
+print(near.tolist(), interpolate(torch.tensor([[0.5, 0.5]]), near, 0.5).tolist(), knn_loss(near, torch.tensor([1])).abs().tolist())
+""", ["[[0.0, 1.0]] [[0.25, 0.75]] [0.0]"]),  # the nearest is of class 1
     "masked_planning": ("""
 from copied import identity_mask, masked_error, references
 
@@ -86,6 +92,13 @@ found = dift(pipe, image, t=50, n=3, ensemble=2, generator=torch.Generator().man
 points = torch.tensor([[3, 5], [12, 9]])
 print(match(found, found, points, source_size=(16, 16), target_size=(16, 16)).points.tolist(), dift.__module__)
 """, ["[[3, 5], [12, 9]] copied.features"]),  # every pixel matches itself
+    "knn_augmentation": ("""
+from copied import KNNAugmentedClassifier
+
+X = torch.tensor([[0.0], [1.0], [2.0], [7.0], [8.0], [9.0]])
+model = KNNAugmentedClassifier(k=1, temperature=1.0, weight=0.5).fit(X, ["low"] * 3 + ["high"] * 3)
+print(model.predict(torch.tensor([[1.4], [7.4]])).tolist(), type(model).__module__, type(model.store_).__module__)
+""", ["['low', 'high'] copied.classifier copied.neighbours"]),
     "masked_planning": ("""
 import json
 from copied import Generator, MarDiniPipeline, Planner, make_scheduler, references

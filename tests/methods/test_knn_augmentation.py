@@ -20,6 +20,7 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
 from helpers.methods import knn_augmentation as knn
+from helpers.methods.knn_augmentation import neighbours
 from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
@@ -264,7 +265,7 @@ def test_of_equally_near_ones_the_earlier_stored(stored, k, levels):
     values = torch.randint(levels, (7, stored), generator=generator).double()
     values[:, stored // 2] = torch.inf
     expected = values.sort(stable=True)
-    found, rows = knn._smallest(values, k)
+    found, rows = neighbours._smallest(values, k)
     assert torch.equal(rows, expected.indices[:, :k]) and torch.equal(found, expected.values[:, :k])
 
 
@@ -297,12 +298,12 @@ def test_how_many_lists_are_searched(monkeypatch):
     features = features.float()
     assert knn.build_index(features, "IVF40,Flat").nprobe == 5 and knn.build_index(features, "IVF4,Flat").nprobe == 1
     within = knn.build_index(features, "PCA2,IVF16,Flat")
-    assert knn.faiss.extract_index_ivf(within).nprobe == 2
+    assert neighbours.faiss.extract_index_ivf(within).nprobe == 2
     assert type(knn.build_index(features)).__name__ == "IndexFlat"
-    monkeypatch.setattr(knn, "_EXACT_UP_TO", 1999)
+    monkeypatch.setattr(neighbours, "_EXACT_UP_TO", 1999)
     found = knn.build_index(features)
     assert (found.nlist, found.nprobe) == (int(4 * 2000**0.5), int(4 * 2000**0.5) // 8)
-    assert knn.faiss.extract_index_ivf(knn.sharded_index(features, 2, "IVF24,Flat").at(1)).nprobe == 3
+    assert neighbours.faiss.extract_index_ivf(knn.sharded_index(features, 2, "IVF24,Flat").at(1)).nprobe == 3
     assert knn.Datastore(features, labels, index="IVF40,Flat").index.nprobe == 5
 
 
@@ -328,7 +329,7 @@ def test_faiss_says_where_single_precision_is_too_coarse():
 
 
 def test_without_faiss_the_exact_search_is_left(monkeypatch):
-    monkeypatch.setattr(knn, "faiss", None)
+    monkeypatch.setattr(neighbours, "faiss", None)
     features, labels = example(30)
     assert knn.Datastore(features, labels).search(features, 1).rows[:, 0].tolist() == list(range(30))
     for call in (lambda: knn.build_index(features), lambda: knn.sharded_index(features, 2), lambda: knn.Datastore(features, labels, index="faiss")):
@@ -814,6 +815,19 @@ def test_what_is_masked_is_refused_by_name():
             call()
     whole = clone(made).fit(np.ma.masked_array(features), np.ma.masked_array(labels))  # nothing is masked
     assert np.array_equal(whole.predict_proba(features), made.fit(features, labels).predict_proba(features))
+
+
+def test_rare_dtypes_are_taken_as_numbers_or_named():
+    right = STORE.search(X, 2)
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        store = knn.Datastore(X, Y.to(dtype), ids=torch.arange(6).to(dtype))
+        assert all(torch.equal(one, other) for one, other in zip(store.search(X, 2), right, strict=True))
+        whole = torch.tensor([[1], [500], [3]])
+        assert torch.equal(knn.normalise(whole.to(dtype), norm="none")[0], knn.normalise(whole, norm="none")[0])
+    with pytest.raises(ValueError, match=r"labels must be whole numbers .* below 2\*\*63, got uint64 tensor of shape \(6,\) with more in it"):
+        knn.Datastore(X, torch.full((6,), -1).view(torch.uint64))
+    with pytest.raises(TypeError, match=r"features must be numbers \(N, D\) of 16 bits or more, got float8_e4m3fn tensor of shape"):
+        knn.Datastore(X.to(torch.float8_e4m3fn), Y)
 
 
 def test_a_row_at_the_mean_warns():

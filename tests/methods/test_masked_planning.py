@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, HeunDiscreteScheduler, PNDMScheduler
 
 from helpers.methods import masked_planning as mp
 from helpers.methods.masked_planning import networks, planning
@@ -477,6 +477,60 @@ def test_offloaded(offload):
     torch.testing.assert_close(none, called(small(vae=autoencoder()), clip, guidance_scale=0.0).frames, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["encode", "decode", "make_plan", "call"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_part_stays_on_the_accelerator(name, fails):
+    clip = video(side=16)
+    with Accelerator():
+        pipe = offloads["model"](small(vae=autoencoder()))
+        run = {"encode": lambda: pipe.encode(clip), "decode": lambda: pipe.decode(video()), "make_plan": lambda: pipe.make_plan(clip, CALL["is_ref"]),
+               "call": lambda: called(pipe, clip)}[name]  # fmt: skip
+        if fails:
+            part = {"encode": pipe.vae.encoder, "decode": pipe.vae.decoder, "make_plan": pipe.planner.norm, "call": pipe.generator.norm}[name]
+            part.register_forward_hook(lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                run()
+        else:
+            run()
+        assert {str(p.device) for part in (pipe.planner, pipe.generator, pipe.vae) for p in part.parameters()} == {"cpu"}
+
+
+SWAPPED = {
+    "Heun": (HeunDiscreteScheduler, dict(), TypeError, "scheduler must be a DDIMScheduler, got a HeunDiscreteScheduler"),
+    "PNDM": (PNDMScheduler, dict(), TypeError, "scheduler must be a DDIMScheduler, got a PNDMScheduler"),
+    "epsilon": (DDIMScheduler, dict(prediction_type="epsilon"), ValueError, "scheduler must predict velocities .*, got 'epsilon'"),
+    "clipped": (DDIMScheduler, dict(clip_sample=True), ValueError, "scheduler must not cut what it guesses of the clean clip .*, got clip_sample=True"),
+    "thresholded": (DDIMScheduler, dict(thresholding=True), ValueError, "scheduler must not cut .*, got thresholding=True"),
+}
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+def test_a_scheduler_that_does_not_fit_is_refused_at_the_call_too(name):
+    kind, changes, error, message = SWAPPED[name]
+    pipe, clip, calls = small(), video(), []
+    plan = pipe.make_plan(clip, CALL["is_ref"])
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, **changes)
+    counted(pipe.generator, calls), counted(pipe.planner, calls)
+    for refused in (lambda: called(pipe, clip), lambda: mp.roll_forward(pipe, clip[:, :1], 2, 1), lambda: mp.slow_motion(pipe, clip[:, :2], 3, 1),
+                    lambda: mp.MarDiniPipeline(pipe.planner, pipe.generator, pipe.scheduler)):  # fmt: skip
+        with pytest.raises(error, match=f"^{message}$"):
+            refused()
+    assert not calls and torch.equal(pipe.make_plan(clip, CALL["is_ref"]), plan)  # for which nothing is denoised
+
+
+@pytest.mark.parametrize("name", ["planner", "generator", "vae"])
+def test_data_parallel_parts_are_refused_with_what_to_do(name):
+    pipe, clip = small(vae=autoencoder()), video(side=16)
+    right, bare = called(pipe, clip).frames, getattr(pipe, name)
+    setattr(pipe, name, torch.nn.DataParallel(bare))
+    for refused in (lambda: called(pipe, clip), lambda: pipe.make_plan(clip, CALL["is_ref"]), lambda: pipe.encode(clip), lambda: pipe.decode(video()),
+                    lambda: mp.roll_forward(pipe, clip[:, :1], 2, 1)):  # fmt: skip
+        with pytest.raises(TypeError, match=rf"^{name} must be a {type(bare).__name__}, got a DataParallel; give what it wraps, its \.module$"):
+            refused()
+    setattr(pipe, name, getattr(pipe, name).module)
+    assert torch.equal(called(pipe, clip).frames, right)
+
+
 def test_losses_on_an_accelerator():
     pipe, clean, is_ref, eps = small(), video(), mp.references("image-to-video", FRAMES), noise(2, FRAMES, 3, 8, 8)
 
@@ -518,6 +572,28 @@ def test_arrays_in_arrays_out():
     assert isinstance(mp.low_resolution(clip.numpy(), 2), np.ndarray) and isinstance(pipe.make_plan(clip.numpy(), is_ref), np.ndarray)
     assert isinstance(mp.roll_forward(pipe, clip[:, :2].numpy(), 2, 1, num_inference_steps=1), np.ndarray)
     assert torch.equal(pipe(clip.requires_grad_(), is_ref, **options).frames, right.frames)
+
+
+def test_masked_arrays_are_refused_and_rare_dtypes_are_taken_or_named():
+    pipe, clip, is_ref = small(), video(), mp.references("image-to-video", FRAMES)
+    hidden = np.ma.masked_less(clip.numpy(), 0)
+    for given in (hidden, list(hidden)):
+        with pytest.raises(ValueError, match=rf"^video must be .*, got an array with {int((clip < 0).sum())} masked entries: fill them, or leave"):
+            pipe(given, is_ref, 1)
+    with pytest.raises(ValueError, match="is_ref must be booleans .*, got an array with 1 masked entries"):
+        pipe(clip, np.ma.masked_array(is_ref.numpy(), [0, 0, 1, 0, 0]), 1)
+    whole = np.ma.masked_array(clip.numpy())  # nothing is masked
+    assert np.array_equal(mp.low_resolution(whole, 2), mp.low_resolution(clip.numpy(), 2))
+    clean, eps = video(), noise(2, FRAMES, 3, 8, 8)
+    right = mp.noised(pipe.scheduler, clean, eps, torch.tensor([3, 500]), is_ref)
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        for timestep in (torch.tensor([3, 500]).to(dtype), torch.tensor([3, 500]).to(dtype).numpy()):
+            assert torch.equal(mp.noised(pipe.scheduler, clean, eps, timestep, is_ref), right)
+    for timestep in (torch.tensor(-1).view(torch.uint64), np.array(2**64 - 1, np.uint64)):
+        with pytest.raises(ValueError, match=r"timestep must be a whole number .* below 2\*\*63, got uint64 tensor of shape \(\) with more in it"):
+            mp.noised(pipe.scheduler, clean, eps, timestep, is_ref)
+    with pytest.raises(TypeError, match="clip must be floating-point numbers .* of 16 bits or more, got float8_e4m3fn tensor of shape"):
+        mp.low_resolution(clip.to(torch.float8_e4m3fn), 2)
 
 
 def test_a_list_of_generators_is_one_a_clip():

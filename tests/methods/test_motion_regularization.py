@@ -432,6 +432,17 @@ def test_integers_are_no_residuals(dtype):
         split_frames(whole[0], Layout(2, 2))
 
 
+def test_floats_of_a_byte_and_masked_entries_are_refused_by_name():
+    frames = noise(1, 3, 2, 4)
+    with pytest.raises(TypeError, match="frames must be floating-point numbers .* of 16 bits or more, got float8_e5m2 tensor of shape"):
+        motion_score(frames.to(torch.float8_e5m2))
+    hidden = np.ma.masked_less(frames.numpy(), 0)
+    for given in (hidden, list(hidden)):
+        with pytest.raises(ValueError, match=rf"^frames must be .*, got an array with {int((frames < 0).sum())} masked entries: fill them, or leave"):
+            motion_score(given)
+    assert motion_score(np.ma.masked_array(frames.numpy())) == motion_score(frames.numpy())  # nothing is masked
+
+
 NO_ARRAYS = [None, "text", b"1", {}, {1.0}, len, iter(()), [[1.0], [1.0, 2.0]], [None], np.array([["a"]]), torch.zeros(1, 6, 2, device="meta")]
 
 

@@ -489,6 +489,52 @@ def test_the_manager_works_around_the_pipeline_itself(pipe):
     assert torch.allclose(theirs, ours, atol=1e-4)
 
 
+@pytest.mark.parametrize(("guidance_scale", "images"), [(1.0, 2), (1.0, 1), (3.0, 2)])
+def test_the_pipelines_call_says_whether_guidance_is_on(guidance_scale, images):
+    own = small_models.image_pipeline()
+
+    def drawn(**options):
+        with reweight_words(own, "red cat", {"cat": -2}, **options):
+            return own("red cat", num_images_per_prompt=images, guidance_scale=guidance_scale, **run).images
+
+    run = dict(num_inference_steps=2, output_type="latent", latents=NOISE[:images, :, :, :8])
+    text = dict(num_inference_steps=2, guidance_scale=guidance_scale, noise=NOISE[:images, :, :, :8])
+    expected = generate(own, "red cat", word_weights={"cat": -2}, **text).latents
+    assert (expected - generate(own, "red cat", **text).latents).abs().amax((1, 2, 3)).min() > 1e-3  # of every picture
+    for _ in range(2):  # at the second time the pipeline remembers its first call
+        assert torch.allclose(drawn(), expected, atol=1e-4) and torch.allclose(drawn(guided=guidance_scale > 1), expected, atol=1e-4)
+    assert own.guidance_scale == guidance_scale
+    sentence = f"guided must be {guidance_scale > 1} .or None. for this call of the pipeline, at guidance_scale={guidance_scale}, got {guidance_scale == 1}"
+    with pytest.raises(ValueError, match=sentence):
+        drawn(guided=guidance_scale == 1)
+    x, text = randn(2, 4, 8, 8), randn(2, 10, 12, seed=1)
+    with torch.no_grad(), reweight_words(own, "red cat", {"cat": -1}):  # a loop of the reader's own, after that call
+        changed = own.unet(x, 500, encoder_hidden_states=text).sample
+        with pytest.raises(ValueError, match="guided must be False where the batch has no unconditional half, got True with 1 rows"):
+            own.unet(x[:1], 500, encoder_hidden_states=text[:1])
+    different = (changed - own.unet(x, 500, encoder_hidden_states=text).sample).abs().amax((1, 2, 3))
+    assert different[0] < 1e-5 and different[1] > 1e-3
+
+
+def test_a_run_inside_the_manager_has_its_guidance_or_is_refused(pipe, monkeypatch):
+    run = dict(num_inference_steps=2, noise=NOISE)
+    for g, guided in ((3.0, True), (1, False)):
+        expected = mix(pipe, IMAGE, "red cat", k_max=1, word_weights={"cat": -1}, guidance_scale=g, **run).latents
+        with reweight_words(pipe, "red cat", {"cat": -1}, guided=guided):
+            assert torch.allclose(mix(pipe, IMAGE, "red cat", k_max=1, guidance_scale=g, **run).latents, expected, atol=1e-5)
+    predictor = ideal(pipe, monkeypatch)
+    with reweight_words(pipe, "red cat", {"cat": -1}):
+        for refused in (lambda: generate(pipe, "red cat", guidance_scale=1, **run), lambda: mix_text(pipe, "red cat", "cat", guidance_scale=1, **run)):
+            with pytest.raises(ValueError, match="guided of reweight_words must be False around a run without guidance, got True: .* by word_weights"):
+                refused()
+        with pytest.raises(ValueError, match="guided of reweight_words must be False"):  # which the inversion is
+            mix(pipe, IMAGE, "red cat", layout="ddim_inversion", num_inference_steps=2)
+    with reweight_words(pipe, "red cat", {"cat": -1}, guided=False):
+        with pytest.raises(ValueError, match="guided of reweight_words must be True around a run with guidance, got False: .* by word_weights"):
+            img2img(pipe, IMAGE, "red cat", level=1, **run)
+    assert not predictor.times
+
+
 def test_words_can_be_weighted_at_some_levels(pipe):
     plain = mix(pipe, IMAGE, "red cat", trace=True, **SHORT)
     late = mix(pipe, IMAGE, "red cat", word_weights={"cat": -1}, word_levels=range(1, 4), trace=True, **SHORT)
@@ -980,6 +1026,73 @@ def test_models_go_back_after_a_run(pipe, monkeypatch):
     assert calls == [1]
 
 
+RUNS = {
+    "encode": lambda pipe: encode(pipe, IMAGE),
+    "decode": lambda pipe: decode(pipe, NOISE),
+    "embed": lambda pipe: sm.embed(pipe, "cat"),
+    "blend_prompts": lambda pipe: sm.blend_prompts(pipe, "cat", "dog"),
+    "generate": lambda pipe: generate(pipe, "cat", noise=NOISE, **TWO),
+    "img2img": lambda pipe: img2img(pipe, IMAGE, "cat", level=1, noise=NOISE, **TWO),
+    "mix_text": lambda pipe: mix_text(pipe, "cat", "dog", noise=NOISE, **TWO),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_part_stays_on_the_accelerator(name, fails):
+    own = small_models.image_pipeline()
+    with Accelerator():
+        own = offloads["model"](own)
+        if fails:  # what comes out of the U-Net, or out of the one part that is asked, is no number, or nothing
+            part = {"encode": own.vae.encoder, "decode": own.vae.decoder, "embed": own.text_encoder, "blend_prompts": own.text_encoder}.get(name, own.unet)
+            part.register_forward_hook(lambda module, args, found: (found[0] * NAN,) if module is own.unet else 1 / 0)
+            with pytest.raises(ValueError if part is own.unet else ZeroDivisionError, match="latents must be finite|division by zero"):
+                RUNS[name](own)
+        else:
+            RUNS[name](own)
+        assert {str(p.device) for part in (own.vae, own.unet, own.text_encoder) for p in part.parameters()} == {"cpu"}
+
+
+DEMANDING = {
+    "time_cond_proj_dim": dict(time_cond_proj_dim=8), "in_channels=9 instead of 4": dict(in_channels=9), "in_channels=8 instead of 4": dict(in_channels=8),
+    "num_class_embeds": dict(num_class_embeds=3), "class_embed_type": dict(class_embed_type="timestep"),
+    "addition_embed_type": dict(addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=24),
+    "encoder_hid_dim_type": dict(encoder_hid_dim_type="text_proj", encoder_hid_dim=12),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DEMANDING)
+def test_unets_that_want_more_than_a_text_are_refused_before_any_work(what, monkeypatch):
+    own, plain = small_models.image_pipeline(), small_models.image_pipeline()
+    config = {key: value for key, value in own.unet.config.items() if not key.startswith("_")}
+    own.register_modules(unet=diffusers.UNet2DConditionModel(**{**config, **DEMANDING[what]}).eval())
+    assert torch.equal(decode(own, encode(own, IMAGE)), decode(plain, encode(plain, IMAGE)))  # the autoencoder's work alone
+    with reweight_words(own, "red cat", {"cat": 2}) as words:  # the pipeline itself says how it is run
+        assert words.weights[0, 2] == 2
+    for part, name in ((own.text_encoder, "forward"), (own.vae, "encode"), (own.unet, "forward")):
+        monkeypatch.setattr(part, name, lambda *args, **kwargs: pytest.fail("work was done"))
+    for run in (
+        lambda: mix(own, IMAGE, "cat", **SHORT), lambda: img2img(own, IMAGE, "cat", level=1, **SHORT), lambda: generate(own, "cat", **SHORT),
+        lambda: mix_text(own, "cat", "dog", **SHORT),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^pipe must have a U-Net that takes latents, a timestep and a text, got one with {what}$"):
+            run()
+    with pytest.raises(ValueError, match=f"^unet must be a U-Net that takes latents, a timestep and a text, got one with {what}$"):
+        denoise(own.unet, made("DDIM", 4), NOISE, torch.zeros(4, 10, 12), level=1)
+
+
+@pytest.mark.parametrize("name", ["unet", "vae", "text_encoder"])
+def test_data_parallel_parts_are_refused_with_what_to_do(name):
+    own = small_models.image_pipeline()
+    setattr(own, name, torch.nn.DataParallel(getattr(own, name)))
+    sentence = rf"^pipe must have its {name} without DataParallel; give what it wraps: pipe\.{name} = pipe\.{name}\.module$"
+    for run in (*RUNS.values(), lambda pipe: mix(pipe, IMAGE, "cat", **SHORT), lambda pipe: reweight_words(pipe, "cat", {"cat": 2})):
+        with pytest.raises(TypeError, match=sentence):
+            run(own)
+    setattr(own, name, getattr(own, name).module)
+    assert torch.equal(RUNS["img2img"](own).images, RUNS["img2img"](small_models.image_pipeline()).images)
+
+
 def test_a_generator_must_lie_where_it_can_draw(pipe, monkeypatch):
     class Elsewhere(torch.Generator):
         device = torch.device("cuda")
@@ -1033,6 +1146,24 @@ def test_arrays_come_back_as_arrays(pipe):
     steps.set_timesteps(4)
     out = denoise(pipe.unet, steps, noise, text.numpy(), level=2, guidance_scale=1, layout={1: noise}, nu={1: 0.5}, callback=states.append)
     assert isinstance(out, np.ndarray) and isinstance(states[0].state, np.ndarray) and [step.level for step in states] == [2, 1]
+
+
+def test_masked_arrays_are_refused_and_rare_dtypes_are_taken_or_named(pipe):
+    hidden = np.ma.masked_less(IMAGE.numpy(), 0)
+    for given in (hidden, list(hidden)):
+        with pytest.raises(ValueError, match=rf"^image must be .*, got an array with {int((IMAGE < 0).sum())} masked entries: fill them, or leave"):
+            encode(pipe, given)
+    with pytest.raises(TypeError, match=r"nu must be a number in \[0, 1\]"):
+        blend(IMAGE, IMAGE, np.ma.masked)
+    assert np.array_equal(blend(np.ma.masked_array(IMAGE.numpy()), NOISE[:2, :3].numpy()[:, :, :1, :1] + 0 * IMAGE.numpy(), 1), IMAGE.numpy())
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        for weights in (torch.tensor([[1, 500]]).to(dtype), torch.tensor([[1, 500]]).to(dtype).numpy()):
+            assert WordWeights(weights, guided=False).reweight(torch.ones(1, 1, 2), 1).tolist() == [[[1.0, 500.0]]]
+    for weights in (torch.tensor([[1, -1]]).view(torch.uint64), np.array([[1, 2**64 - 1]], np.uint64)):
+        with pytest.raises(ValueError, match=r"weights must be numbers \(n, L\) below 2\*\*63, got uint64 .* with more in it"):
+            WordWeights(weights)
+    with pytest.raises(TypeError, match="image must be floating-point numbers .* of 16 bits or more, got float8_e4m3fn tensor of shape"):
+        encode(pipe, IMAGE.to(torch.float8_e4m3fn))
 
 
 def test_texts_may_be_arrays_of_texts(pipe):

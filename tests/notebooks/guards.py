@@ -82,6 +82,14 @@ def images(page: NotebookNode) -> Iterator[str]:
                 yield f"{name(cell)} holds a picture other than PNG, a video or a script in its HTML"
 
 
+def alternatives(page: NotebookNode) -> Iterator[str]:
+    for cell in code_cells(page):
+        for output in cell.outputs:
+            said = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+            if "image/png" in output.get("data", {}) and said.strip(" .") in ("", "Figure"):
+                yield f"{name(cell)} holds a PNG without a text for those who do not see it (metadata image/png: alt); {CURE}"
+
+
 def widgets(page: NotebookNode) -> Iterator[str]:
     if "widgets" in page.metadata:
         yield f"the page stores widget state in metadata.widgets; {CURE}"
@@ -200,5 +208,5 @@ def numbers(names: Iterable[str]) -> Iterator[str]:
             yield f"{first} and {second} have one number; give the later page the next free one"
 
 
-PAGE_GUARDS = (counts, errors, figures, images, widgets, exercises, parameters, source, known_tags, ledger_compared, unfilled, scale)
+PAGE_GUARDS = (counts, errors, figures, images, alternatives, widgets, exercises, parameters, source, known_tags, ledger_compared, unfilled, scale)
 FILE_GUARDS = (minimum, budget)  # these know the page's name

@@ -26,6 +26,10 @@ def picture(**data):
     return new_output("display_data", data=data or {"image/png": PNG})
 
 
+def described(alt):
+    return new_output("display_data", data={"image/png": PNG}, metadata={"image/png": {"alt": alt}})
+
+
 def out(text, name="stdout"):
     return new_output("stream", text=text, name=name)
 
@@ -47,6 +51,7 @@ GOOD = {
         code(outputs=[out("plain")]),
     ],
     "images": [code(outputs=[picture(), picture(**{"text/html": "<b>x</b>"})])],
+    "alternatives": [code(outputs=[described("Figure. a curve"), picture(**{"text/html": "x"}), out("x"), ERROR])],
     "widgets": [code(outputs=[picture()])],
     "exercises": [code(tags=["exercise"]), code(tags=["check"]), code(tags=["solution", "hide-cell"], **HIDDEN)],
     "parameters": [code('SCALE = "desk"\nSEED = 0', tags=["parameters"])],
@@ -72,6 +77,10 @@ BAD = [
     ("images", [code(outputs=[picture(**{"video/mp4": PNG})])]),
     ("images", [code(outputs=[picture(**{"text/html": "<video src='x'>"})])]),
     ("images", [code(outputs=[picture(**{"text/html": "<img src='data:image/gif;base64,x'>"})])]),
+    ("alternatives", [code(outputs=[picture()])]),
+    ("alternatives", [code(outputs=[described("Figure. a curve"), described(" ")])]),
+    ("alternatives", [code(outputs=[described("Figure.")])]),
+    ("alternatives", [code(outputs=[new_output("execute_result", data={"image/png": PNG})])]),
     ("widgets", [code(outputs=[picture(**VIEW)])]),
     ("exercises", [code(tags=["exercise"]), code(tags=["solution", "hide-cell"], **HIDDEN)]),
     ("exercises", [code(tags=["exercise"]), code(tags=["check"])]),

@@ -43,6 +43,7 @@ def test_all_files_of_one_name_with_the_first_free_number(copy):
     assert new == set(new_method.files_of("mixup", "02_mixup")) and "notebooks/02_mixup.ipynb" in new
     changed = {str(path.relative_to(copy)) for path, data in before.items() if path.read_bytes() != data}
     assert changed == {"README.md", "data/claims.toml"}
+    assert all(re.search(r"^__all__ = \[", (copy / path).read_text(), re.M) for path in new if path.startswith("helpers/"))  # says what is public
     claims = load_claims(copy / "data" / "claims.toml")
     assert claims["mixup.1"].notebook == "02_mixup" and len(claims) == len(load_claims()) + 1
     rows = [line for line in (copy / "README.md").read_text().splitlines() if re.match(r"\| \d\d \| \[", line)]

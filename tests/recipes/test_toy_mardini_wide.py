@@ -18,7 +18,8 @@ TINY = dict(dim=16, depth=1, heads=2, mlp_dim=16)
 
 @pytest.fixture
 def small(monkeypatch):
-    changes = {"VAE_STEPS": (2, 2, 2), "VAE_BATCH": 8, "STEPS": 4, "BATCH": 8, "TOYS": 20, "PHOTOS": 10, "MIX": {0: (0.5, 0.2, 0.6), 2: (0.25, 0.2, 1.0)},
+    changes = {"VAE_STEPS": (2, 2, 2), "VAE_BATCH": 8, "BATCH": 8, "TOYS": 20, "PHOTOS": 10,
+               "ROUNDS": ((4, 0.9, {0: (0.5, 0.2, 0.6), 2: (0.25, 0.2, 1.0)}), (2, 0.5, {0: (0.5, 0.2, 0.6)})),
                "HELD_OUT": {"fast pan": 2, "shake": 2}}  # fmt: skip
     for name, value in changes.items():
         monkeypatch.setattr(recipe, name, value)
@@ -75,9 +76,11 @@ def test_the_pair_is_the_same_after_a_stop_and_its_folder_is_measured(small, vae
     assert toys.shape == (70, 9, 4, 8, 8) and photos.shape == (10, 9, 4, 8, 8) and toys.dtype == torch.float16
     assert torch.allclose(toys[69].float(), toy.encode(vae, toy.training_videos(range(69, 70)))[0], atol=0.01)
     whole = recipe.train(a_pair(), toys, photos, tmp_path / "whole", CPU)
-    for stop in (1, 3, None):
+    for stop in ({0: 1}, {0: 3}, {1: 1}, None):
         again = recipe.train(a_pair(), toys, photos, tmp_path / "parts", CPU, stop_at=stop)
     assert same(whole, again) and not same(whole, a_pair())
+    first = recipe.train(a_pair(), toys, photos, tmp_path / "first", CPU, stop_at={1: 0})
+    assert not same(whole, first) and same(first, first.half().float()) and whole.seconds > first.seconds > 0  # the second round begins at half precision
 
     recipe.finish(whole, vae, tmp_path / "out", {"pair": 1.0}, "one core")
     text = (tmp_path / "out" / "README.md").read_text()
@@ -88,13 +91,13 @@ def test_a_batch_holds_both_kinds_as_its_mix_says(small):
     """Toys are made of zeros here, photographs of the numbers of their frames."""
     toys, photos = torch.zeros(20, 9, 4, 8, 8), torch.arange(1.0, 10)[None, :, None, None, None].expand(20, 9, 4, 8, 8)
     for step, count in ((0, 4), (1, 4), (2, 2), (3, 2)):
-        clean, is_ref, timestep, noise, dropped = recipe.batch_of(toys, photos, 1, step, slice(None), CPU)
+        clean, is_ref, timestep, noise, dropped = recipe.batch_of(toys, photos, recipe.ROUNDS[0][2], 1, step, slice(None), CPU)
         assert (clean[:count] == 0).all() and (clean[count:] > 0).all() and len(clean) == len(is_ref) == len(timestep) == len(noise) == len(dropped) == 8
         if step >= 2:
             assert (is_ref[count:] == recipe.ENDS).all()
-    firsts = [float(clip[0].mean()) for step in range(30) for clip in recipe.batch_of(toys, photos, 1, step, slice(None), CPU)[0][4:]]
+    firsts = [float(clip[0].mean()) for step in range(30) for clip in recipe.batch_of(toys, photos, recipe.ROUNDS[0][2], 1, step, slice(None), CPU)[0][4:]]
     assert set(firsts) == {1.0, 9.0} and 0.3 < sum(f == 9 for f in firsts) / len(firsts) < 0.7
-    whole, halves = (recipe.batch_of(toys, photos, 1, 0, mine, CPU) for mine in (slice(None), slice(1, None, 2)))
+    whole, halves = (recipe.batch_of(toys, photos, recipe.ROUNDS[0][2], 1, 0, mine, CPU) for mine in (slice(None), slice(1, None, 2)))
     assert torch.equal(whole[3][1:4:2], halves[3][:2]) and torch.equal(whole[1][5:8:2], halves[1][2:])
 
 

@@ -1,5 +1,6 @@
 """Three families, taught by one recipe: each runs, stops, continues, and is loaded again as it was; the finished models."""
 
+import dataclasses
 import json
 
 import pytest
@@ -15,11 +16,13 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", wide_families.FAMILIES)
 def test_a_few_steps_from_nothing_and_again_after_a_stop(name, tmp_path, monkeypatch):
-    for module, changes in ((wide_families, {"STEPS": 3}), (wide, {"BATCH": 16, "PROBES": ("shape", "faces"), "PROBE_SEEDS": 2,
-                            "PROBE_SIZES": {"other": dict(train=30, validation=10, test=20)}})):  # fmt: skip
-        for key, value in changes.items():
-            monkeypatch.setattr(module, key, value)
-    family, bank = wide_families.FAMILIES[name], wide.draw(3, dict.fromkeys(wide.BANK, 6), "test")
+    monkeypatch.setattr(wide_families, "PROBES", ("shape", "faces"))
+    monkeypatch.setattr(wide_families, "PROBE_SEEDS", 2)
+    monkeypatch.setattr(wide, "BATCH", 16)
+    monkeypatch.setattr(wide, "PROBE_SIZES", {"other": dict(train=30, validation=10, test=20)})
+    family = dataclasses.replace(wide_families.FAMILIES[name], steps=3)
+    monkeypatch.setitem(wide_families.FAMILIES, name, family)
+    bank = wide.draw(3, dict.fromkeys(wide.BANK, 6), "test")
     before = family.make()
     assert sum(p.numel() for p in before.parameters()) <= 400_000
     model = wide_families.train(name, bank, tmp_path / "whole", CPU)
@@ -32,7 +35,7 @@ def test_a_few_steps_from_nothing_and_again_after_a_stop(name, tmp_path, monkeyp
     features = wide.features_of(loaded, images, family.features)
     assert torch.allclose(loaded.classifier(features), loaded(wide.pixel_values(images)).logits, atol=1e-5)  # the classifier reads these features
     assert loaded.config.id2label[0] == wide.ANSWERS[0]
-    probed = wide.all_probes(loaded, fresh=family.make, features=family.features)
+    probed = wide.all_probes(loaded, ("shape", "faces"), 2, fresh=family.make, features=family.features)
     text = wide_families.card(name, wide.held_out_accuracy(loaded, 5), probed, 1.0, model, CPU)
     assert f'from_pretrained("data/models/{name}"' in text and "mean of 2 tasks" in text and max(map(len, text.splitlines())) < 250
 

@@ -72,8 +72,17 @@ def _plain(name: str, value: Any) -> float:
     return float(value)
 
 
+def _refuse_unread(name: str, value: Any, expected: str) -> None:
+    """What would be read otherwise than it is meant: entries behind a mask, and floats of a byte, with which torch cannot compute."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.element_size() == 1:
+        raise TypeError(f"{name} must be {expected} of 16 bits or more, got {_got(value)}")
+    if np.ma.isMaskedArray(value) and (hidden := int(np.ma.getmaskarray(value).sum())):
+        raise ValueError(f"{name} must be {expected}, got an array with {hidden} masked entries: fill them, or leave their rows out")
+
+
 def _items(name: str, value: Any, expected: str, *, ordered: bool = True) -> list:
     """What can be walked through once, as a list of its entries; arrays as Python's numbers."""
+    _refuse_unread(name, value, expected)
     if (
         isinstance(value, (str, bytes, Mapping))
         or (ordered and isinstance(value, (set, frozenset)))
@@ -91,9 +100,15 @@ def _tensor(name: str, value: Any, expected: str = "numbers", *, finite: bool = 
     """Any array-like as a tensor without gradient, on the device it came on; not empty, and without NaN and infinities unless these are lawful."""
     if isinstance(value, Tensor):
         tensor = value.detach()
-        if tensor.layout != torch.strided or tensor.device == torch.device("meta"):
+        if tensor.layout != torch.strided or tensor.device == torch.device("meta") or tensor.is_quantized:
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        _refuse_unread(name, value, expected)
+        if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):  # with which torch can hardly compute
+            tensor = tensor.to(torch.int64)
+            if value.dtype == torch.uint64 and bool((tensor < 0).any()):
+                raise ValueError(f"{name} must be {expected} below 2**63, got {_got(value)} with more in it")
     else:
+        _refuse_unread(name, value, expected)
         if isinstance(value, (str, bytes, Mapping, set, frozenset)) or value is None or callable(value):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
         try:

@@ -7,37 +7,21 @@ the blocks are computed. At a computed call they are, what they add to the hidde
 of these residuals, the probe, is shown to the clock. At a skipped call the blocks are left out and the stored residuals
 are added again.
 
-Read from top to bottom: 1. what the caller holds (`Report`, `AdaCacheHandle`, `apply_adacache`), 2. the blocks and the
-probe of a model, 3. the decision for every call and what is stored, 4. the hooks, which are thin.
+Read from top to bottom: 1. what the caller holds (`AdaCacheHandle`, `apply_adacache`), 2. the blocks and the probe of a
+model. The decision for every call and what is stored stand in `_runs.py`, the hooks, which are thin, in `_hooks.py`.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
-import re
-import warnings
-import weakref
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ._arguments import _flag, _got, _kind, _option
+from ._arguments import _flag, _got, _option
+from ._hooks import _BlockHook, _no_copy, _ProbeHook, _RootHook
+from ._library import HookRegistry, _bare, _hang, _metadata, _other_caches, _unhang
+from ._runs import Report, _Cache
 from .schedules import REUSES, CachingClock, Codebook
-
-try:  # everything here that diffusers does not promise to keep: one place, so that a move is seen at once
-    from diffusers.hooks import HookRegistry, ModelHook
-    from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
-    from diffusers.hooks.hooks import BaseState, CacheContext, StateManager
-except ImportError as error:  # pragma: no cover
-    raise ImportError(
-        "caching_schedules needs the hook classes of diffusers (written for 0.42.1): diffusers.hooks.{HookRegistry, "
-        "ModelHook}, diffusers.hooks._helpers.{TransformerBlockMetadata, TransformerBlockRegistry} and diffusers.hooks."
-        f"hooks.{{BaseState, CacheContext, StateManager}}. This diffusers has moved one of them: {error}"
-    ) from error
 
 __all__ = ["apply_adacache"]
 
@@ -45,26 +29,6 @@ __all__ = ["apply_adacache"]
 # ---------------------------------------------------------------------------------------------------------------------
 # 1. What the caller holds
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Report:
-    """One run of one clock: what was computed, and why."""
-
-    context: str  # the cache context whose clock this is; where the pipeline opens none, "inference", and "inference 2" for a second guidance branch
-    num_calls: int  # N, as planned
-    computed: tuple[int, ...]  # calls that were computed, 1-based
-    distances: tuple[float | None, ...]  # one entry per call, None where nothing was compared
-    factors: tuple[float, ...]  # of the regulariser, 1 without one
-    rates: tuple[int, ...]  # in force after each call
-    complete: bool  # False for a run that was stopped before call N
-    probes: tuple[Tensor | None, ...] = field(default=(), repr=False)  # with record=True; None at skipped calls
-    residuals: tuple[tuple[Tensor, ...], ...] = field(default=(), repr=False)  # with record=True; one part per block list
-
-    def __str__(self) -> str:
-        raster = "".join("#" if n in self.computed else "." for n in range(1, len(self.rates) + 1))
-        end = "" if self.complete else f", stopped after call {len(self.rates)}"
-        return f"{self.context}: {len(self.computed)} of {self.num_calls} calls computed{end} {raster}"
 
 
 class AdaCacheHandle:
@@ -104,10 +68,9 @@ class AdaCacheHandle:
     def _take_off(self) -> None:
         registry = HookRegistry.check_if_exists_or_initialize(self.transformer)
         if registry.get_hook(_ROOT) is self._cache.root:
-            for module in self.transformer.modules():
-                for name in (_ROOT, _BLOCK, _PROBE):
-                    _unhang(module, name)
-            for name in ("disable_cache", "_cache_config"):
+            for module, name in self._cache.root.hung:
+                _unhang(module, name, self._cache)
+            for name in ("disable_cache", "_cache_config", "_replicate_for_data_parallel"):
                 vars(self.transformer).pop(name, None)
             registry.invalidate_child_registries_cache()
 
@@ -148,7 +111,8 @@ def apply_adacache(
 
     transformer: the model, also inside torch.compile, DistributedDataParallel or a peft wrapper; its own parameters are never touched.
     num_calls: N, counted in denoiser calls of one guidance branch; or the pipeline's scheduler, whose timesteps are then counted anew at every
-    run, so that another number of steps, `strength` < 1 and second-order samplers need no other clock. codebook, metric, form, expect, first,
+    run, so that another number of steps, `strength` < 1 and second-order samplers need no other clock; of two transformers that share the steps
+    (Wan 2.2) the first needs the number of its own calls. codebook, metric, form, expect, first,
     last, start, regulariser: see `CachingClock`; or give a finished clock instead (`FixedClock`).
     probe: which residual is watched. "attention": self-attention of the middle block (of the temporal blocks where there
     are some), times its gate in adaLN-single blocks (Latte), as in the paper. "block": all that the middle block adds.
@@ -165,15 +129,20 @@ def apply_adacache(
     record: also keep every probe and every summed hidden-state residual, as CPU tensors in the report.
 
     A run ends with call N, with a pipeline's end, with an exception inside the model, or when the timesteps turn back
-    (they may fall or rise, Mochi's rise): a run that was interrupted leaves nothing behind. On an accelerator the
+    (they may fall or rise, Mochi's rise): a run that was interrupted leaves nothing behind. One that begins where the timesteps need not turn
+    back (leading spacing, strength < 1) is seen by its text tensors, which are others than those of the calls before, or by the timesteps
+    of the scheduler, where num_calls is one; with the same tensors and an integer it needs `handle.reset()`. On an accelerator the
     timesteps are only looked at where the text embedding is another tensor than at the call before, as in every new
     pipeline run from a prompt, so that skipped calls never wait for the device; a loop or a pipeline that is stopped half-way
-    there, and started again with the same embedding tensor, needs `handle.reset()`.
+    there, and started again with the same embedding tensor, needs `handle.reset()` unless num_calls is its scheduler.
+    The model is not to be copied or pickled while the cache is on it.
 
     Returns an AdaCacheHandle. Raises TypeError or ValueError for bad options, a model without a known block list, a
     model that already caches or is given another cache later, and, at a call: more than N calls in one run, guidance branches that cannot be
-    told apart, a changed resolution or dtype inside a run, a probe that did not run, hidden states that change between blocks of a list
-    (storage="group"). Raises RuntimeError for calls with gradients enabled: stored residuals carry none. Warns once when a run ends before call N.
+    told apart, windows of a clip that take turns without contexts of their own, a changed resolution or dtype inside a run, a probe that did not run,
+    blocks that are no longer those it was applied to, hidden states that change between blocks of a list (storage="group"). Raises RuntimeError
+    for calls with gradients enabled (stored residuals carry none) and for calls at the same time, TypeError for a copy. Warns once when a run ends
+    before call N.
     """
     _option("storage", storage, ("group", "block"))
     _option("reuse", reuse, REUSES)
@@ -202,21 +171,25 @@ def apply_adacache(
         clock.reset()
 
     groups = _block_lists(transformer)
-    probe_block, probe_module, probe_name, gate_chunk = _find_probe(transformer, groups, probe)
+    probe_block, probe_module, probe_name, gate_chunk = _find_probe(groups, probe)
     cache = _Cache(transformer, clock, storage == "group", reuse == "linear", decide == "shared", record)
     cache.scheduler, cache.root = scheduler, _RootHook(cache, groups)
-    _hang(transformer, cache.root, _ROOT)
+    hooks: list[tuple[nn.Module, str, Any]] = [(transformer, _ROOT, cache.root)]
     for name, blocks in groups.items():
         for i, block in enumerate(blocks):
             hook = _BlockHook(cache, name, None if storage == "group" else i, last=i == len(blocks) - 1)
             if block is probe_block:
                 hook.gate_chunk, hook.is_probe = gate_chunk, probe_module is block
-            _hang(block, hook, _BLOCK)
+            hooks.append((block, _BLOCK, hook))
     if probe_module is not probe_block:
-        _hang(probe_module, _ProbeHook(cache), _PROBE)
+        hooks.append((probe_module, _PROBE, _ProbeHook(cache)))
+    for module, name, hook in hooks:
+        _hang(module, hook, name)
+    cache.root.hung = [(module, name) for module, name, _ in hooks]
     # contexts are handed down a cached list of hooked modules: have it made anew
     HookRegistry.check_if_exists_or_initialize(transformer).invalidate_child_registries_cache()
     handle = AdaCacheHandle(transformer, cache, {name: len(blocks) for name, blocks in groups.items()}, probe_name)
+    transformer._replicate_for_data_parallel = _no_copy  # of a DataParallel that is put around it later
     transformer.disable_cache = handle.remove  # hides the method of the class until remove(): a handle that was lost is no trap
     if hasattr(transformer, "_cache_config"):
         transformer._cache_config = handle  # is_cache_enabled says so, and enable_cache() refuses a second one
@@ -224,7 +197,6 @@ def apply_adacache(
 
 
 _ROOT, _BLOCK, _PROBE = "adacache_root", "adacache_block", "adacache_probe"
-_BRANCH = "inference"  # name of the first guidance branch where the pipeline opens no context
 
 
 def _unwrapped(model: Any) -> nn.Module:
@@ -244,56 +216,13 @@ def _unwrapped(model: Any) -> nn.Module:
         model = children[0]
 
 
-def _hang(module: nn.Module, hook: ModelHook, name: str) -> None:
-    """Put a hook on, below accelerate's wrapper of `forward` where there is one: pipelines take that off, with all above it, when a run ends."""
-    outer, below = module.forward, vars(module).get("_old_forward")
-    if below is not None:
-        module.forward = below
-    HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, name)
-    hook.outermost = module.forward
-    if below is not None:
-        module._old_forward, module.forward = module.forward, outer
-
-
-def _unhang(module: nn.Module, name: str) -> None:
-    """Take a hook off, also from below another library that has wrapped `forward` (accelerate's offload): its wrapper stays where it is."""
-    registry = getattr(module, "_diffusers_hook", None)
-    hook = registry.get_hook(name) if registry is not None else None
-    if hook is None:
-        return
-    newest, outer = registry._hook_order[-1] == name, module.forward
-    registry.remove_hook(name, recurse=False)
-    if newest and outer is not hook.outermost:
-        if vars(module).get("_old_forward") is hook.outermost:
-            module._old_forward = module.forward
-        else:  # what the wrapper calls does from now on only what was there before
-            hook.fn_ref.forward, hook.fn_ref.post_forward = module.forward, lambda module, output: output
-        module.forward = outer
-
-
-def _other_caches(transformer: nn.Module) -> set[str]:
-    """Names of the classes of diffusers' own cache hooks on a model, also of those that `apply_..._cache` put there."""
-    hooks = (hook for module in transformer.modules() if hasattr(module, "_diffusers_hook") for hook in module._diffusers_hook.hooks.values())
-    return {type(hook).__name__ for hook in hooks if type(hook).__module__.rpartition(".")[2] in _CACHES}
-
-
-_CACHES = ("faster_cache", "first_block_cache", "mag_cache", "pyramid_attention_broadcast", "sea_cache", "taylorseer_cache", "text_kv_cache")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # 2. The blocks and the probe of a model
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _metadata(block: nn.Module) -> TransformerBlockMetadata | None:
-    try:
-        return TransformerBlockRegistry.get(type(block))
-    except ValueError:
-        return None
-
-
-def _block_lists(transformer: nn.Module) -> dict[str, nn.ModuleList]:
-    lists = {name: child for name, child in transformer.named_children() if isinstance(child, nn.ModuleList) and len(child)}
+def _block_lists(transformer: nn.Module) -> dict[str, list[nn.Module]]:
+    lists = {name: [*map(_bare, child)] for name, child in transformer.named_children() if isinstance(child, nn.ModuleList) and len(child)}
     groups = {name: blocks for name, blocks in lists.items() if all(_metadata(block) is not None for block in blocks)}
     if not groups:
         classes = {name: type(blocks[0]).__name__ for name, blocks in lists.items()}
@@ -304,7 +233,7 @@ def _block_lists(transformer: nn.Module) -> dict[str, nn.ModuleList]:
     return groups
 
 
-def _find_probe(transformer: nn.Module, groups: dict[str, nn.ModuleList], probe: str) -> tuple[nn.Module, nn.Module, str, int | None]:
+def _find_probe(groups: dict[str, list[nn.Module]], probe: str) -> tuple[nn.Module, nn.Module, str, int | None]:
     """(block that holds the probe, probed module, its name, number of its gate among the six of adaLN-single)."""
     if isinstance(probe, str) and probe in ("attention", "block"):
         group = next((name for name in groups if "temporal" in name), next(iter(groups)))
@@ -318,583 +247,10 @@ def _find_probe(transformer: nn.Module, groups: dict[str, nn.ModuleList], probe:
             name += f".{attention}"
     else:
         name = probe
-    modules = dict(transformer.named_modules())
     path = name.split(".") if isinstance(name, str) else [""]
-    if path[0] not in groups or len(path) < 2 or name not in modules:
+    block = {str(i): block for i, block in enumerate(groups.get(path[0], ()))}.get(path[1]) if len(path) > 1 else None
+    module = None if block is None else dict(block.named_modules()).get(".".join(path[2:]))
+    if block is None or module is None:
         raise ValueError(f'probe must be "attention", "block" or the name of a block or submodule in {list(groups)}, got {probe!r}')
-    block = groups[path[0]][int(path[1])]
     gated = len(path) == 3 and getattr(block, "norm_type", None) == "ada_norm_single"
-    return block, modules[name], name, {"attn1": 2, "ff": 5}.get(path[2]) if gated else None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 3. The decision for every call, and what is stored
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class _State(BaseState):
-    """What belongs to one cache context, or one guidance branch, within one run."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.clock: Any = None  # None: another context decides
-        self.calls = 0
-        self.signature: list | None = None  # shapes and dtypes of the inputs
-        self.timesteps: list[Any] = []  # of the first and the latest call
-        self.given: list[_Seen] = []  # the text and what else tells guidance branches apart, at the latest call
-        self.latents: _Seen | None = None
-        # key: (name of block list, None or number of block)
-        self.running: dict[tuple, Any] = {}  # of the call in progress
-        self.residuals: dict[tuple, tuple] = {}  # (hidden, text) of the last computed call
-        self.slopes: dict[tuple, tuple] = {}  # with reuse="linear": their change per call between the last two computed ones
-        self.computed_at = 0
-        self.computations = 0  # how many the deciding branch had made by then
-        self.probes: list[Tensor | None] = []
-        self.totals: list[tuple[Tensor, ...]] = []
-        self.filed = False
-
-
-class _Seen:
-    """A tensor of an earlier call, or another argument. Two tensors are told apart as objects first, which nobody has to wait for."""
-
-    def __init__(self, value: Any) -> None:
-        self.ref = weakref.ref(value) if isinstance(value, Tensor) else None
-        self.value = value.detach() if isinstance(value, Tensor) else value
-        self.version = _versions(value)
-
-    def is_(self, value: Any) -> bool:
-        """The same object, and nobody has written into it since."""
-        return (self.ref() if self.ref is not None else self.value) is value and self.version == _versions(value)
-
-    def equals(self, value: Any) -> bool:
-        old = self.value
-        if not isinstance(old, Tensor) or not isinstance(value, Tensor):
-            return type(old) is type(value) and old == value
-        return (old.shape, old.dtype, old.device) == (value.shape, value.dtype, value.device) and torch.equal(old, value)
-
-    def alive(self) -> bool:
-        return self.ref is not None and self.ref() is not None
-
-
-def _same(seen: _Seen | None, value: Any) -> bool:
-    """Are these the latents of that call? What was written into since is not, though it be the same object."""
-    return seen is not None and (seen.is_(value) if seen.ref is not None and seen.ref() is value else seen.equals(value))
-
-
-class _Cache:
-    """The decision for every call, shared by all hooks of one model."""
-
-    def __init__(self, transformer: nn.Module, clock: Any, group: bool, linear: bool, shared: bool, record: bool) -> None:
-        self.clock, self.group, self.linear, self.shared, self.record = clock, group, linear, shared, record
-        self.transformer, self.states = transformer, StateManager(_State)
-        self.scheduler: Any = None  # asked for the number of calls, where there is one
-        self.reports: list[Report] = []
-        self.state: _State | None = None  # of the call in progress
-        self.active = True
-        self.decision = True  # of the deciding context
-        self.computations = 0
-        self.decider: str | None = None
-        self.branches = 0  # how many were told apart in this run, where the pipeline opens no context
-        self.step: set[str] = set()  # those of them that were called in this step
-        self.step_times: list[Any] = []  # timesteps of the first and the latest call of all branches
-        self.latents: _Seen | None = None  # of the latest call of all branches
-        self.gate: Any = None
-        self.newest = self.latest = None  # the block list that began last, the one that ran last
-        self.own_context = self.warned = False
-        names = list(inspect.signature(transformer.forward).parameters)
-        self.position = {name: i for i, name in enumerate(names)}
-        self.telling = [name for name in names if _TELLING.match(name)]
-        self.root: _RootHook
-
-    # -- one call ------------------------------------------------------------------------------------------------------
-
-    @torch.compiler.disable
-    def begin(self, args: tuple, kwargs: dict) -> None:
-        self.own_context = False
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "AdaCache stores residuals without gradients: call the transformer under torch.no_grad() or "
-                "torch.inference_mode(), or remove() the cache to train"
-            )
-        hidden, text, timestep = (self._argument(name, args, kwargs) for name in ("hidden_states", "encoder_hidden_states", "timestep"))
-        given = _leaves([self._argument(name, args, kwargs) for name in self.telling])
-        self.own_context = self.states._context is None  # LattePipeline and plain loops open none
-        index = None if self.own_context else getattr(self.states.context, "step_index", None)
-        if index is not None:  # the pipeline says how far it is (Wan): nothing needs to be read from the device
-            timestep = index
-        elif isinstance(timestep, Tensor) and timestep.device.type == "cpu":
-            timestep = _value(timestep)
-        state = self._of_branch(hidden, timestep, given) if self.own_context else self._of_context(hidden, timestep, given)
-        if not state.calls and (others := _other_caches(self.transformer)):
-            raise ValueError(f"transformer got another cache after AdaCache ({', '.join(sorted(others))}): remove one of them")
-        self._check_inputs(state, hidden, text)
-        if isinstance(timestep, Tensor):
-            timestep = timestep.detach().max()
-        state.timesteps = [*state.timesteps[:1], timestep]
-        self.step_times = [*self.step_times[:1], timestep]
-        if len(state.given) != len(given) or not all(map(_Seen.is_, state.given, given)):
-            state.given = [_Seen(value) for value in given]
-        if self.latents is None or not self.latents.is_(hidden):
-            self.latents = _Seen(hidden)
-        state.latents = self.latents
-        state.calls += 1
-
-        name = self.states.context.name
-        if state.clock is None and (self.decider is None or not self.shared):
-            if self.decider is None and self.scheduler is not None:
-                self.clock.num_calls = _calls_left(self.scheduler, self._argument("timestep", args, kwargs))
-            state.clock = self.clock if self.decider is None else copy.deepcopy(self.clock)
-            if state.clock is not self.clock:
-                state.clock.reset()
-            self.decider = self.decider or name
-        if state.clock is not None:
-            self.decision = state.clock.tick()
-            self.computations += self.decision
-        stale = self.shared and state.computations < self.computations  # a branch that was left out when the others were computed
-        self.state, self.active = state, self.decision or not state.residuals or stale
-        self.observed = not (self.decision and state.clock is not None)
-
-    def _argument(self, name: str, args: tuple, kwargs: dict) -> Any:
-        if name in kwargs:
-            return kwargs[name]
-        position = self.position.get(name, len(args))
-        return args[position] if position < len(args) else None
-
-    def _of_context(self, hidden: Any, timestep: Any, given: list) -> _State:
-        """The state of the cache context that the pipeline has opened; a fresh one where this call begins a new run."""
-        state, context = self.states.get_state(), self.states.context
-        same_text = len(state.given) == len(given) and all(map(_Seen.is_, state.given, given))
-        if self._is_new_run(state, timestep, same_text, hidden):
-            self.reset()
-            self.states.set_context(context)
-        return self.states.get_state()
-
-    def _of_branch(self, hidden: Any, timestep: Any, given: list) -> _State:
-        """The state of a guidance branch, where the pipeline opens no context: branches are told apart by their text.
-
-        The first branch of a step decides for all of them; one that was already called in this step begins the next one.
-        """
-        branches = self.states._state_cache
-        name = next((name for name, state in branches.items() if self._is_of(state, timestep, given)), None)
-        if name is not None:
-            if self._is_new_run(branches[name], timestep, all(map(_Seen.is_, branches[name].given, given)), hidden):
-                self.reset()
-                name = None
-        elif branches:  # a text that is new to this run, or a new run
-            timestep = _value(timestep)
-            start, before = (_value(t) for t in (self.step_times * 2)[:2])
-            if timestep is None or before is None:
-                over = self._finished() and not _same(self.latents, hidden)
-            else:
-                direction, move = before - start, timestep - before
-                over = direction * move < 0 or (direction == move == 0 and not _same(self.latents, hidden))
-            if over:
-                self.reset()
-        if name is None:
-            self.branches += 1
-            name = _BRANCH if self.branches == 1 else f"{_BRANCH} {self.branches}"
-        self.states.set_context(CacheContext(name))
-        state = self.states.get_state()
-        if name in self.step or not self.step or not self._same_step(hidden, timestep):
-            if self.shared and self.decider not in (None, name):
-                old, self.decider = branches[self.decider], name
-                state.clock, state.probes, state.totals, old.clock = old.clock, old.probes, old.totals, None
-            if self.shared:  # what a branch stored before the last step is out of date
-                for gone in set(branches) - self.step - {name}:
-                    del branches[gone]
-            self.step = set()
-        self.step.add(name)
-        if state.clock is not None and state.clock.call >= state.clock.num_calls:
-            raise self._too_many(state.clock)
-        return state
-
-    def _is_of(self, state: _State, timestep: Any, given: list) -> bool:
-        """Is this the text of that branch? A tensor with equal numbers is, unless the branch has had its turn and still holds its own."""
-        known = not isinstance(timestep, Tensor) and timestep is not None
-        moved = known and timestep != state.timesteps[-1]
-        return len(state.given) == len(given) and all(
-            seen.is_(value) or ((moved or not seen.alive()) and seen.equals(value)) for seen, value in zip(state.given, given, strict=True)
-        )
-
-    def _same_step(self, hidden: Any, timestep: Any) -> bool:
-        if isinstance(timestep, Tensor):  # a known text in its turn: nothing is read from the device
-            return True
-        return _same(self.latents, hidden) if timestep is None else timestep == _value(self.step_times[-1])
-
-    def _finished(self) -> bool:
-        state = self.states._state_cache.get(self.decider)
-        return state is not None and state.clock is not None and state.clock.call >= state.clock.num_calls
-
-    def _too_many(self, clock: Any) -> ValueError:
-        return ValueError(
-            f"call {clock.call + 1} of a run planned with num_calls={clock.num_calls}: num_calls counts denoiser calls, not steps, of one guidance "
-            "branch: give their number, or num_calls=pipe.scheduler, which follows it; use handle.reset() if this is a new video. (A pipeline "
-            "whose guidance branches have equal texts must open transformer.cache_context(name) around the calls of each branch.)"
-        )
-
-    def _is_new_run(self, state: _State, timestep: Any, same_text: bool, hidden: Any) -> bool:
-        """Did the timesteps turn back? Timesteps may fall or rise, but not change their mind within one run."""
-        if not state.calls:
-            return False
-        finished = state.clock is not None and state.clock.call >= state.clock.num_calls
-        if timestep is None or state.timesteps[0] is None:
-            return finished
-        if isinstance(timestep, Tensor) and same_text and not finished:
-            return False  # reading it would make the host wait for the device
-        start, before, now = (_value(t) for t in (*(state.timesteps * 2)[:2], timestep))
-        direction, step = before - start, now - before
-        if finished and direction and direction * step >= 0:  # second-order samplers repeat a timestep
-            raise self._too_many(state.clock)
-        if direction and step == 0 and _same(state.latents, hidden):
-            raise ValueError(
-                f"the model was called again with the same latents at timestep {now:g}: guidance branches that their text does not tell apart. Open a "
-                "cache context around the calls of each branch: with transformer.cache_context('cond'): ..., with transformer.cache_context('uncond'): ..."
-            )
-        return finished or direction * step < 0 or (state.calls == 1 and step == 0)
-
-    def _check_inputs(self, state: _State, *inputs: Any) -> None:
-        signature = [(t.shape, t.dtype) for t in inputs if isinstance(t, Tensor)]
-        if state.signature is not None and state.signature != signature:
-            raise ValueError(
-                f"inputs changed inside a run: hidden_states, encoder_hidden_states were {state.signature}, now {signature}; "
-                "use handle.reset() before another resolution, batch size or dtype"
-            )
-        state.signature = signature
-
-    def enter(self, key: tuple, hidden: Tensor, text: Tensor | None) -> tuple:
-        """What a block is about to work on: copies where they are kept, since a block may write into its input."""
-        running = self.state.running
-        if not self.group:
-            return _copies(hidden, text)
-        if key not in running:
-            if self.newest in running:  # its stretch is over, and a block of the next list may write into its output
-                running[self.newest].settle()
-            running[key], self.newest = _Stretch(_copies(hidden, text)), key
-        elif key == self.newest == self.latest and not running[key].goes_on_with(hidden, text):
-            raise ValueError(f"the model works on its hidden states between the blocks of {key[0]!r}: use storage='block'")
-        return hidden, text
-
-    def add(self, key: tuple, inputs: tuple, outputs: tuple, last: bool) -> None:
-        """Note what a block made of (hidden, text).
-
-        Per block that is a difference to keep. Per list, the sum of the differences telescopes: a list's stretch reaches
-        from its first input to its last output before the next list begins, and the last list's stretch to the end of the
-        stack, with everything that earlier lists do in between (Latte alternates: one spatial block, then the rest).
-        """
-        self.latest = key
-        if not self.group:
-            self.state.running[key] = _difference(inputs, outputs)
-        elif key == self.newest:
-            self.state.running[key].reach(outputs)
-            if last:
-                self.state.running[key].settle()
-
-    @torch.compiler.disable
-    def observe(self, probe: Any) -> None:
-        state = self.state
-        if state is None or state.clock is None or not self.decision:
-            return
-        probe = (probe[0] if isinstance(probe, tuple) else probe).detach()
-        if self.gate is not None:
-            probe = probe * self.gate()
-        state.clock.observe(probe)
-        self.observed = True
-        if self.record:
-            state.probes.append(probe.cpu().clone())
-
-    @torch.compiler.disable
-    def end(self) -> None:
-        state = self.state
-        if not self.observed:
-            raise ValueError("probe never ran in a computed call: choose a module that this call of the model uses")
-        if self.active:
-            if self.group and self.latest != self.newest:
-                raise ValueError(f"blocks of {self.latest[0]!r} end the stack but began before {self.newest[0]!r}: use storage='block'")
-            new = {key: stretch.settle() for key, stretch in state.running.items()} if self.group else state.running
-            if self.linear and state.residuals:
-                gap = state.calls - state.computed_at
-                state.slopes = {key: _difference(state.residuals[key], parts, gap) for key, parts in new.items()}
-            state.residuals, state.running, state.computed_at, state.computations = new, {}, state.calls, self.computations
-        clock = state.clock
-        if clock is not None and self.record:
-            state.totals.append(self._totals(state) if self.active or state.slopes else state.totals[-1])
-            if not self.decision:
-                state.probes.append(None)
-        if clock is not None and clock.call >= clock.num_calls:
-            self._file(state)
-        if (clock or self.clock).call >= self.clock.num_calls:
-            state.residuals, state.slopes = {}, {}  # nothing is reused beyond call N
-        self.leave()
-
-    def leave(self) -> None:
-        self.state = self.gate = None
-        if self.own_context:
-            self.states.set_context(None)
-
-    def _totals(self, state: _State) -> tuple[Tensor, ...]:
-        totals: dict[str, Tensor] = {}
-        for (group, index), (hidden, _) in state.residuals.items():
-            hidden = _carried_on(hidden, 0, state, (group, index))
-            totals[group] = totals[group] + hidden if group in totals else hidden
-        return tuple(t.cpu().clone() for t in totals.values())
-
-    # -- one run -------------------------------------------------------------------------------------------------------
-
-    def reset(self, ended: bool = False) -> Exception | None:
-        """Forget the current run. ended: it came to its end by itself, so that a clock with more calls to come was made for a longer one.
-
-        Returns what is to be said then: a UserWarning, or a ValueError where the calls of all guidance branches were counted.
-        """
-        states = dict(self.states._state_cache)
-        for state in states.values():
-            self._file(state)
-        said = self._ended_early(states) if ended else None
-        self.states.reset()
-        self.clock.reset()
-        self.state = self.gate = self.decider = self.latents = None
-        self.decision, self.computations, self.branches, self.step, self.step_times = True, 0, 0, set(), []
-        return said
-
-    def _ended_early(self, states: dict[str, _State]) -> Exception | None:
-        clock = next((state.clock for state in states.values() if state.clock is not None), None)
-        if clock is None or not 0 < clock.call < clock.num_calls:
-            return None
-        if self.branches > 1 and sum(state.calls for state in states.values()) == clock.num_calls:
-            return ValueError(
-                f"num_calls={clock.num_calls} is the number of calls of all {self.branches} guidance branches together, and each has made "
-                f"{clock.call}: give num_calls={clock.call}, the calls of one branch (or open transformer.cache_context(name) around the calls of each)"
-            )
-        return UserWarning(
-            f"the run ended after call {clock.call} of the {clock.num_calls} that its clock was made for (num_calls={clock.num_calls}): what the clock "
-            "planned for the calls at the end never came. num_calls counts the denoiser calls of one guidance branch: give their number, or "
-            "num_calls=pipe.scheduler, which follows the scheduler's number of steps"
-        )
-
-    def warn(self, said: Exception | None) -> None:
-        """Once: a handle that is used again and again says it no more."""
-        if said is not None and not self.warned:
-            self.warned = True
-            warnings.warn(str(said), stacklevel=3)
-
-    def _file(self, state: _State) -> None:
-        clock = state.clock
-        if clock is None or state.filed or not clock.call:
-            return
-        state.filed = True
-        name = next(name for name, other in self.states._state_cache.items() if other is state)
-        self.reports.append(
-            Report(
-                context=name,
-                num_calls=clock.num_calls,
-                computed=tuple(n for n, call in enumerate(clock.trace, 1) if call.computed),
-                distances=tuple(call.distance for call in clock.trace),
-                factors=tuple(call.factor for call in clock.trace),
-                rates=tuple(call.rate for call in clock.trace),
-                complete=clock.call >= clock.num_calls,
-                probes=tuple(state.probes),
-                residuals=tuple(state.totals),
-            )
-        )
-
-
-class _Stretch:
-    """What a list of blocks makes of (hidden, text): from its first input to its latest output."""
-
-    def __init__(self, inputs: tuple) -> None:
-        self.inputs, self.outputs, self.difference = inputs, inputs, None
-        self.versions: tuple = ()
-
-    def reach(self, outputs: tuple) -> None:
-        self.outputs, self.difference, self.versions = outputs, None, _versions(*outputs)
-
-    def goes_on_with(self, *inputs: Any) -> bool:
-        """Are these the latest outputs, as they were left?"""
-        same = all(new is old for new, old in zip(inputs, self.outputs, strict=True) if old is not None)
-        return same and _versions(*self.outputs) == self.versions
-
-    def settle(self) -> tuple:
-        """The sum of the residuals, taken before anybody writes into the output."""
-        if self.difference is None:
-            self.difference = _difference(self.inputs, self.outputs)
-        return self.difference
-
-
-def _versions(*tensors: Any) -> tuple:
-    """How often each was written into (which torch does not count in inference mode)."""
-    return tuple(t._version if isinstance(t, Tensor) and not t.is_inference() else None for t in tensors)
-
-
-def _copies(*tensors: Any) -> tuple:
-    return tuple(None if t is None else t.clone() for t in tensors)
-
-
-# arguments that tell guidance branches apart: the text, and what leaves layers out
-_TELLING = re.compile(r"encoder_hidden_states(?!.*mask)|pooled|cap_feats|text_bth|class_labels|image_embeds|skip_layers|.*guidance_blocks|perturb")
-
-
-def _leaves(values: list) -> list:
-    """Lists of tensors as tensors."""
-    return [leaf for value in values for leaf in (value if isinstance(value, (tuple, list)) else (value,))]
-
-
-def _calls_left(scheduler: Any, timestep: Any) -> int:
-    """From this call to the end of the scheduler's timesteps, of which strength < 1 leaves out the first."""
-    times, index = [float(t) for t in scheduler.timesteps], getattr(scheduler, "step_index", None)
-    if index is None:
-        index = getattr(scheduler, "begin_index", None)
-    if index is None:  # by the timestep itself, which models get as it is, as a share, or counted upwards, and in half precision rounded
-        now, whole = _value(timestep), getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000)
-        off = [(abs(form - now) / max(abs(form), 1e-3), i) for i, t in enumerate(times) for form in (t, t / whole, 1 - t / whole) if now is not None]
-        index = next((i for far, i in sorted((round(far, 6), i) for far, i in off) if far < 5e-3), 0)
-    return max(len(times) - index, 1)
-
-
-def _difference(inputs: tuple, outputs: tuple, gap: int = 1) -> tuple:
-    ends = ((o, i if o is None else i.to(o.device)) for i, o in zip(inputs, outputs, strict=True))
-    return tuple(None if o is None else o - i if gap == 1 else (o - i) / gap for o, i in ends)
-
-
-def _carried_on(hidden: Tensor, part: int, state: _State, key: tuple) -> Tensor:
-    """With reuse="linear": add the slope of one part (0 hidden, 1 text) for the calls since the last computed one."""
-    slope = state.slopes.get(key)
-    return hidden if slope is None else torch.add(hidden, slope[part], alpha=state.calls - state.computed_at)
-
-
-def _value(timestep: Any) -> float | None:
-    if not isinstance(timestep, Tensor):
-        return timestep
-    # image-conditioned tokens have timestep 0; a list is the fastest way to read the few others
-    return float(timestep.max() if timestep.numel() > 64 else max(timestep.flatten().tolist()))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 4. The hooks
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class _OnlyLast(nn.ModuleList):
-    """A list of blocks of which a loop sees only the last one; length and indices are those of the whole list."""
-
-    def __iter__(self):
-        return iter((self[-1],))
-
-
-class _RootHook(ModelHook):
-    """On the transformer: decides before the call, files the report after it.
-
-    With group storage only one block of a list has anything to do at a skipped call, and the list is one block long while
-    the call lasts: the sum is added where its stretch begins, and nobody walks through blocks that do nothing.
-    """
-
-    _is_stateful = True
-
-    def __init__(self, cache: _Cache, groups: dict[str, nn.ModuleList]) -> None:
-        super().__init__()
-        self.cache = cache
-        self.lists = dict(groups) if cache.group else {}
-        self.shortcuts = {name: _OnlyLast(blocks) for name, blocks in self.lists.items()}
-        self.state_manager = cache.states  # found here by `transformer.cache_context(...)`
-
-    @torch.compiler.disable(recursive=False)
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        try:
-            self.cache.begin(args, kwargs)
-        except BaseException:  # a refused call did not happen
-            self.cache.leave()
-            raise
-        try:
-            if self.cache.active:
-                output = self.fn_ref.original_forward(*args, **kwargs)
-            else:
-                module._modules.update(self.shortcuts)
-                try:
-                    output = self.fn_ref.original_forward(*args, **kwargs)
-                finally:
-                    module._modules.update(self.lists)
-            self.cache.end()
-        except BaseException:  # KeyboardInterrupt too: half a run must not leak into the next one
-            self.cache.reset()
-            raise
-        return output
-
-    def reset_state(self, module: nn.Module) -> nn.Module:
-        """Called by a pipeline that ends."""
-        said = self.cache.reset(ended=True)
-        if isinstance(said, ValueError):
-            raise said
-        self.cache.warn(said)
-        return module
-
-
-class _BlockHook(ModelHook):
-    """On every block: computes and stores, or leaves the block out and adds what was stored."""
-
-    def __init__(self, cache: _Cache, group: str, index: int | None, last: bool) -> None:
-        super().__init__()
-        self.cache, self.key, self.last, self.adds = cache, (group, index), last, last or index is not None
-        self.gate_chunk: int | None = None
-        self.is_probe = False
-
-    def initialize_hook(self, module: nn.Module) -> nn.Module:
-        self.metadata = _metadata(module)
-        self.hidden_index = self.metadata.return_hidden_states_index or 0
-        self.text_index = self.metadata.return_encoder_hidden_states_index
-        return module
-
-    @torch.compiler.disable(recursive=False)
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        cache, read = self.cache, self.metadata._get_parameter_from_args_kwargs
-        if cache.state is None:  # a block called on its own
-            return self.fn_ref.original_forward(*args, **kwargs)
-        hidden = read(self.metadata.hidden_states_argument_name, args, kwargs)
-        text = None
-        if self.text_index is not None:
-            text = read(self.metadata.encoder_hidden_states_argument_name, args, kwargs)
-        if not cache.active:
-            return self._skip(hidden, text)
-
-        if self.gate_chunk is not None:
-            cache.gate = partial(_gate, module, read("timestep", args, kwargs), self.gate_chunk, len(hidden))
-        inputs = cache.enter(self.key, hidden, text)
-        before = hidden.clone() if self.is_probe else None
-        output = self.fn_ref.original_forward(*args, **kwargs)
-        if not isinstance(output, tuple):
-            new, new_text = output, None
-        else:
-            new, new_text = output[self.hidden_index], None if self.text_index is None else output[self.text_index]
-        cache.add(self.key, inputs, (new, new_text), self.last)
-        if before is not None:
-            cache.observe(new - before)
-        return output
-
-    def _skip(self, hidden: Tensor, text: Tensor | None) -> Any:
-        if self.adds:
-            stored = self.cache.state.residuals.get(self.key)
-            if stored is None or stored[0].shape != hidden.shape or stored[0].dtype != hidden.dtype:
-                kind = "nothing" if stored is None else _kind(stored[0])
-                raise ValueError(f"blocks {self.key[0]!r} hold {kind} for hidden states {_kind(hidden)}; use handle.reset()")
-            state = self.cache.state
-            hidden = _carried_on(hidden.to(stored[0].device) + stored[0], 0, state, self.key)
-            text = text if stored[1] is None else _carried_on(text.to(stored[1].device) + stored[1], 1, state, self.key)
-        if self.text_index is None:
-            return hidden
-        return (hidden, text) if self.hidden_index < self.text_index else (text, hidden)
-
-
-def _gate(block: nn.Module, timestep: Tensor, chunk: int, batch: int) -> Tensor:
-    """Of adaLN-single: six vectors per sample, the attention's gate is the third. Read while the block runs: offloading brings its table for that time."""
-    return block.scale_shift_table[chunk] + timestep.reshape(batch, 6, -1)[:, chunk : chunk + 1]
-
-
-class _ProbeHook(ModelHook):
-    """On the probed module: shows its output to the clock."""
-
-    def __init__(self, cache: _Cache) -> None:
-        super().__init__()
-        self.cache = cache
-
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
-        self.cache.observe(output)
-        return output
+    return block, module, name, {"attn1": 2, "ff": 5}.get(path[2]) if gated else None

@@ -23,12 +23,14 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
-from .matches import _floats, _full, _got, _integer, _like, _option, _pictures, _several
+from ._arguments import _floats, _got, _integer, _like, _option, _pictures, _several
+from .matches import _full
 
 __all__ = ["block_layers", "dift", "dift_blocks", "dift_grid", "dift_layers", "layer_names", "noise_to_signal"]
 
 
 UNETS = UNet2DConditionModel | UNet2DModel
+MORE = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim")  # what else a U-Net may want
 
 
 def _alpha_bar(scheduler: Any, t: Any, name: str = "t") -> float:
@@ -164,20 +166,22 @@ def _features(pipe, images, prompt, name, times, modules, *, ensemble=8, generat
     # under offloading the weights lie elsewhere until their module is called: what the pipeline executes on is its own to say
     device = torch.device(getattr(pipe, "_execution_device", None) or unet.device)
     noise, other = _draws(len(images), ensemble, shape, generator, noise, vae is not None, latent, device)
-    x0, spread = (images, None) if vae is None else _encode(vae, images.to(device, vae.dtype), batch)
-    x0 = x0.to(device, unet.dtype)
-    text = {p: pipe.encode_prompt([p], device, 1, False)[0].to(x0) for p in dict.fromkeys(prompts)}
     sums: dict[tuple, Tensor] = {}
-    for t, rows in ((t, rows) for t in kept for rows in torch.arange(len(images) * ensemble).split(batch)):
-        i, member = rows // ensemble, rows % ensemble
-        x = x0[i] if other is None else x0[i] + spread[i].to(x0) * other[i, member].to(x0)
-        x = math.sqrt(kept[t]) * x + math.sqrt(1 - kept[t]) * noise[i, member].to(x0)  # x_t
-        words = {"encoder_hidden_states": torch.cat([text[prompts[j]] for j in i.tolist()])} if text else {}
-        for key, found in _outputs(unet, modules, sample=x, timestep=t, **words).items():
-            total = sums.setdefault((t, key), _full(found).new_zeros(len(images), *found.shape[1:]))
-            total.index_add_(0, i.to(found.device), _full(found))
-    if hasattr(pipe, "maybe_free_model_hooks"):
-        pipe.maybe_free_model_hooks()  # as a pipeline ends its own call: what was brought to the accelerator goes back
+    try:
+        x0, spread = (images, None) if vae is None else _encode(vae, images.to(device, vae.dtype), batch)
+        x0 = x0.to(device, unet.dtype)
+        text = {p: pipe.encode_prompt([p], device, 1, False)[0].to(x0) for p in dict.fromkeys(prompts)}
+        for t, rows in ((t, rows) for t in kept for rows in torch.arange(len(images) * ensemble).split(batch)):
+            i, member = rows // ensemble, rows % ensemble
+            x = x0[i] if other is None else x0[i] + spread[i].to(x0) * other[i, member].to(x0)
+            x = math.sqrt(kept[t]) * x + math.sqrt(1 - kept[t]) * noise[i, member].to(x0)  # x_t
+            words = {"encoder_hidden_states": torch.cat([text[prompts[j]] for j in i.tolist()])} if text else {}
+            for key, found in _outputs(unet, modules, sample=x, timestep=t, **words).items():
+                total = sums.setdefault((t, key), _full(found).new_zeros(len(images), *found.shape[1:]))
+                total.index_add_(0, i.to(found.device), _full(found))
+    finally:
+        if hasattr(pipe, "maybe_free_model_hooks"):
+            pipe.maybe_free_model_hooks()  # as a pipeline ends its own call: what was brought to the accelerator goes back
     found = {key: (total / ensemble).to(unet.dtype) for key, total in sums.items()}
     return found if isinstance(given, Tensor) else {key: _like(given, one) for key, one in found.items()}
 
@@ -273,7 +277,7 @@ def _check_pipe(pipe: Any) -> tuple[nn.Module, nn.Module | None]:
         raise TypeError(f"pipe must be a pipeline with a UNet2DConditionModel or UNet2DModel, got {type(pipe).__name__}")
     if not isinstance(vae, AutoencoderKL | None):
         raise TypeError(f"pipe must have an AutoencoderKL or no VAE, got one with {_got(vae)}")
-    more = [name for name in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type") if getattr(unet.config, name, None)]
+    more = [name for name in MORE if getattr(unet.config, name, None)]
     channels = vae.config.latent_channels if vae is not None else 3
     if more or unet.config.in_channels != channels:
         what = more[0] if more else f"in_channels={unet.config.in_channels} instead of {channels}"

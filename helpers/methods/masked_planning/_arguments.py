@@ -79,15 +79,35 @@ def _hollow(value: Tensor) -> bool:
     return value.is_meta and type(value) in (Tensor, nn.Parameter)
 
 
+def _hidden(value: Any) -> int:
+    """How many entries of a numpy masked array, or of those in a list, are masked: numpy would show what lies behind the mask."""
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    return sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
+
+
+def _signed(name: str, value: Tensor, expected: str) -> Tensor:
+    """Whole numbers without a sign and wider than a byte, with which torch can hardly compute, as int64."""
+    if value.dtype not in (torch.uint16, torch.uint32, torch.uint64):
+        return value
+    signed = value.to(torch.int64)
+    if value.dtype == torch.uint64 and (signed < 0).any():
+        raise ValueError(f"{name} must be {expected} below 2**63, got {_got(value)} with more in it")
+    return signed
+
+
 def _tensor(name: str, value: Any, expected: str, kinds: str = "f") -> Tensor:
     """Any array-like of floating-point numbers ("b": of booleans, "i": of whole numbers) as a tensor, on the device it came on, with its gradient."""
     if isinstance(value, Tensor):
         found = "f" if value.is_floating_point() else "b" if value.dtype == torch.bool else "c" if value.is_complex() else "i"
         if found not in kinds or value.layout != torch.strided or _hollow(value):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
-        return value
+        if value.is_floating_point() and value.element_size() == 1:
+            raise TypeError(f"{name} must be {expected} of 16 bits or more, got {_got(value)}")
+        return _signed(name, value, expected)
     if value is None or isinstance(value, (str, bytes, Mapping, Set)) or not (isinstance(value, (list, tuple, int, float)) or hasattr(value, "__array__")):
         raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+    if hidden := _hidden(value):
+        raise ValueError(f"{name} must be {expected}, got an array with {hidden} masked entries: fill them, or leave their rows out")
     try:
         if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
             value = torch.stack(list(value)).detach().cpu()
@@ -96,9 +116,9 @@ def _tensor(name: str, value: Any, expected: str, kinds: str = "f") -> Tensor:
         raise ValueError(f"{name} must be {expected}, got {_got(value)}, which makes no array") from error
     if array.dtype.kind.replace("u", "i") not in kinds:
         raise TypeError(f"{name} must be {expected}, got {_got(array)}")
-    wanted = np.int64 if array.dtype.kind in "iu" else np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    wanted = np.int64 if array.dtype.kind in "iu" and array.dtype != np.uint64 else np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
     array = array.astype(wanted, copy=False)
-    return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
+    return _signed(name, torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy()), expected)
 
 
 def _like(given: Any, result: Tensor):

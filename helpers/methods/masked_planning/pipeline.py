@@ -4,7 +4,8 @@ Liu, Liu, Zhou et al., "MarDini: Masked Autoregressive Diffusion for Video Gener
 decided here says "(ours)".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,18 +40,21 @@ class MarDiniPipeline(DiffusionPipeline):
 
     def __init__(self, planner: Planner, generator: Generator, scheduler: DDIMScheduler, vae: AutoencoderKL | None = None):
         super().__init__()
-        low, high = _instance("planner", planner, Planner).config, _instance("generator", generator, Generator).config
-        if _instance("scheduler", scheduler, DDIMScheduler).config.prediction_type != "v_prediction":
-            raise ValueError(f"scheduler must predict velocities (prediction_type 'v_prediction'), got {scheduler.config.prediction_type!r}")
-        if high.height % low.height or high.height // low.height * low.width != high.width:
-            raise ValueError(f"generator's frames must be a whole multiple of planner's, got {high.height} x {high.width} and {low.height} x {low.width}")
-        if high.in_channels != low.in_channels:
-            raise ValueError(f"generator must have the planner's in_channels, got {high.in_channels} and {low.in_channels}")
-        if (high.plan_dim, high.plan_tokens) != (low.dim, low.height * low.width // low.patch**2):
-            raise ValueError(f"generator must expect the planner's plan, got plan_dim {high.plan_dim} and plan_tokens {high.plan_tokens}")
-        if vae is not None and _instance("vae", vae, AutoencoderKL).config.latent_channels != high.in_channels:
-            raise ValueError(f"vae must have latents of the generator's {high.in_channels} channels, got {vae.config.latent_channels}")
+        _fitting(planner, generator, vae)
+        _velocities(scheduler)
         self.register_modules(planner=planner, generator=generator, scheduler=scheduler, vae=vae)
+
+    @contextmanager
+    def _run(self) -> Iterator[None]:
+        """Around the work of a call: however it ends, under offloading the last part goes back too, as pipelines end."""
+        try:
+            yield
+        finally:
+            self.maybe_free_model_hooks()
+
+    def _check_parts(self) -> None:
+        """Parts can be replaced in a pipeline that is made: each call asks again whether they fit."""
+        _fitting(self.planner, self.generator, self.vae)
 
     @property
     def scale(self) -> int:
@@ -60,23 +64,27 @@ class MarDiniPipeline(DiffusionPipeline):
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         """Pixels (B, K, 3, H, W) in [-1, 1] -> what the networks work on (B, K, C, h, w)."""
+        self._check_parts()
         shown = self._shown("video", video)
-        return video if self.vae is None else _like(video, self._encode(shown.to(self._execution_device)))
+        with self._run():
+            return video if self.vae is None else _like(video, self._encode(shown.to(self._execution_device)))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of `encode`, as far as the autoencoder is one."""
+        self._check_parts()
         c = self.generator.config
         found = _finite("latents", _clip("latents", latents, c.in_channels, c.height, c.width))
-        return latents if self.vae is None else _like(latents, self._decode(found.to(self._execution_device)))
+        with self._run():
+            return latents if self.vae is None else _like(latents, self._decode(found.to(self._execution_device)))
 
     @torch.no_grad()
     def make_plan(self, video: Tensor, is_ref: Tensor) -> Tensor:
         """The plan of a clip, from its references alone: (B, K, plan_tokens, plan_dim)."""
+        self._check_parts()
         _, shown, is_ref = self._checked(video, is_ref)
-        plan = _like(video, self._plan(self._encode(shown), is_ref))
-        self.maybe_free_model_hooks()
-        return plan
+        with self._run():
+            return _like(video, self._plan(self._encode(shown), is_ref))
 
     def _encode(self, video: Tensor) -> Tensor:
         if self.vae is None:
@@ -123,6 +131,8 @@ class MarDiniPipeline(DiffusionPipeline):
         interpolation). generator (one, or a list of one a clip) draws the noise unless `noise` (B, K, C, h, w) is given. plan: another clip's, instead of
         the clip's own. trace: a list that gets the generator's guess of the clean clip, (B, K, C, h, w), after every step.
         """
+        self._check_parts()
+        _velocities(self.scheduler)
         c = self.generator.config
         steps = _integer("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         scale = _number("guidance_scale", guidance_scale, 0)
@@ -136,32 +146,54 @@ class MarDiniPipeline(DiffusionPipeline):
         if trace is not None and not isinstance(trace, list):
             raise TypeError(f"trace must be a list, got {_got(trace)}")
 
-        clean = self._encode(shown)
-        if noise is None:
-            noise = self._draw(clean, generator)
-        plan = self._plan(clean, is_ref) if plan is None else plan.to(clean.device)
-        with_plan, without = self.generator.read_plan(plan), None if scale == 1 else self.generator.read_plan(None)
-        keep = is_ref[:, :, None, None, None]
-        x = torch.where(keep, clean, noise.to(clean))
-        self.scheduler.set_timesteps(steps)
-        for t in self.scheduler.timesteps[:steps]:  # rounding makes the scheduler add one more, -1, to some numbers of steps
-            v = self.generator(x, t, is_ref, with_plan).to(x.device)
-            if without is not None:
-                v_without = self.generator(x, t, is_ref, without).to(x.device)
-                v = v_without + scale * (v - v_without)
-            stepped = self.scheduler.step(v, t, x)
-            x = torch.where(keep, clean, stepped.prev_sample)
-            if trace is not None:
-                trace.append(_like(video, torch.where(keep, clean, stepped.pred_original_sample)))
-        frames = torch.where(keep.to(given.device), given, self._decode(x).to(given))
-        self.maybe_free_model_hooks()
-        return MarDiniOutput(_like(video, frames), _like(video, plan))
+        with self._run():
+            clean = self._encode(shown)
+            if noise is None:
+                noise = self._draw(clean, generator)
+            plan = self._plan(clean, is_ref) if plan is None else plan.to(clean.device)
+            with_plan, without = self.generator.read_plan(plan), None if scale == 1 else self.generator.read_plan(None)
+            keep = is_ref[:, :, None, None, None]
+            x = torch.where(keep, clean, noise.to(clean))
+            self.scheduler.set_timesteps(steps)
+            for t in self.scheduler.timesteps[:steps]:  # rounding makes the scheduler add one more, -1, to some numbers of steps
+                v = self.generator(x, t, is_ref, with_plan).to(x.device)
+                if without is not None:
+                    v_without = self.generator(x, t, is_ref, without).to(x.device)
+                    v = v_without + scale * (v - v_without)
+                stepped = self.scheduler.step(v, t, x)
+                x = torch.where(keep, clean, stepped.prev_sample)
+                if trace is not None:
+                    trace.append(_like(video, torch.where(keep, clean, stepped.pred_original_sample)))
+            frames = torch.where(keep.to(given.device), given, self._decode(x).to(given))
+            return MarDiniOutput(_like(video, frames), _like(video, plan))
 
     @staticmethod
     def _draw(clean: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
         if isinstance(generator, (list, tuple)):
             return torch.cat([MarDiniPipeline._draw(clip[None], one) for clip, one in zip(clean, generator, strict=True)])
         return torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=_place(generator)).to(clean.device)
+
+
+def _velocities(scheduler: Any) -> None:
+    """Refuse schedulers that take what the generator says for something else, or change it."""
+    config = _instance("scheduler", scheduler, DDIMScheduler).config
+    if config.prediction_type != "v_prediction":
+        raise ValueError(f"scheduler must predict velocities (prediction_type 'v_prediction'), got {config.prediction_type!r}")
+    if cut := [name for name in ("clip_sample", "thresholding") if config.get(name)]:
+        raise ValueError(f"scheduler must not cut what it guesses of the clean clip (clip_sample=False, thresholding=False), got {cut[0]}=True")
+
+
+def _fitting(planner: Any, generator: Any, vae: Any) -> None:
+    """Refuse networks that are not what they stand for, or do not fit together."""
+    low, high = _instance("planner", planner, Planner).config, _instance("generator", generator, Generator).config
+    if high.height % low.height or high.height // low.height * low.width != high.width:
+        raise ValueError(f"generator's frames must be a whole multiple of planner's, got {high.height} x {high.width} and {low.height} x {low.width}")
+    if high.in_channels != low.in_channels:
+        raise ValueError(f"generator must have the planner's in_channels, got {high.in_channels} and {low.in_channels}")
+    if (high.plan_dim, high.plan_tokens) != (low.dim, low.height * low.width // low.patch**2):
+        raise ValueError(f"generator must expect the planner's plan, got plan_dim {high.plan_dim} and plan_tokens {high.plan_tokens}")
+    if vae is not None and _instance("vae", vae, AutoencoderKL).config.latent_channels != high.in_channels:
+        raise ValueError(f"vae must have latents of the generator's {high.in_channels} channels, got {vae.config.latent_channels}")
 
 
 def _fill(pipe: MarDiniPipeline, known: Tensor, places: list[int], frames: int, **call) -> Tensor:
@@ -172,6 +204,8 @@ def _fill(pipe: MarDiniPipeline, known: Tensor, places: list[int], frames: int, 
 
 def _window(pipe: Any, name: str, clip: Any, frames: int | None) -> tuple[Tensor, int]:
     """Frames to be spread over windows, and how many a window has."""
+    if isinstance(pipe, MarDiniPipeline):
+        pipe._check_parts()
     longest = getattr(getattr(getattr(pipe, "generator", None), "config", None), "frames", None)
     if not callable(pipe) or longest is None:
         raise TypeError(f"pipe must be a MarDiniPipeline, got {_got(pipe)}")

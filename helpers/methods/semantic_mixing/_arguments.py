@@ -21,6 +21,12 @@ def _got(value: Any) -> str:
     return shown if 0 < len(shown) <= 60 else f"a {type(value).__name__}"
 
 
+def _hidden(value: Any) -> int:
+    """How many entries of a numpy masked array, or of those in a list, are masked: numpy would show what lies behind the mask."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
+
+
 def _numbers(name: str, value: Any, shape: str, *, low: float | None = None, high: float | None = None, whole: bool = False) -> Tensor:
     """Any array-like of floating-point numbers as a tensor without gradient, on the device it came on. shape: one word an axis, a number
     fixes its size, "..." stands for any axes; low, high: the closed range; whole: integers too."""
@@ -33,6 +39,8 @@ def _numbers(name: str, value: Any, shape: str, *, low: float | None = None, hig
     else:
         if value is None or isinstance(value, str | bytes | Mapping | set | frozenset):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        if hidden := _hidden(value):
+            raise ValueError(f"{name} must be {expected}, got an array with {hidden} masked entries: fill them, or leave their rows out")
         try:
             if isinstance(value, list | tuple) and any(isinstance(one, Tensor) for one in value):
                 value = torch.stack([torch.as_tensor(one) for one in value]).detach().cpu().numpy()
@@ -45,6 +53,10 @@ def _numbers(name: str, value: Any, shape: str, *, low: float | None = None, hig
         tensor = torch.from_numpy(np.ascontiguousarray(array))
     if tensor.is_complex() or tensor.dtype == torch.bool or not (whole or tensor.is_floating_point()):
         raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        raise TypeError(f"{name} must be {expected} of 16 bits or more, got {_got(value)}")
+    huge = tensor.dtype == torch.uint64
+    tensor = tensor.to(torch.int64) if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64) else tensor  # with which torch can hardly compute
     words = shape.split()
     if words != ["..."] and (len(words) != tensor.ndim or any(word.isdigit() and int(word) != size for word, size in zip(words, tensor.shape))):
         raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
@@ -54,6 +66,8 @@ def _numbers(name: str, value: Any, shape: str, *, low: float | None = None, hig
         least, most = (float(x) for x in tensor.aminmax())
     except (RuntimeError, NotImplementedError):  # on the meta device there is nothing to read
         raise TypeError(f"{name} must be {expected}, got {_got(value)} without numbers") from None
+    if huge and least < 0:
+        raise ValueError(f"{name} must be {expected} below 2**63, got {_got(value)} with more in it")
     if not (abs(least) < float("inf") and abs(most) < float("inf")):
         raise ValueError(f"{name} must be finite {expected}, got {'NaN' if least != least else 'an infinity'} in it")
     if (low is not None and least < low) or (high is not None and most > high):
@@ -68,7 +82,7 @@ def _range(low: float | None, high: float | None) -> str:
 def _scalar(value: Any) -> Any:
     """The Python number in what may be a numpy number or an array without axes; None where it is none."""
     if isinstance(value, Tensor | np.ndarray):
-        if value.ndim:
+        if value.ndim or np.ma.is_masked(value):
             return None
         try:
             value = value.item()

@@ -36,7 +36,7 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._arguments import _batch, _finite, _flag, _function, _got, _integers, _integral, _mapping, _nu, _numbers, _option, _texts
 from .mixing import VARIANTS, Levels, Result, Step, WordWeights, _blend, _like, _removal, _token_weights, _word_tables, levels
@@ -48,6 +48,7 @@ __all__ = [
 ADVICE = "try pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
 ONE_STEP = (DDIMScheduler, diffusers.EulerDiscreteScheduler)
 MULTISTEP = tuple(getattr(diffusers, f"{name}Scheduler") for name in ("DEISMultistep", "DPMSolverMultistep", "LMSDiscrete", "UniPCMultistep"))
+MORE = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "num_class_embeds", "time_cond_proj_dim")  # what else a U-Net may want
 PLAIN_ATTENTION = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)
 Nu = float | Tensor | Callable[[int], float | Tensor]
 Texts = str | Sequence[str]
@@ -127,6 +128,7 @@ def denoise(
     _function("unet", unet)
     N, given = len(_noise_to_signal(_known(scheduler))), start
     sizes = getattr(unet, "config", {})  # of diffusers' U-Nets; any function of these arguments will do
+    _plain("unet", sizes, sizes.get("out_channels"))
     start = _numbers("start", start, f"B {sizes.get('in_channels') or 'C'} h w")
     start = start.to(getattr(unet, "dtype", start.dtype))
     g = _finite("guidance_scale", guidance_scale, low=0)
@@ -196,18 +198,40 @@ def _in_cross_attention(unet: Any, words: WordWeights) -> Iterator[WordWeights]:
         unet.set_attn_processor(before)
 
 
-def reweight_words(pipe: Any, prompt: Texts, weights: Words, *, guided: bool = True) -> Any:
+def reweight_words(pipe: Any, prompt: Texts, weights: Words, *, guided: bool | None = None) -> Any:
     """Context manager: inside it, `pipe` attends to the words of `prompt` with other weights; restores the processors, always.
 
         with reweight_words(pipe, "a photo of a cat", {"cat": -1.0}):
             pipe("a photo of a cat", ...)
 
     weights: {word: s}, or one such mapping for each prompt; s > 1 strengthens, 0 silences, < 0 pushes away (usual: [-2, 2]). A
-    word may be a phrase; all its tokens and all its places are weighted. guided: guidance is on, which doubles the batch.
-    Raises ValueError for a word that is not in its prompt. `mix` and its relatives do this by `word_weights`.
+    word may be a phrase; all its tokens and all its places are weighted. guided: guidance is on, which doubles the batch; None:
+    as the pipeline's own call has it, and on in a loop of yours. Raises ValueError for a word that is not in its prompt, and
+    when the pipeline's call contradicts `guided`. `mix` and its relatives do this by `word_weights`.
     """
     table = _token_weights(_pipe(pipe).tokenizer, _texts("prompt", prompt), _word_tables("weights", weights), "weights")
-    return _in_cross_attention(pipe.unet, WordWeights(table, guided=guided))
+    return _around_the_pipeline(pipe, WordWeights(table, guided=guided is None or _flag("guided", guided)), guided)
+
+
+@contextmanager
+def _around_the_pipeline(pipe: Any, words: WordWeights, guided: bool | None) -> Iterator[WordWeights]:
+    """Words in the cross-attention of a pipeline, which says from the start of its call on whether guidance is on."""
+    before = vars(pipe).pop("_guidance_scale", None)  # of a call that is over
+
+    def told(last: bool) -> bool:
+        if "_guidance_scale" not in vars(pipe):
+            return last
+        if guided not in (None, pipe.do_classifier_free_guidance):
+            raise ValueError(f"guided must be {not guided} (or None) for this call of the pipeline, at guidance_scale={pipe.guidance_scale}, got {guided}")
+        return pipe.do_classifier_free_guidance
+
+    words.told = told
+    try:
+        with _in_cross_attention(pipe.unet, words):
+            yield words
+    finally:
+        if before is not None:
+            vars(pipe).setdefault("_guidance_scale", before)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -225,7 +249,17 @@ def encode(pipe: Any, image: Tensor, *, latent: str = "mean", generator: Generat
     generator = _generators(pipe, generator, len(image))
     if latent == "sample" and generator is None:
         raise ValueError("latent='sample' needs a generator, got none")
-    return _like(given, _encode(pipe, image, latent, generator))
+    with _tidied(pipe):
+        return _like(given, _encode(pipe, image, latent, generator))
+
+
+@contextmanager
+def _tidied(pipe: Any) -> Iterator[None]:
+    """As pipelines end, and however this ends: under offloading the last model goes back too."""
+    try:
+        yield
+    finally:
+        pipe.maybe_free_model_hooks()
 
 
 @torch.no_grad()
@@ -237,8 +271,9 @@ def _encode(pipe: Any, image: Tensor, latent: str, generator: Any) -> Tensor:
 
 def decode(pipe: Any, latents: Tensor) -> Tensor:
     """Latents (B, C, h, w) -> images (B, 3, H, W). What a VAE draws beyond [-1, 1] is cut, as pipelines do before they save."""
-    given, latents = latents, _numbers("latents", latents, f"B {_pipe(pipe).unet.config.in_channels} h w")
-    return _like(given, _decode(pipe, latents))
+    given, latents = latents, _numbers("latents", latents, f"B {_pipe(pipe).vae.config.latent_channels} h w")
+    with _tidied(pipe):
+        return _like(given, _decode(pipe, latents))
 
 
 @torch.no_grad()
@@ -251,7 +286,8 @@ def embed(pipe: Any, prompt: Texts) -> Tensor:
     _pipe(pipe)
     texts = _texts("prompt", prompt)
     _warn_of_cuts(pipe.tokenizer, texts)
-    return _embed(pipe, texts)
+    with _tidied(pipe):
+        return _embed(pipe, texts)
 
 
 @torch.no_grad()
@@ -292,7 +328,7 @@ def _prompt(
     pipe, prompt, guidance_scale, negative_prompt="", word_weights=None, word_levels=None, remove=None, *, name="prompt", level=0,
 ) -> _Prompt:  # fmt: skip
     """name: the argument that `prompt` came as; level: the first one that is run."""
-    _pipe(pipe)
+    _plain("pipe", _pipe(pipe).unet.config, pipe.vae.config.latent_channels)
     g = _finite("guidance_scale", guidance_scale, low=0)
     negative = _texts("negative_prompt", negative_prompt)
     words = None
@@ -314,6 +350,8 @@ def _prompt(
         words.levels = _integers("word_levels", word_levels, low=1)
         if not any(k <= level for k in words.levels):
             raise ValueError(f"word_levels must hold a level that is run, 1 to {level}, got {_got(word_levels)}")
+    if name != "inversion_prompt":
+        _agrees(pipe, g != 1)
     _warn_of_cuts(pipe.tokenizer, negative)
     _batch(**{name: len(texts), "negative_prompt": len(negative), "word_weights": 1 if words is None else len(words.weights)})
     return _Prompt(texts, negative, g, words)
@@ -368,6 +406,7 @@ def mix(
     inverted = layout == "ddim_inversion"
     if inverted:
         _inverse(forward)
+        _agrees(pipe, False)
         if noise is not None:
             raise ValueError("noise has no part in layout='ddim_inversion', got both")
     generator = _generators(pipe, generator, batch)
@@ -376,12 +415,13 @@ def mix(
         raise ValueError("latent='sample' needs a generator, got none")
     table = _nu_table(nu, window, shape)
 
-    x0 = _encode(pipe, image.expand(batch, -1, -1, -1) if latent == "sample" else image, latent, generator).expand(shape)
-    if inverted:
-        states = _invert(pipe.unet, forward, x0, inversion.embeds(pipe, batch), level=window.K_max)
-    else:
-        states = _noised(forward, x0, _draw(pipe, shape, generator, noise), window.needed)
-    return _like(given, _run(pipe, sampler, states, text, window, x0, table, variant, trace))
+    with _tidied(pipe):
+        x0 = _encode(pipe, image.expand(batch, -1, -1, -1) if latent == "sample" else image, latent, generator).expand(shape)
+        if inverted:
+            states = _invert(pipe.unet, forward, x0, inversion.embeds(pipe, batch), level=window.K_max)
+        else:
+            states = _noised(forward, x0, _draw(pipe, shape, generator, noise), window.needed)
+        return _like(given, _run(pipe, sampler, states, text, window, x0, table, variant, trace))
 
 
 def img2img(
@@ -418,7 +458,8 @@ def generate(
     generator = _generators(pipe, generator, shape[0])
     noise = _given_noise("noise", noise, generator, shape)
     start = _draw(pipe, shape, generator, noise) * sampler.init_noise_sigma
-    return _like(given, _run(pipe, sampler, {N: start}, text, Levels(N, N), trace=trace))
+    with _tidied(pipe):
+        return _like(given, _run(pipe, sampler, {N: start}, text, Levels(N, N), trace=trace))
 
 
 def mix_text(
@@ -452,13 +493,14 @@ def mix_text(
 
     start = _draw(pipe, shape, generator, noise) * first.init_noise_sigma
     states: dict[int, Tensor] = {}
-    x0 = _denoise(
-        pipe.unet, first, start, source.embeds(pipe, len(start)), level=N, guidance_scale=source.guidance_scale,
-        callback=lambda step: states.update({step.level: step.state}),
-    )  # fmt: skip
-    if layout_states == "renoise":
-        states = _noised(forward, x0, _draw(pipe, shape, generator, renoise), window.needed)
-    return _like(given, _run(pipe, sampler, states, text, window, x0, table, variant, trace))
+    with _tidied(pipe):
+        x0 = _denoise(
+            pipe.unet, first, start, source.embeds(pipe, len(start)), level=N, guidance_scale=source.guidance_scale,
+            callback=lambda step: states.update({step.level: step.state}),
+        )  # fmt: skip
+        if layout_states == "renoise":
+            states = _noised(forward, x0, _draw(pipe, shape, generator, renoise), window.needed)
+        return _like(given, _run(pipe, sampler, states, text, window, x0, table, variant, trace))
 
 
 def _run(pipe, sampler, states, text, window, x0=None, nu=None, variant="paper", trace=False) -> Result:  # fmt: skip
@@ -473,7 +515,6 @@ def _run(pipe, sampler, states, text, window, x0=None, nu=None, variant="paper",
             words=text.words, callback=steps.append if trace else None,
         )  # fmt: skip
     images = _decode(pipe, _numbers("latents", latents, "B C h w"))  # half precision can overflow on the way
-    pipe.maybe_free_model_hooks()  # as pipelines end: under offloading the last model goes back too
     return Result(images, latents, x0, window, steps if trace else None)
 
 
@@ -485,7 +526,26 @@ def _run(pipe, sampler, states, text, window, x0=None, nu=None, variant="paper",
 def _pipe(pipe: Any) -> Any:
     if not isinstance(pipe, diffusers.StableDiffusionPipeline | diffusers.StableDiffusionImg2ImgPipeline):
         raise TypeError(f"pipe must be a StableDiffusionPipeline, got {_got(pipe)}")
+    for name in ("unet", "vae", "text_encoder"):
+        if isinstance(part := getattr(pipe, name), nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise TypeError(f"pipe must have its {name} without {type(part).__name__}; give what it wraps: pipe.{name} = pipe.{name}.module")
     return pipe
+
+
+def _plain(name: str, config: Mapping, channels: int | None) -> None:
+    """Refuse a U-Net that wants more than latents, a timestep and a text, which would run without it or fail on the way."""
+    more = [key for key in MORE if config.get(key)]
+    if more or config.get("in_channels") != channels:
+        what = more[0] if more else f"in_channels={config.get('in_channels')} instead of {channels}"
+        raise ValueError(f"{name} must {'be' if name == 'unet' else 'have'} a U-Net that takes latents, a timestep and a text, got one with {what}")
+
+
+def _agrees(pipe: Any, guided: bool) -> None:
+    """Refuse a run of ours inside `reweight_words` that would take another part of the batch for the conditional one."""
+    for words in pipe.unet.attn_processors.values():
+        if isinstance(words, WordWeights) and words.guided != guided:
+            runs = "with guidance" if guided else "without guidance"
+            raise ValueError(f"guided of reweight_words must be {guided} around a run {runs}, got {words.guided}: weight words by word_weights instead")
 
 
 def _known(scheduler: Any) -> Any:

@@ -10,7 +10,7 @@ x-hat_k, state of the mix; nu, share of the denoised content.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -91,18 +91,24 @@ class WordWeights:
     the re-weighting of Hertz et al. 2022, Prompt-to-Prompt).
 
     weights: (n, L), one row for each prompt of the batch (or one for all). guided: the batch is [unconditional, conditional]
-    and only the second half is weighted. levels: the levels k to work at, None: all; `level` is the current one.
+    and only the second half is weighted. levels: the levels k to work at, None: all; `level` is the current one. `told`, where
+    it is set, is given `guided` at every call and returns what holds there.
     """
 
     def __init__(self, weights: Tensor, *, guided: bool = True, levels: Collection[int] | None = None) -> None:
         self.weights, self.guided, self.level = _numbers("weights", weights, "n L", whole=True), _flag("guided", guided), None
         self.levels = None if levels is None else _integers("levels", levels, low=1)
+        self.told: Callable[[bool], bool] | None = None
 
     def reweight(self, attention: Tensor, heads: int) -> Tensor:
         """attention: (B * heads, queries, L), or 2B with guidance; returns the weighted map of the same shape."""
         if self.levels is not None and self.level not in self.levels:
             return attention
-        rows = len(attention) // heads // (2 if self.guided else 1)
+        self.guided = self.guided if self.told is None else self.told(self.guided)
+        batch = len(attention) // heads
+        if self.guided and batch % 2:
+            raise ValueError(f"guided must be False where the batch has no unconditional half, got True with {batch} rows")
+        rows = batch // (2 if self.guided else 1)
         if rows % len(self.weights) or attention.shape[-1] != self.weights.shape[-1]:
             raise ValueError(f"weights are {tuple(self.weights.shape)}, expected (a divisor of {rows} prompts, {attention.shape[-1]} tokens)")
         s = self.weights.to(attention).repeat_interleave(rows * heads // len(self.weights), dim=0).unsqueeze(1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.methods.caching_schedules import FAST_30, Codebook, FixedClock, apply_adacache, attach, distance, pairwise_distances, predict_calls
+from helpers.methods.caching_schedules import FAST_30, Codebook, FixedClock, _runs, apply_adacache, distance, pairwise_distances, predict_calls
 from helpers.models import small as small_models
 
 torch.set_num_threads(1)
@@ -553,8 +553,8 @@ class OnDevice(torch.Tensor):
 
 
 def test_timesteps_on_an_accelerator_are_not_read_while_the_embedding_stays():
-    cache = attach._Cache(torch.nn.Identity(), FixedClock([1], 9), True, False, True, False)
-    state, hidden = attach._State(), torch.ones(1)
+    cache = _runs._Cache(torch.nn.Identity(), FixedClock([1], 9), True, False, True, False)
+    state, hidden = _runs._State(), torch.ones(1)
     t = torch.tensor([5.0, 5.0]).as_subclass(OnDevice)
     for _ in range(3):
         assert not cache._is_new_run(state, t, True, hidden)

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 
-from helpers.methods.caching_schedules import FAST_30, Codebook, apply_adacache, attach
+from helpers.methods.caching_schedules import FAST_30, Codebook, _runs, apply_adacache
 from helpers.models import small as small_models
 from tests.accelerator import DEVICE, Accelerator, near, offloads
 
@@ -613,7 +613,7 @@ class Times:
     ],
 )  # fmt: skip
 def test_calls_that_are_left(scheduler, timestep, left):
-    assert attach._calls_left(scheduler, timestep) == left
+    assert _runs._calls_left(scheduler, timestep) == left
 
 
 # -- wrappers, and a cache whose handle is lost ------------------------------------------------------------------------

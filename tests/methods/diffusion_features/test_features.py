@@ -223,6 +223,17 @@ def test_it_works_offloaded(offload, wanted):
     torch.testing.assert_close(near(found), wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_what_breaks_off_leaves_nothing_on_the_accelerator():
+    with Accelerator():
+        pipe = offloads["model"](small_models.image_pipeline())
+        handle = pipe.unet.mid_block.register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            found_by(pipe)
+        assert {str(p.device) for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters()} == {"cpu"}
+        handle.remove()
+        assert found_by(pipe).device == DEVICE
+
+
 @pytest.mark.parametrize("kind", ["latent", "pixel"])
 def test_everything_may_lie_on_an_accelerator(kind, request):
     images, noise = pictures(2), randn(2, 3, 16, 16) if kind == "pixel" else randn(2, 4, 8, 8)
@@ -233,6 +244,24 @@ def test_everything_may_lie_on_an_accelerator(kind, request):
             found = dift_grid(pipe, put(images), times=(9, 100), ensemble=2, noise=put(noise), latent="mean")
             for key in right:
                 torch.testing.assert_close(near(found[key]), right[key], atol=1e-5, rtol=1e-4)
+
+
+DEMANDING = {
+    "time_cond_proj_dim": dict(time_cond_proj_dim=8), "in_channels=9 instead of 4": dict(in_channels=9), "num_class_embeds": dict(num_class_embeds=3),
+    "addition_embed_type": dict(addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=24),
+    "encoder_hid_dim_type": dict(encoder_hid_dim_type="text_proj", encoder_hid_dim=12),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DEMANDING)
+def test_unets_that_want_more_are_refused_before_any_work(what, monkeypatch):
+    pipe = small_models.image_pipeline()
+    config = {key: value for key, value in pipe.unet.config.items() if not key.startswith("_")}
+    pipe.register_modules(unet=diffusers.UNet2DConditionModel(**{**config, **DEMANDING[what]}).eval())
+    for part, name in ((pipe.text_encoder, "forward"), (pipe.vae, "encode"), (pipe.unet, "forward")):
+        monkeypatch.setattr(part, name, lambda *args, **kwargs: pytest.fail("work was done"))
+    with pytest.raises(ValueError, match=f"^pipe must have a U-Net that takes an image, a timestep and a text, got one with {what}$"):
+        found_by(pipe)
 
 
 def test_sequential_offload_to_the_processor_itself(wanted):

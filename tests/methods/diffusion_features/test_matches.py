@@ -343,6 +343,25 @@ def test_unsigned_numbers_of_any_size():
     assert np.array_equal(describe(np.full((2, 3, 4), 2**63, dtype=np.uint64), [[1, 1]], size=(3, 4)), np.full((1, 2), 2.0**63))
 
 
+def test_unsigned_tensors_are_whole_numbers():
+    places, mask = torch.tensor([[1, 2], [3, 0]]), torch.tensor([[0, 200]])
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        assert torch.equal(describe(MAPS, places.to(dtype), size=(20, 16)), describe(MAPS, places, size=(20, 16)))
+        assert torch.equal(first_mask_to_labels(mask.to(dtype), (1, 2)), first_mask_to_labels(mask, (1, 2)))
+    huge = torch.full((2, 3, 4), -(2**63)).view(torch.uint64)
+    assert torch.equal(describe(huge, [[1, 1]], size=(3, 4)).double(), torch.full((1, 2), 2.0**63, dtype=torch.float64))
+    with pytest.raises(TypeError, match="maps must be numbers .* of 16 bits or more, got float8_e4m3fn tensor of shape"):
+        describe(MAPS.to(torch.float8_e4m3fn), places, size=(20, 16))
+
+
+def test_masked_entries_are_refused_by_name():
+    hidden = np.ma.masked_less(MAPS.numpy(), 0)
+    for given in (hidden, list(hidden)):
+        with pytest.raises(ValueError, match=rf"^maps must be .*, got an array with {int((MAPS < 0).sum())} masked entries: fill them, or leave"):
+            describe(given, [[1, 2]], size=(20, 16))
+    assert np.array_equal(describe(np.ma.masked_array(MAPS.numpy()), [[1, 2]], size=(20, 16)), describe(MAPS.numpy(), [[1, 2]], size=(20, 16)))
+
+
 def test_points_in_pandas_are_x_and_y():
     points = pd.DataFrame({"x": [1.0, 3], "y": [2.0, 0]}, index=[5, 9])
     assert np.array_equal(describe(MAPS.numpy(), points, size=(20, 16)), describe(MAPS, points.to_numpy(), size=(20, 16)))
