@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
-__all__ = ["ROOT", "require"]
+__all__ = ["ROOT", "TRAINED", "require"]
 
 ROOT = Path(__file__).resolve().parents[1]
+TRAINED = (  # models of data/models; each has a recipe
+    "toy-cogvideox", "toy-contrast", "toy-convnext-wide", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-mixer-wide", "toy-sd",
+    "toy-swin-wide", "toy-vit", "toy-vit-wide",
+)  # fmt: skip
 _MARKS = {"data": "claims.toml", "notebooks": "00_start_here.ipynb", "tests": "test_makefile.py"}  # other packages may bring a folder of the same name
 
 

@@ -30,10 +30,6 @@ transformers.utils.logging.disable_progress_bar()
 ROOT = checkout.ROOT
 MODELS = ROOT / "data" / "models"
 REVISIONS = ROOT / "data" / "revisions.toml"
-TRAINED = (  # each has a recipe
-    "toy-cogvideox", "toy-contrast", "toy-convnext-wide", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-mixer-wide", "toy-sd",
-    "toy-swin-wide", "toy-vit", "toy-vit-wide",
-)  # fmt: skip
 ENCODERS_AND_CLASSIFIERS = (  # published too, and pinned; their rooms load them
     "facebook/dino-vits16", "google/vit-base-patch16-224-in21k", "google/vit-large-patch16-224-in21k", "google/vit-huge-patch14-224-in21k",
     "facebook/vit-mae-base", "microsoft/swin-base-patch4-window7-224-in22k", "microsoft/resnet-50",
@@ -150,7 +146,7 @@ def folder(name: str) -> Path:
 
     Raises ValueError for an unknown name, FileNotFoundError, saying how to make it, when it is not there.
     """
-    path = MODELS / choice("name", name, TRAINED)
+    path = MODELS / choice("name", name, checkout.TRAINED)
     if not any((path / index).exists() for index in ("model_index.json", "config.json")):  # a pipeline's, a single model's
         checkout.require(name)
         raise FileNotFoundError(f"{path.relative_to(ROOT)} is not there; `make model NAME={name}` trains it")

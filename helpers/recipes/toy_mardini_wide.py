@@ -199,8 +199,8 @@ def gain_rows(table: dict[str, list[dict[str, float]]]) -> str:
 def card(photos: dict[str, list[dict[str, float]]], toys: dict[str, dict[str, float]], psnr: dict[str, float], minutes: dict[str, float], machine: str) -> str:
     """The model card, as text."""
     rows = "\n".join(f"| {name} | {q['error']:.2f} px | {q['kept']:.1f} % | {q['plausible']:.1f} % | {q['direction']:.1f} % |" for name, q in toys.items())
-    shares = "; ".join(f"round {turn + 1}, from step {step} on {100 * share:.0f} % toys, both ends known in {100 * own:.0f} % of them and {100 * real:.0f} % of "
-                       f"the photographs" for turn, (_, _, mix) in enumerate(ROUNDS) for step, (share, own, real) in mix.items())  # fmt: skip
+    shares = "; ".join(f"round {turn + 1}, from step {step} on {100 * share:.0f} % toys, both ends known in {100 * own:.0f} % of them and {100 * real:.0f} % "
+                       f"of the photographs" for turn, (_, _, mix) in enumerate(ROUNDS) for step, (share, own, real) in mix.items())  # fmt: skip
     return f"""# {NAME}
 
 [toy-mardini](../toy-mardini/README.md) widened to windows that move over photographs: the same networks and sizes, the same call. Made by

@@ -1245,3 +1245,21 @@ def test_the_loop_refuses_bad_input(changes, error, message):
     with pytest.raises(error, match=message):
         denoise(**valid | changes)
     assert calls == 3 == len(unet.times)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("shape", [(2, 6, 8), (2, 8, 3, 2)])
+@pytest.mark.parametrize("text", [None, (2, 5, 4)])
+def test_weights_of_one_leave_an_attention_layer_as_diffusers_computes_it(shape, text, residual):
+    """Tokens and maps (B, C, h, w), with and without a text, group norm and residual."""
+    torch.manual_seed(0)
+    layer = diffusers.models.attention_processor.Attention(
+        8, None if text is None else 4, heads=2, dim_head=4, norm_num_groups=2, residual_connection=residual, rescale_output_factor=1.5
+    ).eval()
+    states, words = torch.randn(shape), None if text is None else torch.randn(text)
+    layer.set_processor(diffusers.models.attention_processor.AttnProcessor())
+    plain = layer(states, words)
+    layer.set_processor(WordWeights(torch.ones(2, 5), guided=False))
+    assert torch.equal(layer(states, words), plain)
+    layer.set_processor(WordWeights(torch.full((2, 5), 0.5), guided=False))
+    assert torch.equal(layer(states, words), plain) == (text is None)

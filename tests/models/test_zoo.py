@@ -6,6 +6,7 @@ import diffusers
 import pytest
 import torch
 
+from helpers import checkout
 from helpers.methods.caching_schedules import FAST_30, apply_adacache
 from helpers.models import classifiers, encoders, zoo
 
@@ -34,7 +35,7 @@ def test_a_wrong_name_is_neither_asked_for_nor_written_down(monkeypatch, tmp_pat
 
 
 def test_every_trained_and_every_pinned_model_is_listed():
-    assert zoo.TRAINED == tuple(sorted(path.stem.replace("_", "-") for path in (zoo.ROOT / "helpers" / "recipes").glob("toy_*.py")))
+    assert checkout.TRAINED == tuple(sorted(path.stem.replace("_", "-") for path in (zoo.ROOT / "helpers" / "recipes").glob("toy_*.py")))
     assert zoo.ENCODERS_AND_CLASSIFIERS == (*encoders.CONFIGS, *classifiers.CONFIGS)
 
 

@@ -382,6 +382,23 @@ def test_calibration_on_probes_serves_every_clock():
         calibrate([pairwise_distances(torch.stack(r)) for r in runs], 30, 15, expect="linear")
 
 
+def test_a_fixed_schedule_of_one_call_and_what_it_observes():
+    clock = FixedClock([1], 1)
+    assert clock.tick() and clock.rate == 1
+    clock.observe(torch.ones(2))
+    with pytest.raises(ValueError, match="observe"):
+        clock.observe(torch.ones(2))
+
+
+def test_calibrating_on_a_probe_of_zeros_says_nothing_on_the_way():
+    """A clock warns of it once a video; a search tries forty codebooks."""
+    runs = [list(torch.randn(30, 6, generator=torch.Generator().manual_seed(seed))) for seed in range(3)]
+    runs[0][4] = torch.zeros(6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrate(runs, 30, 15, metric="cosine")
+
+
 def test_fixed_clock_and_uniform_calls():
     clock = FixedClock([5, 1, 2], 7)
     computed = [clock.tick() for _ in range(7)]
