@@ -11,6 +11,7 @@ from torch import nn
 
 from helpers.methods import visual_prompt_tuning as vpt
 from helpers.methods.visual_prompt_tuning import add_adapters, add_prompts, class_attention
+from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
 N, WIDTH, PATCHES, CLASSES, P = 3, 12, 6, 5, 4
@@ -659,6 +660,19 @@ def test_tasks_are_swapped_by_their_state():
         prompts.load_state_dict(states[task][0])
         assert torch.equal(said(model, IMAGES), states[task][1])
     assert set(states[0][0]) == {"values"}
+
+
+@pytest.mark.parametrize("options", [dict(mode="deep", dropout=0.1, projection=7), dict(mode="shallow", location="prepend-pixel"), dict(location="add-1")])
+def test_on_an_accelerator(options):
+    model = vit()
+    prompts = add_prompts(model, **options, generator=seed())
+    if isinstance(prompts, vpt.Prompts) and prompts.num_prompts:
+        prompts.strength = 0.5
+    wanted = said(model, IMAGES).detach()
+    with Accelerator():
+        model.to(DEVICE), prompts.to(DEVICE)
+        found = near(said(model, IMAGES.to(DEVICE)).detach())
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_half_precision_and_checkpointing():
