@@ -1,7 +1,7 @@
 """One bench for every way to tune a frozen transformer to a small task: the same trainer, the same pictures in the same order, the same new head.
 
     backbone = ViTForImageClassification.from_pretrained(...)               # never changed: each tuning works on a copy
-    choice = search(backbone, "SSF", *train, *validation, classes=10)       # learning rate, then weight decay, by accuracy on validation pictures
+    choice = search(backbone, "SSF", *train, *validation, classes=10)       # learning rate (and number of prompts), then weight decay, by validation
     tuned = fit(backbone, "SSF", *both, classes=10, rate=choice.rate, decay=choice.decay, seed=3)
     accuracy(tuned, *test), bytes_a_task(tuned), tuned.count                # in percent; a safetensors file's size; trained numbers
 
@@ -35,13 +35,13 @@ from ..arguments import choice, got, instance, integer, like, numbers, real
 from ..methods import scale_and_shift, visual_prompt_tuning
 
 __all__ = [
-    "BATCH", "DECAYS", "METHODS", "NUM_PROMPTS", "RANK", "REDUCTION", "STEPS", "Choice", "Tuned", "accuracy", "batches", "bytes_a_task", "fit", "held_out",
+    "BATCH", "DECAYS", "METHODS", "NUM_PROMPTS", "PROMPTS", "RANK", "REDUCTION", "STEPS", "Choice", "Tuned", "accuracy", "batches", "bytes_a_task", "fit", "held_out",
     "logits", "prepare", "rate_factor", "search", "storage", "time_ratio",
 ]  # fmt: skip
 
-NUM_PROMPTS, RANK, REDUCTION = 8, 8, 8  # prompts (a layer, where deep); rank of LoRA and DoRA; width of the backbone over that of an adapter
-STEPS, BATCH, WARM_UP = 50, 16, 0.1
-DECAYS = (0.0, 0.1)
+NUM_PROMPTS, RANK, REDUCTION = 8, 8, 8  # prompts where none are chosen; rank of LoRA and DoRA; width of the backbone over that of an adapter
+STEPS, BATCH, WARM_UP = 150, 16, 0.1
+DECAYS, PROMPTS = (0.0, 0.1), (1, 4, 8)  # what is tried; prompts a layer, where deep
 AT_ONCE = 200  # pictures, where nothing is trained
 DROPOUT = 0.1  # of the MLP head
 
@@ -93,25 +93,27 @@ def _adapters(init: str) -> Callable:
 
 
 def _prompts(mode: str) -> Callable:
-    return lambda model: [visual_prompt_tuning.add_prompts(model, num_prompts=NUM_PROMPTS, mode=mode)]
+    return lambda model, num_prompts: [visual_prompt_tuning.add_prompts(model, num_prompts=num_prompts, mode=mode)]
 
 
 def _scale_and_shift(model: ViTForImageClassification) -> list[nn.Module]:
     return [scale_and_shift.add_scale_shift(model, style="hooks")]
 
 
-def _both(model: ViTForImageClassification) -> list[nn.Module]:
-    return _scale_and_shift(model) + _prompts("deep")(model)
+def _both(model: ViTForImageClassification, num_prompts: int) -> list[nn.Module]:
+    return _scale_and_shift(model) + _prompts("deep")(model, num_prompts)
 
 
 @dataclass(frozen=True)
 class Way:
     """attach: of a frozen model with its new head makes one that trains more; gives the modules that were added beside it. rates: the grid, ascending.
-    reads: what the trained part begins with: "pixels", "block" (what the last block reads) or "features" (what the head reads)."""
+    reads: what the trained part begins with: "pixels", "block" (what the last block reads) or "features" (what the head reads). prompts: the numbers to
+    choose from, ascending; where there are some, `attach` gets one."""
 
-    attach: Callable[[ViTForImageClassification], list[nn.Module]]
+    attach: Callable[..., list[nn.Module]]
     rates: tuple[float, ...]
     reads: str = "pixels"
+    prompts: tuple[int, ...] = ()
 
 
 _SLOW, _MIDDLE, _FAST = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2)
@@ -127,10 +129,10 @@ METHODS = {
     "LoRA": Way(_peft(LoraConfig, r=RANK, lora_alpha=RANK, target_modules=["q_proj", "v_proj"]), _MIDDLE),
     "IA3": Way(_peft(IA3Config, target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"]), _FAST),
     "DoRA": Way(_peft(LoraConfig, r=RANK, lora_alpha=RANK, target_modules=["q_proj", "v_proj"], use_dora=True), _MIDDLE),
-    "VPT-shallow": Way(_prompts("shallow"), _FAST),
-    "VPT-deep": Way(_prompts("deep"), _FAST),
+    "VPT-shallow": Way(_prompts("shallow"), _FAST, prompts=PROMPTS),
+    "VPT-deep": Way(_prompts("deep"), _FAST, prompts=PROMPTS),
     "SSF": Way(_scale_and_shift, _FAST),
-    "SSF + VPT": Way(_both, _FAST),
+    "SSF + VPT": Way(_both, _FAST, prompts=PROMPTS),
 }
 
 
@@ -163,13 +165,15 @@ class Tuned:
             module.train(on)
 
 
-def prepare(backbone: ViTForImageClassification, method: str, *, classes: int, seed: int = 0) -> Tuned:
+def prepare(backbone: ViTForImageClassification, method: str, *, classes: int, seed: int = 0, num_prompts: int | None = None) -> Tuned:
     """A copy of `backbone`, frozen but for what one of METHODS trains, with a new linear head for so many classes (normal, deviation 0.02, bias 0).
 
-    The head depends on the seed alone. Raises TypeError for another kind of model, ValueError for an unknown method or fewer than two classes.
+    The head depends on the seed alone. num_prompts: for methods with prompts (None: NUM_PROMPTS). Raises TypeError for another kind of model, ValueError for an
+    unknown method, fewer than two classes, no prompts, or prompts where the method has none.
     """
     _checked_model(backbone)
     way = METHODS[choice("method", method, METHODS)]
+    options = _prompts_of(method, num_prompts)
     classes, seed = integer("classes", classes, low=2), integer("seed", seed, low=0, high=2**63 - 1)
     model = copy.deepcopy(backbone).requires_grad_(False).eval()
     weight = model.classifier.weight
@@ -179,7 +183,7 @@ def prepare(backbone: ViTForImageClassification, method: str, *, classes: int, s
     model.classifier = head.to(weight.device, weight.dtype)
     with torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
         torch.manual_seed(seed)
-        added = way.attach(model)
+        added = way.attach(model, **options)
     model.to(weight.device)
     model.classifier.to(weight.dtype).requires_grad_(True)
     named = [*model.named_parameters(), *((f"added.{i}.{name}", p) for i, module in enumerate(added) for name, p in module.named_parameters())]
@@ -190,6 +194,15 @@ def prepare(backbone: ViTForImageClassification, method: str, *, classes: int, s
     tuned = Tuned(method, classes, model, added, trained)
     tuned.train(False)
     return tuned
+
+
+def _prompts_of(method: str, num_prompts) -> dict:
+    """What `attach` of a method gets."""
+    if METHODS[method].prompts:
+        return dict(num_prompts=NUM_PROMPTS if num_prompts is None else integer("num_prompts", num_prompts, low=1))
+    if num_prompts is not None:
+        raise ValueError(f"num_prompts must be None for {method}, which has no prompts, got {got(num_prompts)}")
+    return {}
 
 
 def _checked_model(backbone) -> ViTForImageClassification:
@@ -312,18 +325,20 @@ def _train(tuned: Tuned, inputs: Tensor, labels: Tensor, rate: float, decay: flo
 
 def fit(
     backbone: ViTForImageClassification, method: str, images, labels, *, classes: int, rate: float, decay: float = 0.0, steps: int = STEPS,
-    batch: int = BATCH, seed: int = 0,
+    batch: int = BATCH, seed: int = 0, num_prompts: int | None = None,
 ) -> Tuned:  # fmt: skip
     """Tune a copy of `backbone` by one of METHODS on pictures (N, 3, S, S) in [0, 1] with labels (N,) from 0 to classes - 1.
 
     Raises ValueError for labels outside of the head, pictures of one class only, an unknown method, rate <= 0, decay < 0, fewer than one step or picture a
-    batch, all before any training; TypeError for other kinds.
+    batch, and what `prepare` refuses, all before any training; TypeError for other kinds.
     """
     _checked_model(backbone)
     way, classes = METHODS[choice("method", method, METHODS)], integer("classes", classes, low=2)
     rate, decay, steps, batch, seed = _options(rate, decay, steps, batch, seed)
+    _prompts_of(method, num_prompts)
     images, labels = _to_learn(backbone, images, labels, classes)
-    return _train(prepare(backbone, method, classes=classes, seed=seed), _inputs(backbone, way.reads, images), labels, rate, decay, steps, batch, seed)
+    tuned = prepare(backbone, method, classes=classes, seed=seed, num_prompts=num_prompts)
+    return _train(tuned, _inputs(backbone, way.reads, images), labels, rate, decay, steps, batch, seed)
 
 
 def _options(rate, decay, steps, batch, seed) -> tuple:
@@ -337,12 +352,14 @@ def _options(rate, decay, steps, batch, seed) -> tuple:
 
 
 class Choice(NamedTuple):
-    """What was chosen, its accuracy on the validation pictures in percent, and {(rate, decay): accuracy} of all that was tried, in the order tried."""
+    """What was chosen (num_prompts: None for methods without prompts), its accuracy on the validation pictures in percent, and {(rate, decay, num_prompts):
+    accuracy} of all that was tried, in the order tried."""
 
     rate: float
     decay: float
+    num_prompts: int | None
     accuracy: float
-    tried: dict[tuple[float, float], float]
+    tried: dict[tuple[float, float, int | None], float]
 
 
 def held_out(labels, count: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -367,8 +384,9 @@ def search(
     backbone: ViTForImageClassification, method: str, images, labels, validation_images, validation_labels, *, classes: int,
     rates: Iterable[float] | None = None, decays: Iterable[float] = DECAYS, steps: int = STEPS, batch: int = BATCH, seed: int = 0,
 ) -> Choice:  # fmt: skip
-    """Learning rate and weight decay by accuracy on validation pictures: first the rates (None: those of the method) with the smallest decay, then the other
-    decays with the best rate. Of equals the smaller rate, and the smaller decay. Pictures, labels and errors as in `fit`."""
+    """Learning rate, number of prompts (for methods that have some) and weight decay by accuracy on validation pictures: first all pairs of a number of prompts
+    and a rate (None: those of the method) with the smallest decay, then the other decays with the best pair. Of equals the fewest prompts, the smallest rate
+    and the smallest decay. Pictures, labels and errors as in `fit`."""
     _checked_model(backbone)
     way, classes = METHODS[choice("method", method, METHODS)], integer("classes", classes, low=2)
     rates = _grid("rates", way.rates if rates is None else rates, above=True)
@@ -379,15 +397,17 @@ def search(
     known, asked = (_inputs(backbone, way.reads, pictures) for pictures in (images, held[0]))
     tried = {}
 
-    def tells(rate: float, decay: float) -> float:
-        if (rate, decay) not in tried:
-            tuned = _train(prepare(backbone, method, classes=classes, seed=seed), known, labels, rate, decay, steps, batch, seed)
-            tried[rate, decay] = _share_right(_said(tuned, asked), held[1])
-        return tried[rate, decay]
+    def tells(num_prompts: int | None, rate: float, decay: float) -> float:
+        if (rate, decay, num_prompts) not in tried:
+            tuned = prepare(backbone, method, classes=classes, seed=seed, num_prompts=num_prompts)
+            _train(tuned, known, labels, rate, decay, steps, batch, seed)
+            tried[rate, decay, num_prompts] = _share_right(_said(tuned, asked), held[1])
+        return tried[rate, decay, num_prompts]
 
-    rate = max(rates, key=lambda rate: tells(rate, decays[0]))  # the first of equals: the smallest
-    decay = max(decays, key=lambda decay: tells(rate, decay))
-    return Choice(rate, decay, tried[rate, decay], tried)
+    pairs = [(num_prompts, rate) for num_prompts in way.prompts or (None,) for rate in rates]
+    num_prompts, rate = max(pairs, key=lambda pair: tells(*pair, decays[0]))  # the first of equals
+    decay = max(decays, key=lambda decay: tells(num_prompts, rate, decay))
+    return Choice(rate, decay, num_prompts, tried[rate, decay, num_prompts], tried)
 
 
 def _grid(name: str, values, above: bool = False) -> list[float]:

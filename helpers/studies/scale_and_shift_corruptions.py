@@ -1,7 +1,7 @@
 """Page 10: networks tuned on clean pictures, asked about corrupted ones. Three kinds in five severities, a linear head, full fine-tuning, SSF and VPT-deep.
 
 A case is a task and a method, on the transformer of the bench of tunings with 20 labels a class: the same training sets and tests as in the study `tuning`,
-and its search for learning rates (without weight decay), on clean pictures. Of each test set 200 pictures are corrupted.
+and its search for learning rates and numbers of prompts (without weight decay), on clean pictures. Of each test set 200 pictures are corrupted.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def measure(case: dict) -> dict:
     found = dict(rate=chosen.rate)
     for seed in range(SEEDS):
         _, train, (test, truth) = pictures(task, LABELS, seed)
-        tuned = tuning.fit(backbone(), method, *train, **options, rate=chosen.rate, seed=seed)
+        tuned = tuning.fit(backbone(), method, *train, **options, rate=chosen.rate, num_prompts=chosen.num_prompts, seed=seed)
         test, truth = test[:TEST], truth[:TEST]
         found[f"clean_0_{seed}"] = tuning.accuracy(tuned, test, truth)
         for kind in KINDS:
