@@ -16,7 +16,10 @@ CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage",
 ]  # fmt: skip
-QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+SETTINGS = {  # no news; and tests save when they ask for it: JupyterLab shows a dialog when its own saving, every two minutes, falls into another one
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "docmanager-extension/plugin": {"autosave": False},
+}
 
 
 def free_port() -> int:
@@ -49,9 +52,10 @@ def stop(process: subprocess.Popen) -> None:
 def lab_server(folder: Path, home: Path):
     """JupyterLab on the reader's copies in `folder`; yields its address and token. Settings and runtime files stay in `home`."""
     port, token = free_port(), secrets.token_hex(8)
-    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps(QUIET["@jupyterlab/apputils-extension:notification"]))
+    for name, values in SETTINGS.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(values))
     line, environment = command(folder, COPIES)
     env = environment | {
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
@@ -113,7 +117,7 @@ class Page:
         for _ in range(2):
             self.evaluate("await window.jupyterapp.commands.execute('docmanager:save');")
             self.page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=30_000)
-            assert self.page.locator(".jp-Dialog").count() == 0
+            assert self.page.locator(".jp-Dialog").all_inner_texts() == []
 
     def assert_pictures_without_a_kernel(self) -> None:
         """End the kernel and find a picture in the place of every control."""
