@@ -35,8 +35,8 @@ from ..arguments import choice, got, instance, integer, like, numbers, real
 from ..methods import scale_and_shift, visual_prompt_tuning
 
 __all__ = [
-    "BATCH", "DECAYS", "METHODS", "NUM_PROMPTS", "PROMPTS", "RANK", "REDUCTION", "STEPS", "Choice", "Tuned", "accuracy", "batches", "bytes_a_task", "fit", "held_out",
-    "logits", "prepare", "rate_factor", "search", "storage", "time_ratio",
+    "BATCH", "DECAYS", "METHODS", "NUM_PROMPTS", "PROMPTS", "RANK", "REDUCTION", "STEPS", "Choice", "Tuned", "accuracy", "batches", "bytes_a_task", "fit",
+    "held_out", "logits", "prepare", "rate_factor", "search", "storage", "time_ratio",
 ]  # fmt: skip
 
 NUM_PROMPTS, RANK, REDUCTION = 8, 8, 8  # prompts where none are chosen; rank of LoRA and DoRA; width of the backbone over that of an adapter

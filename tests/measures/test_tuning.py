@@ -218,27 +218,66 @@ def test_the_backbones_dropout_stays_off_and_the_heads_is_on():
 # --- choosing ---
 
 
-def test_of_equals_the_smaller_rate_and_the_smaller_decay(backbone, monkeypatch):
-    known = {(0.1, 0.0): 70, (0.2, 0.0): 80, (0.4, 0.0): 80, (0.2, 0.5): 80, (0.2, 0.9): 79}
-    seen, last = [], {}
-    monkeypatch.setattr(tuning, "_train", lambda tuned, x, y, rate, decay, *rest: (seen.append((rate, decay)), last.update(at=(rate, decay)), tuned)[-1])
-    monkeypatch.setattr(tuning, "_share_right", lambda said, labels: known[last["at"]])
+@pytest.fixture
+def told(backbone, monkeypatch):
+    """A search whose accuracies are given, by (rate, decay, prompts); `seen`: what it tried, in its order."""
+    known, seen, prepare = {}, [], tuning.prepare
+
+    def prepared(*args, num_prompts=None, **options):
+        seen.append((num_prompts,))
+        return prepare(*args, num_prompts=num_prompts, **options)
+
+    def train(tuned, inputs, labels, rate, decay, *rest):
+        seen[-1] = (rate, decay, *seen[-1])
+
+    monkeypatch.setattr(tuning, "prepare", prepared)
+    monkeypatch.setattr(tuning, "_train", train)
+    monkeypatch.setattr(tuning, "_share_right", lambda said, labels: known[seen[-1]])
     images, labels = easy(12)
-    options = dict(classes=CLASSES, rates=(0.4, 0.1, 0.2), decays=(0.9, 0.5, 0.0))
-    found = tuning.search(backbone, "linear", images, labels, images, labels, **options)
-    assert found[:3] == (0.2, 0.0, 80) and found.tried == known and seen == [(0.1, 0.0), (0.2, 0.0), (0.4, 0.0), (0.2, 0.5), (0.2, 0.9)]
-    known[0.2, 0.9] = 81
-    assert tuning.search(backbone, "linear", images, labels, images, labels, **options)[:3] == (0.2, 0.9, 81)
+    return known, seen, lambda method, **options: tuning.search(backbone, method, images, labels, images, labels, classes=CLASSES, **options)
 
 
-def test_a_search_tells_what_a_fit_reaches(backbone):
+def test_of_equals_the_smaller_rate_and_the_smaller_decay(told):
+    known, seen, search = told
+    known |= {(0.1, 0.0, None): 70, (0.2, 0.0, None): 80, (0.4, 0.0, None): 80, (0.2, 0.5, None): 80, (0.2, 0.9, None): 79}
+    options = dict(rates=(0.4, 0.1, 0.2), decays=(0.9, 0.5, 0.0))
+    found = search("linear", **options)
+    assert found[:4] == (0.2, 0.0, None, 80) and found.tried == known and seen == list(known)
+    known[0.2, 0.9, None] = 81
+    assert search("linear", **options)[:4] == (0.2, 0.9, None, 81)
+
+
+def test_of_equals_the_fewest_prompts(told):
+    known, seen, search = told
+    known |= {(rate, 0.0, p): 60 + (rate == 0.2) + (p > 1) for p in tuning.PROMPTS for rate in (0.1, 0.2)} | {(0.2, 0.5, 4): 62}
+    found = search("VPT-deep", rates=(0.1, 0.2), decays=(0.0, 0.5))
+    assert tuning.PROMPTS == (1, 4, 8) and found[:4] == (0.2, 0.0, 4, 62) and found.tried == known and seen == list(known)
+    known[0.1, 0.0, 1] = 70
+    known[0.1, 0.5, 1] = 71
+    assert search("VPT-deep", rates=(0.1, 0.2), decays=(0.0, 0.5))[:4] == (0.1, 0.5, 1, 71)
+
+
+@pytest.mark.parametrize("method, trained", [("bias", 4), ("VPT-shallow", 3 * 3 + 1)])
+def test_a_search_tells_what_a_fit_reaches(backbone, method, trained):
     (images, labels), held = easy(15), easy(9, seed=1)
-    found = tuning.search(backbone, "bias", images, labels, *held, classes=CLASSES, steps=8, seed=2)
-    assert [rate for rate, decay in found.tried if decay == 0] == list(tuning.METHODS["bias"].rates) and len(found.tried) == 4
-    for (rate, decay), accuracy in found.tried.items():
-        tuned = tuning.fit(backbone, "bias", images, labels, classes=CLASSES, rate=rate, decay=decay, steps=8, seed=2)
+    found = tuning.search(backbone, method, images, labels, *held, classes=CLASSES, steps=8, seed=2)
+    assert [rate for rate, decay, p in found.tried if decay == 0][:3] == list(tuning.METHODS[method].rates) and len(found.tried) == trained
+    for (rate, decay, num_prompts), accuracy in found.tried.items():
+        tuned = tuning.fit(backbone, method, images, labels, classes=CLASSES, rate=rate, decay=decay, num_prompts=num_prompts, steps=8, seed=2)
         assert tuning.accuracy(tuned, *held) == pytest.approx(accuracy)
     assert found.accuracy == max(found.tried.values())
+
+
+def test_as_many_prompts_as_asked_for(backbone):
+    for method, layers in (("VPT-shallow", 1), ("VPT-deep", LAYERS)):
+        assert tuning.prepare(backbone, method, classes=CLASSES, num_prompts=5).count_without_head == 5 * layers * WIDTH
+    images, labels = easy(12)
+    options = dict(classes=CLASSES, num_prompts=4)
+    for call in (lambda: tuning.prepare(backbone, "SSF", **options), lambda: tuning.fit(backbone, "SSF", images, labels, rate=0.1, **options)):
+        with pytest.raises(ValueError, match="num_prompts must be None for SSF, which has no prompts, got 4"):
+            call()
+    with pytest.raises(ValueError, match="num_prompts must be a whole number >= 1, got 0"):
+        tuning.fit(backbone, "VPT-deep", images, labels, rate=0.1, classes=CLASSES, num_prompts=0)
 
 
 def test_every_method_has_as_many_rates():

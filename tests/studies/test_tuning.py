@@ -22,11 +22,13 @@ def tiny(monkeypatch):
 
 def test_cases_are_every_method_on_every_task_and_what_claims_need_comes_first():
     cases = pd.DataFrame(study.cases())
-    assert len(cases) == len(study.TASKS) * len(study.LABELS) * len(tuning.METHODS) and not cases.duplicated().any()
+    assert len(cases) == len(study.TASKS) * (len(tuning.METHODS) + 2 * len(study.RULED)) and not cases.duplicated().any()
     assert len(study.TASKS) >= 12 and len(set(study.REAL) & set(study.TASKS)) >= 4 and set(study.TASKS) <= {*tasks.NAMES, *tasks.FURTHER}
-    assert set(cases.labels) == set(study.LABELS) == {5, 20, 100} and set(cases.method) == set(tuning.METHODS)
-    first = cases[: len(study.TASKS) * (3 * len(study.RULED) + len(study.PEERS))]
-    assert set(first.method) == {*study.RULED, *study.PEERS} and set(first.labels[first.method.isin(study.PEERS)]) == {20}
+    assert set(cases.method[cases.labels == 20]) == set(tuning.METHODS)
+    for labels in (5, 100):
+        assert set(cases.method[cases.labels == labels]) == set(study.RULED)
+    first = cases[: 7 * len(study.TASKS)]
+    assert set(first.method) == {*study.RULED, "bias", "adapter", "LoRA"} and set(first.labels) == {20}
 
 
 @pytest.mark.parametrize("task", study.TASKS)
@@ -59,7 +61,14 @@ def test_a_case_is_a_choice_and_five_paired_networks(tiny):
     _, train, test = study.pictures("touching", 5, 3)
     tuned = tuning.fit(tiny, "linear", *train, classes=2, rate=row["rate"], decay=row["decay"], seed=3)
     assert row["accuracy_3"] == pytest.approx(tuning.accuracy(tuned, *test)) and row["bytes"] == tuning.bytes_a_task(tuned)
-    assert row["rate"] in tuning.METHODS["linear"].rates and row["decay"] in tuning.DECAYS
+    assert row["rate"] in tuning.METHODS["linear"].rates and row["decay"] in tuning.DECAYS and row["num_prompts"] == 0
+
+
+def test_the_number_of_prompts_is_the_chosen_one(tiny, monkeypatch):
+    monkeypatch.setattr(study.tuning, "search", lambda *args, **options: tuning.Choice(0.01, 0.0, 4, 50.0, {}))
+    monkeypatch.setattr(study, "SEEDS", 1)
+    row = study.measure(dict(task="touching", labels=5, method="VPT-deep"))
+    assert row["num_prompts"] == 4 and row["without_head"] == 2 * 4 * 16
 
 
 def test_validation_pictures_are_training_pictures_and_never_test_pictures(tiny, monkeypatch):
@@ -67,7 +76,7 @@ def test_validation_pictures_are_training_pictures_and_never_test_pictures(tiny,
 
     def search(backbone, method, images, labels, validation_images, validation_labels, **options):
         asked.append((images, labels, validation_images, validation_labels))
-        return tuning.Choice(0.01, 0.0, 50.0, {})
+        return tuning.Choice(0.01, 0.0, None, 50.0, {})
 
     monkeypatch.setattr(study.tuning, "search", search)
     monkeypatch.setattr(study, "SEEDS", 1)
