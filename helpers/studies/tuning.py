@@ -109,11 +109,11 @@ def _asked(table, labels, methods: Sequence, which) -> tuple[pd.DataFrame, int, 
 
 
 def by_parameters(table: pd.DataFrame, *, labels: int = 20, tasks: Sequence[str] | None = None) -> pd.DataFrame:
-    """A row for each method, fewest trained numbers first: `without_head`, `bytes` and `time_ratio` (medians over tasks), and its mean `accuracy` over the
-    tasks (None: all) with `low` and `high`, a 95 % interval over tasks. Raises ValueError where a method lacks one of the tasks."""
+    """A row for each method that was measured with so many labels, fewest trained numbers first: `without_head`, `bytes` and `time_ratio` (medians over tasks),
+    and its mean `accuracy` over the tasks (None: all) with `low` and `high`, a 95 % interval over tasks. Raises ValueError where one lacks one of the tasks."""
     table, labels, which = _asked(table, labels, (), tasks)
     rows = []
-    for method in dict.fromkeys(table.method):
+    for method in dict.fromkeys(table.method[table.labels == labels]):
         some = _some(table, labels, method, which)
         mean = statistics.interval(some[list(ACCURACIES)].to_numpy(), of="tasks")
         costs = some[["without_head", "bytes", "time_ratio"]].median().to_dict()
