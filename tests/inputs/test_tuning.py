@@ -42,8 +42,8 @@ def searched(**arguments):
 TRIALS = [
     Trial(tuning.prepare, slow=0.5, after=says, backbone=MODEL, method=choice("linear"), classes=integer(3, low=2, high=None, either=(10**9,)),
           seed=integer(1, low=0)),
-    Trial(tuning.prepare, trial_id="prompts", slow=0.5, after=says, backbone=MODEL, method=choice("VPT-shallow"), classes=integer(3, low=2, high=None, either=(10**9,)),
-          seed=integer(1, low=0), num_prompts=optional(integer(2, low=1))),
+    Trial(tuning.prepare, trial_id="prompts", slow=0.5, after=says, backbone=MODEL, method=choice("VPT-shallow"), seed=integer(1, low=0),
+          classes=integer(3, low=2, high=None, either=(10**9,)), num_prompts=optional(integer(2, low=1))),
     Trial(tuning.fit, slow=0.5, after=says, backbone=MODEL, method=choice("linear"), rate=real(0.01, low=0, above=True), decay=real(0.1, low=0), **FEW,
           images=array(IMAGES, low=0, high=1, tolerance=1e-4), labels=array(LABELS, low=0, high=2), names=TOLD),
     Trial(searched, public="search", trial_id="search", slow=0.5, backbone=MODEL, method=choice("linear"), **FEW,
