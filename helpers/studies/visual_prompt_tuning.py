@@ -27,7 +27,7 @@ __all__ = [
 TASKS, LABELS, LAYERS = ("mnist", "category in noise"), 20, 6
 LENGTHS, DEPTHS, POOLINGS = (1, 2, 4, 8, 16, 32), (1, 2, 4), ("patches", "prompts", "all")
 LOCATIONS = ("add", "add-1", "prepend-pixel", "concat-channel", "pad")
-RATES = (0.01, 0.03)
+RATES = (0.003, 0.01, 0.03)
 LOOKED_AT = 64  # test pictures, of each seed, whose attention is measured
 # eight prompts in front of every block; first, last: 0 for all blocks; pooling "model": the class token, as the model has it
 BASE = dict(mode="deep", location="prepend", prompts=8, first=0, last=0, pooling="model", at_first="insert")
