@@ -1,7 +1,7 @@
 """One bench for every way to tune a frozen transformer to a small task: the same trainer, the same pictures in the same order, the same new head.
 
     backbone = ViTForImageClassification.from_pretrained(...)               # never changed: each tuning works on a copy
-    choice = search(backbone, "SSF", *train, *validation, classes=10)       # learning rate (and number of prompts), then weight decay, by validation
+    choice = search(backbone, "SSF", *train, *validation, classes=10)       # learning rate, number of prompts, weight decay, by validation
     tuned = fit(backbone, "SSF", *both, classes=10, rate=choice.rate, decay=choice.decay, seed=3)
     accuracy(tuned, *test), bytes_a_task(tuned), tuned.count                # in percent; a safetensors file's size; trained numbers
 
@@ -116,7 +116,7 @@ class Way:
     prompts: tuple[int, ...] = ()
 
 
-_SLOW, _MIDDLE, _FAST = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2)
+_SLOW, _MIDDLE, _FAST = (3e-5, 1e-4, 3e-4, 1e-3), (3e-4, 1e-3, 3e-3, 1e-2), (1e-3, 3e-3, 1e-2, 3e-2)
 METHODS = {
     "linear": Way(_nothing, _FAST, "features"),
     "full": Way(_everything, _SLOW),
@@ -384,9 +384,9 @@ def search(
     backbone: ViTForImageClassification, method: str, images, labels, validation_images, validation_labels, *, classes: int,
     rates: Iterable[float] | None = None, decays: Iterable[float] = DECAYS, steps: int = STEPS, batch: int = BATCH, seed: int = 0,
 ) -> Choice:  # fmt: skip
-    """Learning rate, number of prompts (for methods that have some) and weight decay by accuracy on validation pictures: first all pairs of a number of prompts
-    and a rate (None: those of the method) with the smallest decay, then the other decays with the best pair. Of equals the fewest prompts, the smallest rate
-    and the smallest decay. Pictures, labels and errors as in `fit`."""
+    """Learning rate, number of prompts (for methods that have some) and weight decay by accuracy on validation pictures, one after the other: first the rates
+    (None: those of the method) with the fewest prompts and the smallest decay, then the numbers of prompts, then the decays. Of equals the smallest. Pictures,
+    labels and errors as in `fit`."""
     _checked_model(backbone)
     way, classes = METHODS[choice("method", method, METHODS)], integer("classes", classes, low=2)
     rates = _grid("rates", way.rates if rates is None else rates, above=True)
@@ -404,8 +404,9 @@ def search(
             tried[rate, decay, num_prompts] = _share_right(_said(tuned, asked), held[1])
         return tried[rate, decay, num_prompts]
 
-    pairs = [(num_prompts, rate) for num_prompts in way.prompts or (None,) for rate in rates]
-    num_prompts, rate = max(pairs, key=lambda pair: tells(*pair, decays[0]))  # the first of equals
+    lengths = way.prompts or (None,)
+    rate = max(rates, key=lambda rate: tells(lengths[0], rate, decays[0]))  # the first of equals: the smallest
+    num_prompts = max(lengths, key=lambda num_prompts: tells(num_prompts, rate, decays[0]))
     decay = max(decays, key=lambda decay: tells(num_prompts, rate, decay))
     return Choice(rate, decay, num_prompts, tried[rate, decay, num_prompts], tried)
 
