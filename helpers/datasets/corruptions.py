@@ -11,8 +11,8 @@ occlusion go with the picture's width: a scene looks alike at 32 and at 64 px. N
 size, as in ImageNet-C. Numbers that are measured with these kinds are none of ImageNet-C.
 
 What is drawn for a picture (noise, clouds, the place of the square) follows the seed and its number alone, and no kind makes one picture depend on another,
-but for the last bit of a blurred one of a single channel. Severities are made for pictures of 32 px and more: the lower ones of defocus and pixelate may
-leave smaller pictures as they are.
+but for the last bits of two: blur of a single channel, and contrast of large pictures on several threads, are summed in another order in a crowd. Severities
+are made for pictures of 32 px and more: the lower ones of defocus and pixelate may leave smaller pictures as they are.
 """
 
 import io
