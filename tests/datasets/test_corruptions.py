@@ -244,3 +244,13 @@ def test_occlusion_is_one_grey_square_that_grows():
         before = hidden
     places = hidden.double().flatten(1).argmax(1)
     assert len(places.unique()) > 5
+
+
+# --- refusals ---
+
+
+def test_bytes_are_refused_as_what_they_are():
+    with pytest.raises(TypeError, match=r"images must be floating-point numbers \(N, C, H, W\) in \[0, 1\], got whole numbers of dtype uint8"):
+        corrupt((PICTURES * 255).to(torch.uint8), "noise", 1)
+    with pytest.raises(ValueError, match=r"images must be numbers \(N, C, H, W\) in \[0, 1\], got values from "):
+        corrupt(PICTURES * 255, "noise", 1)
