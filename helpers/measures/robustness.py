@@ -75,9 +75,10 @@ def errors_under(predict: Callable, images, labels, *, kinds: Sequence[str] = KI
     """
     function("predict", predict, "a function of pictures that gives class numbers")
     sizes = {}
-    images = numbers("images", images, "N C H W", sizes, low=0, high=1)
+    images = numbers("images", images, "N C H W", sizes)
     if not images.is_floating_point():
         raise TypeError(f"images must be floating-point numbers (N, C, H, W) in [0, 1], got whole numbers of dtype {str(images.dtype).removeprefix('torch.')}")
+    images = numbers("images", images, "N C H W", low=0, high=1)
     labels = numbers("labels", labels, "N", sizes, whole=True, low=0).cpu()
     kinds, seed, batch = texts("kinds", kinds, options=KINDS), integer("seed", seed, low=0, high=10**11), integer("batch", batch, low=1)
     if len(set(kinds)) < len(kinds):

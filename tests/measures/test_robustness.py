@@ -213,7 +213,7 @@ def test_a_network_is_asked_without_gradients_on_the_pictures_device():
     (lambda: stack([3]), TypeError, r"runs\[0\] must be Errors"), (lambda: stack(MODEL), TypeError, "runs must be a list"),
     (lambda: errors_under(bright, IMAGES, LABELS[:3]), ValueError, "labels must be"),
     (lambda: errors_under(bright, IMAGES * 255, LABELS), ValueError, "images must be"),
-    (lambda: errors_under(bright, (IMAGES * 255).to(torch.uint8) // 255, LABELS), TypeError, "images must be floating-point"),
+    (lambda: errors_under(bright, (IMAGES * 255).to(torch.uint8), LABELS), TypeError, "images must be floating-point"),
     (lambda: errors_under(bright, IMAGES, LABELS, kinds=["rain"]), ValueError, "kinds must be one of 'noise'"),
     (lambda: errors_under(bright, IMAGES, LABELS, kinds=["fog", "fog"]), ValueError, "kinds must be different ones"),
     (lambda: errors_under(lambda x: x.flatten(1).long(), IMAGES, LABELS), ValueError, r"what predict gives must be whole numbers \(23,\)"),
