@@ -83,12 +83,15 @@ def _hollow(value: Tensor) -> bool:
 
 
 def _numbers(
-    name: str, value: Any, shape: str, *, low: float | None = None, high: float | None = None, whole: bool = False, hollow: bool = False, detach: bool = True,
+    name: str, value: Any, shape: str, *, like: str = "", low: float | None = None, high: float | None = None, whole: bool = False, hollow: bool = False,
+    detach: bool = True,
 ) -> Tensor:  # fmt: skip
     """Any array-like as a tensor, on the device it came on. shape: one word an axis, a number fixes its size, "..." in front stands for any axes more;
-    low, high: a closed range; whole: integers only, otherwise floating-point numbers only, all finite; hollow: a shape on the meta device is taken too."""
+    like: the argument that such sizes come from; low, high: a closed range; whole: integers only, otherwise floating-point numbers only, all finite;
+    hollow: a shape on the meta device is taken too."""
     words = shape.split()
     expected = f"{'whole numbers' if whole else 'floating-point numbers'} ({', '.join(words)}{',' if len(words) == 1 and words != ['...'] else ''})"
+    expected += f", as {like} has them" if like else ""
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_quantized or (_hollow(value) and not hollow):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")

@@ -32,11 +32,11 @@ def channel_gate(query, key, *, temperature=1.0):
     tokens it is 1 / N. temperature: T, a number or one a head (h,). Returns gates like query, through which gradients flow.
     """
     q = _numbers("query", query, "B h N d", detach=False)
-    k = _numbers("key", key, " ".join(map(str, q.shape)), detach=False)
+    k = _numbers("key", key, " ".join(map(str, q.shape)), like="query", detach=False)
     try:
         scale = torch.tensor([_number("temperature", temperature)])
     except TypeError:
-        scale = _numbers("temperature", temperature, str(q.shape[1]), detach=False)
+        scale = _numbers("temperature", temperature, str(q.shape[1]), like="query", detach=False)
     return _like(query, (_open(q, k.to(q)) * scale.to(q)[:, None]))
 
 
@@ -52,7 +52,7 @@ def channel_attention(query, key):
     The paper's CA, which the released code does not have. Returns weights like query, through which gradients flow.
     """
     q = _numbers("query", query, "B N C", detach=False)
-    k = _numbers("key", key, " ".join(map(str, q.shape)), detach=False)
+    k = _numbers("key", key, " ".join(map(str, q.shape)), like="query", detach=False)
     return _like(query, _between_channels(q, k.to(q)))
 
 
@@ -186,7 +186,7 @@ class ChannelBlock(nn.Module):
     With U = LayerNorm(MLP(x)), the depthwise MLP of the paper (value="depthwise"), the answer is, by `channel`:
 
     - "eca": g U, g one number a channel and picture from `channel_gate(query(x), x, temperature=T)`; there is no key projection;
-    - "se":  g U, g = T sigmoid(w2 ReLU(w1 mean of U over the tokens)), squeeze and excitation, C / 2 wide inside so that it has as many numbers as "eca" (ours);
+    - "se":  g U, g = T sigmoid(w2 ReLU(w1 mean of U over the tokens)), squeeze and excitation, C / 2 wide inside: as many numbers as "eca" (ours);
     - "ca":  U A^T, A (C, C) of `channel_attention(query(x), key(x))`;
     - "mlp": U, without any gate.
 

@@ -26,17 +26,19 @@ class Clustering(NamedTuple):
     trace: Any
 
 
-def _clouds(points: Any, centres: Any, covariance: Any) -> tuple[Tensor, Tensor, Tensor]:
-    x = _wide(_numbers("points", points, "N D"))
-    z = _wide(_numbers("centres", centres, f"K {x.shape[1]}")).to(x.device)
-    return x, z, _covariance(covariance, x)
+def _clouds(points: Any, centres: Any, covariance: Any) -> tuple[Tensor, Tensor, Tensor, torch.dtype]:
+    """Points, centres and covariance in float64, and the dtype that the points came in."""
+    given = _numbers("points", points, "N D")
+    x = _wide(given)
+    z = _wide(_numbers("centres", centres, f"K {x.shape[1]}", like="points")).to(x.device)
+    return x, z, _covariance(covariance, x), given.dtype
 
 
 def _covariance(covariance: Any, x: Tensor) -> Tensor:
     axes = x.shape[1]
     if covariance is None:
         return torch.eye(axes, dtype=x.dtype, device=x.device)
-    s = _wide(_numbers("covariance", covariance, f"{axes} {axes}")).to(x.device)
+    s = _wide(_numbers("covariance", covariance, f"{axes} {axes}", like="points")).to(x.device)
     if not torch.allclose(s, s.T, atol=1e-6 * float(s.abs().max())) or not (torch.linalg.eigvalsh(s) > 0).all():
         raise ValueError(f"covariance must be symmetric and positive definite, got {s.tolist()}")
     return s
@@ -50,8 +52,8 @@ def soft_assignment(points, centres, *, covariance=None, over: str = "centres", 
     paper takes for equal: without it, a centre far from the origin draws more than its share. Returns (N, K) like points.
     """
     over, norms = _option("over", over, OVER), _flag("norms", norms)
-    x, z, s = _clouds(points, centres, covariance)
-    return _like(points, _assigned(x, z, s, over, norms).to(_numbers("points", points, "N D").dtype))
+    x, z, s, dtype = _clouds(points, centres, covariance)
+    return _like(points, _assigned(x, z, s, over, norms).to(dtype))
 
 
 def _assigned(x: Tensor, z: Tensor, s: Tensor, over: str, norms: bool) -> Tensor:
@@ -68,8 +70,9 @@ def updated_centres(points, assignment, *, form: str = "mean", covariance=None):
     A centre without any point (all of its column 0) has no mean and is refused.
     """
     form = _option("form", form, FORMS)
-    x = _wide(_numbers("points", points, "N D"))
-    p = _wide(_numbers("assignment", assignment, f"{len(x)} K", low=0)).to(x.device)
+    given = _numbers("points", points, "N D")
+    x = _wide(given)
+    p = _wide(_numbers("assignment", assignment, f"{len(x)} K", like="points", low=0)).to(x.device)
     if (empty := (p.sum(0) == 0)).any():
         raise ValueError(f"assignment must give each centre something, got a column of zeros, {int(empty.nonzero()[0])}")
     s = _covariance(covariance, x)
@@ -77,7 +80,7 @@ def updated_centres(points, assignment, *, form: str = "mean", covariance=None):
         made = (p.T @ x) / p.sum(0)[:, None]
     else:
         made = (p.sum(0) / len(x)).log()[:, None] / (len(x) * torch.linalg.det(s)) * (p.T @ x)
-    return _like(points, made.to(_numbers("points", points, "N D").dtype))
+    return _like(points, made.to(given.dtype))
 
 
 def soft_clusters(points, centres, *, covariance=None, over: str = "centres", norms: bool = False, steps: int = 10) -> Clustering:
@@ -86,12 +89,11 @@ def soft_clusters(points, centres, *, covariance=None, over: str = "centres", no
     A centre that no point is assigned to (it happens where numbers underflow) stays where it is.
     """
     over, norms, steps = _option("over", over, OVER), _flag("norms", norms), _integer("steps", steps, 0)
-    x, z, s = _clouds(points, centres, covariance)
+    x, z, s, dtype = _clouds(points, centres, covariance)
     trace = [z]
     for _ in range(steps):
         p = _assigned(x, trace[-1], s, over, norms)
         mass = p.sum(0)[:, None]
         trace.append(torch.where(mass > 0, p.T @ x / mass.clamp(min=torch.finfo(x.dtype).tiny), trace[-1]))
-    dtype = _numbers("points", points, "N D").dtype
     found = (trace[-1], _assigned(x, trace[-1], s, over, norms), torch.stack(trace))
     return Clustering(*(_like(points, one.to(dtype)) for one in found))

@@ -29,18 +29,20 @@ class Agreement(NamedTuple):
     purity: Any
 
 
-def _unit(features: Any) -> Tensor:
-    rows = _wide(_numbers("features", features, "... N C"))
+def _unit(features: Any) -> tuple[Tensor, torch.dtype]:
+    """Rows of length 1, in float64, and the dtype that they came in."""
+    given = _numbers("features", features, "... N C")
+    rows = _wide(given)
     if (lost := (rows.norm(dim=-1) == 0)).any():
         raise ValueError(f"features must have no token of zeros, which has no direction, got {int(lost.sum())} of them")
-    return F.normalize(rows, dim=-1)
+    return F.normalize(rows, dim=-1), given.dtype
 
 
 def token_affinity(features):
     """How alike tokens are: features (..., N, C) -> (..., N, N) in [0, 1], the cosine, or 0 where that is negative. Of the dtype of the features."""
-    rows = _unit(features)
+    rows, dtype = _unit(features)
     affinity = (rows @ rows.mT).clamp(0, 1)
-    return _like(features, ((affinity + affinity.mT) / 2).to(_numbers("features", features, "... N C").dtype))
+    return _like(features, ((affinity + affinity.mT) / 2).to(dtype))
 
 
 def attention_affinity(attention):
@@ -84,7 +86,7 @@ def paint(labels, grid: tuple[int, int], patch_size: int):
 def group_scores(labels, masks) -> Agreement:
     """How well groups agree with true ones: labels and masks, whole numbers of one shape (names of groups, in any order) -> Agreement."""
     found = _numbers("labels", labels, "...", whole=True)
-    true = _numbers("masks", masks, " ".join(map(str, found.shape)) or "...", whole=True).to(found.device)
+    true = _numbers("masks", masks, " ".join(map(str, found.shape)) or "...", like="labels", whole=True).to(found.device)
     purity = [float(true[members].flatten().unique(return_counts=True)[1].max() / members.sum()) for members in (found == k for k in found.unique())]
     return Agreement(float(adjusted_rand_score(true.flatten().cpu().numpy(), found.flatten().cpu().numpy())), _like(labels, torch.tensor(purity)))
 
@@ -94,6 +96,6 @@ def significant_eigenvalues(features, *, threshold: float = 1e-2) -> Spectrum:
 
     threshold: what counts, as a share of the largest eigenvalue (the paper's is not known; ours). 1 where all tokens are alike, at most min(N, C).
     """
-    threshold, rows = _number("threshold", threshold, 0, 1), _unit(features)
+    threshold, (rows, _) = _number("threshold", threshold, 0, 1), _unit(features)
     values = torch.linalg.eigvalsh(rows @ rows.mT / rows.shape[-2]).flip(-1).clamp(min=0)
     return Spectrum(_like(features, (values > threshold * values[..., :1]).sum(-1)), _like(features, values))

@@ -51,7 +51,7 @@ class FAN(nn.Module):
         class_residual: str = "normalised", eta: float = 1.0, drop_path: float = 0.0,
     ):  # fmt: skip
         super().__init__()
-        self.image_size, self.patch_size = _integer("image_size", image_size, 1), _choice_of_patch(patch_size)
+        self.image_size, self.patch_size = _integer("image_size", image_size, 1), _patch(patch_size)
         width, heads = _check_heads(width, heads)
         depth, classes, class_blocks = _integer("depth", depth, 1), _integer("classes", classes, 1), _integer("class_blocks", class_blocks, 1)
         if self.image_size % self.patch_size:
@@ -131,7 +131,7 @@ class FAN(nn.Module):
         return [(block, x, grid) for block, x in zip(self.blocks, self._walk(images))]
 
 
-def _choice_of_patch(value: Any) -> int:
+def _patch(value: Any) -> int:
     if _integer("patch_size", value, 1) not in PATCHES:
         raise ValueError(f"patch_size must be one of {', '.join(map(str, PATCHES))}, got {value}")
     return int(value)
