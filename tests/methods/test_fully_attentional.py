@@ -13,6 +13,7 @@ from scipy.special import expit
 from scipy.special import softmax as numpy_softmax
 from sklearn.mixture import GaussianMixture
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.methods import fully_attentional as fan
 from helpers.methods.fully_attentional import FAN, ChannelBlock, TokenMixing, blocks, channel_gate, network
@@ -418,12 +419,17 @@ def on_meta(**options):
         return FAN(**options)
 
 
-@pytest.mark.parametrize("name", fan.PUBLISHED)
-def test_published_networks_have_their_published_size(name):
-    count = sum(p.numel() for p in on_meta(**fan.PUBLISHED[name]).parameters())
-    assert count == pytest.approx(fan.PUBLISHED_PARAMETERS[name], rel=1e-3)
-    readme = {"FAN-T-ViT": 7.3e6, "FAN-S-ViT": 28.0e6, "FAN-B-ViT": 54.0e6, "FAN-L-ViT": 80.5e6}[name]
-    assert count == pytest.approx(readme, rel=1.5e-2)
+@pytest.mark.parametrize(
+    "name, readme, gmacs", [("FAN-T-ViT", 7.3e6, 1.56), ("FAN-S-ViT", 28.0e6, 5.64), ("FAN-B-ViT", 54.0e6, 10.97), ("FAN-L-ViT", 80.5e6, 16.40)]
+)
+def test_published_networks_have_their_published_size_and_cost(name, readme, gmacs):
+    model, sizes = on_meta(**fan.PUBLISHED[name]).eval(), fan.PUBLISHED[name]
+    count = sum(p.numel() for p in model.parameters())
+    assert count == pytest.approx(fan.PUBLISHED_PARAMETERS[name], rel=1e-3) and count == pytest.approx(readme, rel=1.5e-2)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, 224, 224, device="meta"))
+    once_more = sizes["depth"] * 196**2 * sizes["width"]  # what was counted of the official code holds the product of attention and values twice a block
+    assert (counter.get_total_flops() / 2 + once_more) / 1e9 == pytest.approx(gmacs, rel=5e-3)
 
 
 def official_shapes(width, depth, heads, classes, class_blocks=2):
@@ -607,6 +613,11 @@ def test_what_cannot_be_a_corruption_error_is_named():
         (good | {"fog": {1: 0.1, 2: 0.1, 3: 0.1, 4: 0.1}}, fan.ALEXNET_ERRORS, r"errors\['fog'\] must have severities 1 to 5, got \[1, 2, 3, 4\]"),
         (good | {"fog": [0.5] * 4}, fan.ALEXNET_ERRORS, r"errors\['fog'\] must be five errors, for severities 1 to 5, got 4"),
         (good | {"fog": [0.5] * 4 + [1.5]}, fan.ALEXNET_ERRORS, r"errors\['fog'\] at severity 5 must be a finite number in \[0, 1\], got 1.5"),
+        (
+            good | {"fog": {5: 0.1, 1: 7, 2: 0.1, 4: 0.1, 3: 0.1}},
+            fan.ALEXNET_ERRORS,
+            r"errors\['fog'\] at severity 1 must be a finite number in \[0, 1\], got 7",
+        ),
         (good, fan.ALEXNET_ERRORS | {"fog": 0.0}, "reference must have errors above 0, which are divided by, got 0 for 'fog'"),
         (good, {}, "reference must name a corruption or more, got none"),
     ):

@@ -55,7 +55,7 @@ def _mean_error(table: str, corruption: str, value: Any, alone: bool = False) ->
     if isinstance(value, Mapping):
         if sorted(_integer(f"a severity of {where}", severity, 1, 5) for severity in value) != list(SEVERITIES):
             raise ValueError(f"{where} must have severities 1 to 5, got {list(value)}")
-        value = list(value.values())
+        value = [value[severity] for severity in sorted(value)]
     found = value.tolist() if hasattr(value, "tolist") and not (isinstance(value, Tensor) and _hollow(value)) else value
     if alone and not isinstance(found, (list, tuple)):
         return _number(where, found, 0, 1)
@@ -92,6 +92,8 @@ def noise_decay(features: Callable[[Tensor], Sequence[Tensor]], images, *, sigma
     layers = [features(pictures), features(pictures + noise)]
     if not all(isinstance(one, (list, tuple)) and one and all(isinstance(x, Tensor) and len(x) == len(pictures) for x in one) for one in layers):
         raise TypeError(f"features must give a list of tensors, each of {len(pictures)} pictures, got {_got(layers[0])}")
+    if len(layers[0]) != len(layers[1]):
+        raise ValueError(f"features must give as many layers each time, got {len(layers[0])} and {len(layers[1])}")
     ratios = []
     for clean, noisy in zip(*layers, strict=True):
         size = _wide(clean).flatten(1).norm(dim=1)
