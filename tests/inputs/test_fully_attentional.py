@@ -134,6 +134,12 @@ def test_every_public_function_is_tried():
 
 
 def test_nothing_is_drawn_before_a_refusal():
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    for wrong in (dict(channel="gelu"), dict(channel="mlp", gate="mean"), dict(batch_norm=1), dict(class_residual="none"), dict(eta=np.nan), dict(heads=3)):
+        with pytest.raises((TypeError, ValueError)):
+            fan.FAN(**wrong)
+    assert torch.equal(torch.get_rng_state(), state)
     random = torch.Generator().manual_seed(0)
     before = random.get_state()
     for wrong in (dict(images=np.full((2, 3), np.nan)), dict(sigma=0), dict(features=3)):

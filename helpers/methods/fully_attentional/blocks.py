@@ -180,6 +180,14 @@ class PlainMLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+def _check_parts(channel: Any, gate: Any, value: Any, batch_norm: Any) -> tuple[str, str, bool, bool]:
+    """The options of `ChannelBlock`; of value, whether it is plain."""
+    channel, gate, value = _option("channel", channel, CHANNELS), _option("gate", gate, GATES), _option("value", value, VALUES)
+    if gate == "mean" and channel not in ("eca", "se"):
+        raise ValueError(f'gate must be "picture" where there is no gate to take the mean of (channel is {channel!r}), got {gate!r}')
+    return channel, gate, value == "plain", _flag("batch_norm", batch_norm)
+
+
 class ChannelBlock(nn.Module):
     """What stands in the MLP's place: an MLP, and then channels that compete. Tokens (B, N, C) on a grid -> (B, N, C).
 
@@ -199,11 +207,8 @@ class ChannelBlock(nn.Module):
     ):  # fmt: skip
         super().__init__()
         width, self.heads = _check_heads(width, heads)
-        self.channel = _option("channel", channel, CHANNELS)
-        if _option("gate", gate, GATES) == "mean" and self.channel not in ("eca", "se"):
-            raise ValueError(f'gate must be "picture" where there is no gate to take the mean of (channel is {channel!r}), got {gate!r}')
-        hidden, batch_norm = int(width * _number("mlp_ratio", mlp_ratio, 1 / width)), _flag("batch_norm", batch_norm)
-        plain = _option("value", value, VALUES) == "plain"
+        self.channel, gate, plain, batch_norm = _check_parts(channel, gate, value, batch_norm)
+        hidden = int(width * _number("mlp_ratio", mlp_ratio, 1 / width))
         self.value = PlainMLP(width, hidden) if plain else DepthwiseMLP(width, hidden, batch_norm)
         self.norm = nn.Identity() if plain else nn.LayerNorm(width)
         if self.channel in ("eca", "ca"):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ._arguments import _flag, _got, _integer, _like, _number, _numbers, _option
-from .blocks import EPS, Block, ClassBlock, ConvStem, FourierPositions, _check_heads
+from .blocks import EPS, Block, ClassBlock, ConvStem, FourierPositions, _check_heads, _check_parts
 
 __all__ = ["CHECKPOINTS", "FAN", "PUBLISHED", "PUBLISHED_PARAMETERS", "from_official", "load"]
 
@@ -60,6 +60,7 @@ class FAN(nn.Module):
             raise ValueError(f"width must be a multiple of patch_size / 2, {patch_size // 2}, got {width}")
         shared = dict(mlp_ratio=_number("mlp_ratio", mlp_ratio, 1 / width), eta=_number("eta", eta), drop_path=_number("drop_path", drop_path, 0, 0.99))
         _option("class_residual", class_residual, RESIDUALS)
+        _check_parts(channel, gate, value, batch_norm)
         self.stem, self.positions = ConvStem(self.patch_size, width), FourierPositions(width)
         self.blocks = nn.ModuleList(Block(width, heads, channel=channel, gate=gate, value=value, batch_norm=batch_norm, **shared) for _ in range(depth))
         self.class_token = nn.Parameter(torch.zeros(width))
