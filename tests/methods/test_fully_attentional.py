@@ -488,6 +488,18 @@ def test_official_weights_are_read_from_a_file(small, tmp_path):
     assert torch.equal(bare.class_blocks[1].scale_mlp, small["cls_attn_blocks.1.gamma2"]) and bare.stem.layers[0][1].num_batches_tracked == 3
     pictures = torch.rand(2, 3, 32, 32)
     assert model(pictures).shape == (2, 7) and torch.equal(model(pictures), bare(pictures)) and all(p.requires_grad for p in model.parameters())
+    one, last = model.blocks[1], model.class_blocks[0]
+    by_name = {  # those that a shape does not tell apart
+        "blocks.1.attn.q": one.token.query, "blocks.1.attn.proj": one.token.project, "blocks.1.mlp.q": one.channel.query, "blocks.1.norm1": one.norm_token,
+        "blocks.1.norm2": one.norm_channel, "blocks.1.mlp.norm_v": one.channel.norm, "blocks.1.mlp.mlp_v.dwconv.conv1": one.channel.value.conv1,
+        "blocks.1.mlp.mlp_v.dwconv.conv2": one.channel.value.conv2, "cls_attn_blocks.0.attn.q": last.attention.query,
+        "cls_attn_blocks.0.attn.k": last.attention.key, "cls_attn_blocks.0.attn.v": last.attention.value, "cls_attn_blocks.0.norm1": last.norm_attention,
+        "cls_attn_blocks.0.attn.proj": last.attention.project, "cls_attn_blocks.0.norm2": last.norm_mlp, "norm": model.norm,
+    }  # fmt: skip
+    for name, part in by_name.items():
+        assert torch.equal(part.weight, small[f"{name}.weight"]) and torch.equal(part.bias, small[f"{name}.bias"]), name
+    for name, scale in {"blocks.1.gamma1": one.scale_token, "blocks.1.gamma2": one.scale_channel, "cls_attn_blocks.0.gamma1": last.scale_attention}.items():
+        assert torch.equal(scale, small[name]), name
     torch.save({key: value for key, value in small.items() if not key.endswith("tracked")}, tmp_path / "old.pth")
     assert torch.equal(fan.load(tmp_path / "old.pth")(pictures), bare(pictures))
 
