@@ -37,6 +37,14 @@ try:
 except ImportError as error:
     print("diffusers" in str(error))
 """, ["[[2, 0], [0, 1]] [False, False]", "True"]),  # the mirrored cells, each two pixels from where it was
+    "fully_attentional": ("""
+from copied import channel_gate, group_scores, group_tokens, mean_corruption_error
+from copied.bottleneck import soft_assignment
+
+print([round(channel_gate(torch.ones(1, 1, n, 2), torch.ones(1, 1, n, 2), temperature=2).mean().item(), 4) for n in (1, 4)])
+print(group_scores(group_tokens(torch.eye(2).kron(torch.ones(3, 3)), 2), torch.tensor([1, 1, 1, 0, 0, 0])).ari)
+print(mean_corruption_error({"fog": [0.5] * 5}, {"fog": 0.4}).mce, soft_assignment(torch.zeros(1, 2), torch.eye(2)).tolist())
+""", ["[1.4621, 1.1244]", "1.0", "1.25 [[0.5, 0.5]]"]),  # the gate of one token and of four that are alike, twice
     "knn_augmentation": ("""
 from copied import Datastore, interpolate, knn_loss
 
@@ -99,6 +107,14 @@ found = dift(pipe, image, t=50, n=3, ensemble=2, generator=torch.Generator().man
 points = torch.tensor([[3, 5], [12, 9]])
 print(match(found, found, points, source_size=(16, 16), target_size=(16, 16)).points.tolist(), dift.__module__)
 """, ["[[3, 5], [12, 9]] copied.features"]),  # every pixel matches itself
+    "fully_attentional": ("""
+from copied import FAN
+
+torch.manual_seed(0)
+model, images = FAN(image_size=8, patch_size=4, width=8, depth=1).eval(), torch.rand(2, 3, 8, 8)
+twin = model.with_mean_gates(images[:1])
+print(model(images).shape, torch.allclose(twin(images[:1]), model(images[:1])), type(model).__module__, type(model.blocks[0]).__module__)
+""", ["torch.Size([2, 10]) True copied.network copied.blocks"]),  # a picture's gates are their own mean
     "knn_augmentation": ("""
 from copied import KNNAugmentedClassifier
 
