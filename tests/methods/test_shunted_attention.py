@@ -451,13 +451,15 @@ def test_other_sizes_of_pictures():
         model(torch.zeros(1, 3, 30, 32))
     with pytest.raises(ValueError, match="grid must have 4 rows and columns or more, the largest rate, got 3 x 8"):
         model(torch.zeros(1, 3, 12, 32))
+    with pytest.raises(ValueError, match="pictures must lie where the model does, on cpu, got meta"):
+        model(torch.zeros(1, 3, 32, 32, device="meta"))
 
 
 @pytest.mark.parametrize(
     "changes, error, text",
     [
-        (dict(rates=(4, 2)), TypeError, r"rates must be 2 tuples of rates, such as \(\(8, 4\), \(1,\)\), got \(4, 2\)"),
-        (dict(rates=((4, 2),)), ValueError, "rates must be 2 tuples of rates, one a stage, got 1"),
+        (dict(rates=(4, 2)), TypeError, r"rates must be 2 tuples of rates, one for each of widths, such as \(\(8, 4\), \(1,\)\), got \(4, 2\)"),
+        (dict(rates=((4, 2),)), ValueError, r"rates must be 2 tuples of rates, one for each of widths, .* got \(\(4, 2\),\)"),
         (dict(image_size=8), ValueError, r"rates must be at most the side of the stage's grid, 2 in stage 1 at image_size 8, got \(4, 2\)"),
         (dict(rates=((4, 2), (8, 4))), ValueError, r"4 in stage 2 at image_size 32, got \(8, 4\)"),
         (dict(image_size=30), ValueError, "image_size must be a multiple of stem_stride, 4, got 30"),

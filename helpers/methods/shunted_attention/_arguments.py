@@ -132,10 +132,12 @@ def _like(value: Any, result: Tensor) -> Any:
     return (result.float() if result.dtype == torch.bfloat16 else result).detach().cpu().numpy()
 
 
-def _pictures(value: Any) -> Tensor:
-    """A batch for a model: a floating-point tensor (B, 3, H, W); its numbers are not looked at."""
+def _pictures(value: Any, weight: Tensor) -> Tensor:
+    """A batch for a model with such weights: a floating-point tensor (B, 3, H, W) of their device, in their dtype; its numbers are not looked at."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise TypeError(f"pictures must be a floating-point tensor (B, 3, H, W), got {_got(value)}")
     if value.ndim != 4 or value.shape[1] != 3 or not value.numel():
         raise ValueError(f"pictures must be a floating-point tensor (B, 3, H, W), got shape {tuple(value.shape)}")
-    return value
+    if value.device != weight.device:
+        raise ValueError(f"pictures must lie where the model does, on {weight.device}, got {value.device}")
+    return value.to(weight.dtype)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._arguments import _got, _grid, _instance, _integer, _like, _numbers, _option
+from ._arguments import _got, _grid, _instance, _integer, _like, _number, _numbers, _option
 from .attention import ShuntedAttention
 from .models import Shunted, _fit
 
@@ -58,10 +58,10 @@ def receptive_field(model: Shunted, pictures: Tensor, place: tuple[int, int], *,
     cell that holds the place, which shows the scale that the head reads. As many backward passes as the layer has channels. The model must be in eval mode.
     """
     attention, _ = _layer(model, stage, block)
-    row, column = _place(place)
+    row, column = (_integer("place", one, 0) for one in _pair("place", place, "(row, column)"))
     _option("of", of, FIELDS)
     with torch.enable_grad():
-        pixels = _fit(pictures, model.stem_stride).detach().clone().requires_grad_()
+        pixels = _fit(pictures, model).detach().clone().requires_grad_()
         tokens, grid = _read(model, pixels, stage, block)
         if row >= grid[0] or column >= grid[1]:
             raise ValueError(f"place must be on the grid of the stage, {grid[0]} x {grid[1]}, got {_got(tuple(place))}")
@@ -96,10 +96,7 @@ def effective_area(maps):
 def mean_distance(maps, point: tuple[float, float]):
     """Mean distance in px of a map (..., H, W) from a point (y, x), weighted by the map; the middle of px (0, 0) is (0.5, 0.5). (...), like maps."""
     given = _positive(maps)
-    try:
-        y, x = (_numbers("point", tuple(float(one) for one in point), "2")).tolist()
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"point must be two finite numbers (y, x), got {_got(point)}") from None
+    y, x = (_number("point", one) for one in _pair("point", point, "(y, x)"))
     rows, columns = (torch.arange(side, dtype=given.dtype, device=given.device) + 0.5 for side in given.shape[-2:])
     distance = torch.hypot(rows[:, None] - y, columns - x)
     return _like(maps, (given * distance).sum((-2, -1)) / given.sum((-2, -1)))
@@ -112,10 +109,12 @@ def _positive(maps: Any) -> Tensor:
     return given
 
 
-def _place(place: Any) -> tuple[int, int]:
-    if not isinstance(place, (tuple, list)) or len(place) != 2:
-        raise TypeError(f"place must be (row, column), got {_got(place)}")
-    return _integer("place", place[0], 0), _integer("place", place[1], 0)
+def _pair(name: str, value: Any, expected: str) -> tuple:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+    if len(value) != 2:
+        raise ValueError(f"{name} must be {expected}, got {_got(value)}")
+    return tuple(value)
 
 
 def _layer(model: Any, stage: Any, block: Any) -> tuple[ShuntedAttention, int]:
@@ -129,7 +128,7 @@ def _layer(model: Any, stage: Any, block: Any) -> tuple[ShuntedAttention, int]:
 
 def _read(model: Shunted, pictures: Tensor, stage: int, block: int) -> tuple[Tensor, tuple[int, int]]:
     """The normalised tokens that an attention layer is given, and their grid."""
-    maps = _fit(pictures, model.stem_stride)
+    maps = _fit(pictures, model)
     for before in model.stages[:stage]:
         maps = before(maps)
     tokens, grid = model.stages[stage].embedding(maps)

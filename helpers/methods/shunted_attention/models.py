@@ -116,7 +116,8 @@ class Shunted(nn.Module):
     ):  # fmt: skip
         super().__init__()
         widths, depths, heads, rates, ratios = _stages(widths, depths, heads, rates, mlp_ratios)
-        grids = _grids(_integer("image_size", image_size, 1), _choice("stem_stride", _integer("stem_stride", stem_stride), (2, 4)), len(widths))
+        image_size, stem_stride = _integer("image_size", image_size, 1), _choice("stem_stride", _integer("stem_stride", stem_stride), (2, 4))
+        grids = _grids(image_size, stem_stride, len(widths))
         for number, (rate, side) in enumerate(zip(rates, grids), 1):
             if max(rate) > side:
                 raise ValueError(f"rates must be at most the side of the stage's grid, {side} in stage {number} at image_size {image_size}, got {rate}")
@@ -136,7 +137,7 @@ class Shunted(nn.Module):
 
     def maps(self, pictures: Tensor) -> list[Tensor]:
         """What each stage gives, (B, width, H, W)."""
-        found = [_fit(pictures, self.stem_stride)]
+        found = [_fit(pictures, self)]
         for stage in self.stages:
             found.append(stage(found[-1]))
         return found[1:]
@@ -164,13 +165,15 @@ def _stages(widths, depths, heads, rates, ratios) -> tuple:
     """The five, checked, as tuples of one length."""
     widths = _integers("widths", widths, 1)
     count = len(widths)
-    depths, heads = _integers("depths", depths, 1, count), _integers("heads", heads, 1, count)
+    each = lambda name, value: _integers(name, value, 1, count, f"{count} integers >= 1, one for each of widths")  # noqa: E731
+    depths, heads = each("depths", depths), each("heads", heads)
+    expected = f"{count} tuples of rates, one for each of widths, such as ((8, 4), (1,))"
     if not isinstance(rates, (tuple, list)) or any(not isinstance(rate, (tuple, list)) for rate in rates):
-        raise TypeError(f"rates must be {count} tuples of rates, such as ((8, 4), (1,)), got {_got(rates)}")
+        raise TypeError(f"rates must be {expected}, got {_got(rates)}")
     if len(rates) != count:
-        raise ValueError(f"rates must be {count} tuples of rates, one a stage, got {len(rates)}")
+        raise ValueError(f"rates must be {expected}, got {_got(rates)}")
     rates = tuple(_integers("rates", rate, 1) for rate in rates)
-    ratios = _integers("mlp_ratios", ratios, 1, count) if isinstance(ratios, (tuple, list)) else (_integer("mlp_ratios", ratios, 1),) * count
+    ratios = each("mlp_ratios", ratios) if isinstance(ratios, (tuple, list)) else (_integer("mlp_ratios", ratios, 1),) * count
     for width, number, rate in zip(widths, heads, rates):
         _layout("widths", width, "heads", number, rate)
     return widths, depths, heads, rates, ratios
@@ -191,11 +194,12 @@ def _grids(image_size: int, stride: int, stages: int) -> list[int]:
     return sides
 
 
-def _fit(pictures: Any, stride: int) -> Tensor:
+def _fit(pictures: Any, model: Shunted) -> Tensor:
     """Pictures, once their sides are multiples of the stem's stride: its last convolution would leave out what is over."""
-    if any(side % stride for side in _pictures(pictures).shape[2:]):
-        raise ValueError(f"pictures must have sides that are multiples of {stride}, got {tuple(pictures.shape[2:])}")
-    return pictures
+    given = _pictures(pictures, model.classifier.weight)
+    if any(side % model.stem_stride for side in given.shape[2:]):
+        raise ValueError(f"pictures must have sides that are multiples of {model.stem_stride}, got {tuple(given.shape[2:])}")
+    return given
 
 
 @torch.no_grad()
@@ -226,7 +230,7 @@ class Peer(nn.Module):
 
     def features(self, pictures: Tensor) -> Tensor:
         """(B, D): the class token after the last norm, or the mean over the last grid."""
-        hidden = self.network.base_model(_pictures(pictures)).last_hidden_state
+        hidden = self.network.base_model(_pictures(pictures, self.classifier.weight)).last_hidden_state
         return hidden[:, 0] if self.pool == "class" else hidden.mean((2, 3))
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -246,7 +250,8 @@ def pvt_v2(
 
     single = tuple((rate,) for rate in _integers("rates", rates, 1))
     widths, depths, heads, single, ratios = _stages(widths, depths, heads, single, mlp_ratios)
-    grids = _grids(_integer("image_size", image_size, 1), _choice("stem_stride", _integer("stem_stride", stem_stride), (2, 4)), len(widths))
+    image_size, stem_stride = _integer("image_size", image_size, 1), _choice("stem_stride", _integer("stem_stride", stem_stride), (2, 4))
+    grids = _grids(image_size, stem_stride, len(widths))
     if any(side % rate for (rate,), side in zip(single, grids)):
         raise ValueError(f"rates must divide the sides of the grids, {grids} at image_size {image_size}, got {tuple(rate for (rate,) in single)}")
     config = PvtV2Config(
@@ -263,8 +268,9 @@ def plain_vit(
     """transformers' `ViTForImageClassification` of these sizes, by default ViT-S/16, with random weights; `vit_width` finds the width of equal size."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    _vit_sizes(image_size, patch_size, depth, heads, classes, mlp_ratio)
-    if _integer("width", width, 1) % heads:
+    sizes = dict(image_size=image_size, patch_size=patch_size, depth=depth, heads=heads, classes=classes, mlp_ratio=mlp_ratio)
+    image_size, patch_size, depth, heads, classes, mlp_ratio = _vit_sizes(**sizes).values()
+    if (width := _integer("width", width, 1)) % heads:
         raise ValueError(f"width must be a multiple of the number of heads, {heads}, got {width}")
     config = ViTConfig(
         image_size=image_size, patch_size=patch_size, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
@@ -279,29 +285,29 @@ def vit_width(
 ) -> int:  # fmt: skip
     """The width, a multiple of `heads`, with which `plain_vit` comes nearest to so many parameters, or multiply-adds a picture (of="macs")."""
     target, of = _number("target", target, above=0), _option("of", of, ("parameters", "macs"))
-    sizes = _vit_sizes(image_size, patch_size, depth, heads, classes, mlp_ratio)
-    cost, width = _vit_parameters if of == "parameters" else _vit_macs, heads
-    while cost(width + heads, *sizes) <= target:
-        width += heads
-    return min(width, width + heads, key=lambda w: abs(cost(w, *sizes) - target))
+    sizes = _vit_sizes(image_size=image_size, patch_size=patch_size, depth=depth, heads=heads, classes=classes, mlp_ratio=mlp_ratio)
+    cost, width = _vit_parameters if of == "parameters" else _vit_macs, sizes["heads"]
+    while cost(width + sizes["heads"], **sizes) <= target:
+        width += sizes["heads"]
+    return min(width, width + sizes["heads"], key=lambda w: abs(cost(w, **sizes) - target))
 
 
-def _vit_sizes(image_size, patch_size, depth, heads, classes, mlp_ratio) -> tuple[int, int, int, int, int]:
-    """(places, px a patch, depth, classes, mlp_ratio)."""
-    image_size, patch_size, _ = _integer("image_size", image_size, 1), _integer("patch_size", patch_size, 1), _integer("heads", heads, 1)
-    if image_size % patch_size:
-        raise ValueError(f"patch_size must divide image_size, {image_size}, got {patch_size}")
-    return (image_size // patch_size) ** 2, patch_size**2, _integer("depth", depth, 1), _integer("classes", classes, 1), _integer("mlp_ratio", mlp_ratio, 1)
+def _vit_sizes(**sizes: Any) -> dict[str, int]:
+    sizes = {name: _integer(name, value, 1) for name, value in sizes.items()}
+    if sizes["image_size"] % sizes["patch_size"]:
+        raise ValueError(f"patch_size must divide image_size, {sizes['image_size']}, got {sizes['patch_size']}")
+    return sizes
 
 
-def _vit_parameters(w: int, places: int, pixels: int, depth: int, classes: int, ratio: int) -> int:
-    block = 4 * (w * w + w) + 2 * ratio * w * w + (ratio + 1) * w + 4 * w
-    return (3 * pixels + 1) * w + (places + 2) * w + depth * block + 2 * w + (w + 1) * classes
+def _vit_parameters(w: int, *, image_size: int, patch_size: int, depth: int, heads: int, classes: int, mlp_ratio: int) -> int:
+    block = 4 * (w * w + w) + 2 * mlp_ratio * w * w + (mlp_ratio + 1) * w + 4 * w
+    places = (image_size // patch_size) ** 2
+    return (3 * patch_size**2 + 1) * w + (places + 2) * w + depth * block + 2 * w + (w + 1) * classes
 
 
-def _vit_macs(w: int, places: int, pixels: int, depth: int, classes: int, ratio: int) -> int:
-    tokens = places + 1
-    return 3 * pixels * w * places + depth * ((4 + 2 * ratio) * tokens * w * w + 2 * tokens**2 * w) + w * classes
+def _vit_macs(w: int, *, image_size: int, patch_size: int, depth: int, heads: int, classes: int, mlp_ratio: int) -> int:
+    tokens = (image_size // patch_size) ** 2 + 1
+    return 3 * image_size**2 * w + depth * ((4 + 2 * mlp_ratio) * tokens * w * w + 2 * tokens**2 * w) + w * classes
 
 
 # --------------------------------------------------------------------------------------------------------------------------- counts
