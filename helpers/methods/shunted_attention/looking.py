@@ -89,20 +89,20 @@ def _jacobian_norm(values: Tensor, pixels: Tensor) -> Tensor:
 
 def effective_area(maps):
     """Over how many px a map (..., H, W) of shares or gradients is spread: (sum m)^2 / sum m^2, 1 for one px, H W for an even one. (...), like maps."""
-    given = _positive(maps)
+    given = _weights(maps)
     return _like(maps, given.sum((-2, -1)).square() / given.square().sum((-2, -1)))
 
 
 def mean_distance(maps, point: tuple[float, float]):
     """Mean distance in px of a map (..., H, W) from a point (y, x), weighted by the map; the middle of px (0, 0) is (0.5, 0.5). (...), like maps."""
-    given = _positive(maps)
+    given = _weights(maps)
     y, x = (_number("point", one) for one in _pair("point", point, "(y, x)"))
     rows, columns = (torch.arange(side, dtype=given.dtype, device=given.device) + 0.5 for side in given.shape[-2:])
     distance = torch.hypot(rows[:, None] - y, columns - x)
     return _like(maps, (given * distance).sum((-2, -1)) / given.sum((-2, -1)))
 
 
-def _positive(maps: Any) -> Tensor:
+def _weights(maps: Any) -> Tensor:
     given = _numbers("maps", maps, "... H W", detach=False)
     if given.min() < 0 or not (given.sum((-2, -1)) > 0).all():
         raise ValueError(f"maps must be >= 0 with a positive sum each, got {float(given.detach().min()):.4g} as the smallest entry")
