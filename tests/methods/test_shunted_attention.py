@@ -564,12 +564,23 @@ def test_the_twin_refuses_grids_whose_border_it_would_drop():
         sh.pvt_v2(40, (8, 12), (1, 1), (1, 2), (4, 1), 5, mlp_ratios=2)
 
 
+def test_peers_are_drawn_from_a_generator_and_leave_torchs_own_alone():
+    sizes = (
+        dict(image_size=16, classes=3, depth=1, heads=2),
+        dict(image_size=16, widths=(4, 6), depths=(1, 1), heads=(2, 2), rates=(2, 1), classes=3, mlp_ratios=2),
+    )
+    for make in (lambda g: sh.plain_vit(patch_size=4, width=8, generator=g, **sizes[0]), lambda g: sh.pvt_v2(generator=g, **sizes[1])):
+        before = torch.get_rng_state()
+        one, same, other = (make(seed(number)).eval()(PICTURES[..., :16, :16]) for number in (3, 3, 4))
+        assert torch.equal(one, same) and not torch.allclose(one, other) and torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_plain_vit_of_equal_size():
     sizes = dict(image_size=32, patch_size=8, depth=2, heads=3, classes=5, mlp_ratio=3)
     vit = sh.plain_vit(width=24, **sizes).eval()
     assert isinstance(vit.network, transformers.ViTForImageClassification) and vit.features(PICTURES).shape == (2, 24)
     torch.testing.assert_close(vit(PICTURES), vit.network(PICTURES).logits)
-    count, cost = sh.parameters(vit), sh.macs(vit, 32)
+    count, cost = sh.parameters(vit), sh.macs(vit)
     for of, target in (("parameters", count), ("macs", cost)):
         assert sh.vit_width(target, of=of, **sizes) == 24 == sh.vit_width(1.04 * target, of=of, **sizes)
         assert sh.vit_width(1.5 * target, of=of, **sizes) > 24 > sh.vit_width(0.7 * target, of=of, **sizes)

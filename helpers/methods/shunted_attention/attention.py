@@ -60,7 +60,7 @@ def _reduced(grid: tuple[int, int], rate: int, border: str) -> tuple[int, int]:
 
 
 def aggregate(tokens, weight, bias=None, *, grid: tuple[int, int], border: str = "pad"):
-    """Multi-scale token aggregation before its norm: a dense convolution whose kernel is its stride, the rate r (paper, section 3.2).
+    """Multi-scale token aggregation before its norm: a dense convolution whose kernel is its stride, the rate r.
 
     tokens (B, H * W, C); weight (D, C, r, r), bias (D,) or None; grid (H, W). border "pad": zeros complete the last cells; "drop": the last H mod r rows and
     W mod r columns enter no key, as in the official code, with a UserWarning. Returns (B, M, D) for the M places of `reduced_grid`, like tokens.
@@ -115,7 +115,7 @@ class Depthwise(nn.Conv2d):
 
 
 def attend(q, k, v) -> tuple:
-    """softmax(Q K^T / sqrt(d)) V, written out (paper, eq. 3). q (..., N, d), k (..., M, d), v (..., M, e) -> output (..., N, e), maps (..., N, M)."""
+    """softmax(Q K^T / sqrt(d)) V, written out. q (..., N, d), k (..., M, d), v (..., M, e) -> output (..., N, e), maps (..., N, M)."""
     queries, keys, values = (_numbers(name, value, "... n d", detach=False) for name, value in (("q", q), ("k", k), ("v", v)))
     if keys.shape[:-2] != queries.shape[:-2] or keys.shape[-1] != queries.shape[-1]:
         raise ValueError(f"k must be (..., M, d) with the axes and the width of q, {tuple(queries.shape)}, got shape {tuple(keys.shape)}")
@@ -154,7 +154,7 @@ class Group(nn.Module):
 
 
 class ShuntedAttention(nn.Module):
-    """Multi-head attention whose heads are split into as many equal groups as there are rates, each with keys and values of its own rate (section 3.2).
+    """Multi-head attention whose heads are split into as many equal groups as there are rates, each with keys and values of its own rate.
 
     dim: C, a multiple of heads, which is a multiple of the number of rates; rates: (8, 4) is the paper's first stage, (1,) its last, (r,) a pyramid's.
     local: where the 3 x 3 depthwise term of the values goes: "value" adds it before attention, on the reduced grid; "output" after attention, which takes
@@ -234,7 +234,7 @@ def _placed(name: str, local: Any, rates: tuple[int, ...]) -> str:
 
 
 class FeedForward(nn.Module):
-    """The detail-specific feed-forward layer: W2 GELU(U + DW(U)) with U = W1 X, DW a 3 x 3 depthwise convolution on the grid (paper, section 3.3).
+    """The detail-specific feed-forward layer: W2 GELU(U + DW(U)) with U = W1 X, DW a 3 x 3 depthwise convolution on the grid.
 
     detail "added" is that; "alone" is PVTv2's W2 GELU(DW(U)); "none" the plain W2 GELU(U). forward(tokens (B, H * W, dim), grid (H, W)), like tokens.
     """
@@ -260,7 +260,7 @@ class FeedForward(nn.Module):
 
 
 def attention_macs(dim: int, grid: tuple[int, int], rates: tuple[int, ...] = (8, 4), *, local: str = "official") -> dict[str, int]:
-    """Multiply-adds of one `ShuntedAttention` for one picture, by its parts.
+    """Multiply-adds of one `ShuntedAttention` with the official rate_one and border="pad", for one picture, by its parts.
 
     A dense convolution costs N C^2 whatever its rate (N rounded up to whole cells); only keys, values and scores become cheaper with the rate.
     """

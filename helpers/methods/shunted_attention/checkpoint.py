@@ -88,7 +88,10 @@ def from_official(state: Mapping[str, Tensor], model: Shunted) -> Shunted:
 
 
 def load_official(model: Shunted, path: str | Path) -> Shunted:
-    """`from_official` of a local file: a state dict, or one under "model" or "state_dict". ValueError, one sentence, where the file is absent."""
+    """`from_official` of a local file: a state dict, or one under "model" or "state_dict". ValueError, one sentence, where the file is absent.
+
+    The official code drops what is over at the border of a grid; for pictures whose grids are no multiples of the rates build the model with border="drop".
+    """
     _instance("model", model, Shunted, "a Shunted")
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be the path of a file, got {_got(path)}")

@@ -5,6 +5,7 @@ All of them: `model(pictures)` gives logits (B, classes) of pictures (B, 3, S, S
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,8 +47,8 @@ class Embedding(nn.Module):
 
 
 def _stem(kind: str, width: int, stride: int, num_conv: int) -> Embedding:
-    """ "conv": 7 x 7 with half the stride, num_conv times 3 x 3, and 2 x 2 with stride 2 (the paper's); "overlap": one 7 x 7 convolution (PVTv2's); "patch": a
-    linear map of patches that do not overlap."""
+    """The first embedding. "conv", the paper's: 7 x 7 with half the stride, num_conv times 3 x 3, and 2 x 2 with stride 2; "overlap", PVTv2's: one 7 x 7
+    convolution; "patch": a linear map of patches that do not overlap."""
     if kind != "conv":
         return Embedding(nn.Conv2d(3, width, 7, stride, padding=3) if kind == "overlap" else nn.Conv2d(3, width, stride, stride), width)
     unit = lambda *conv, **options: [nn.Conv2d(*conv, bias=False, **options), nn.BatchNorm2d(width), nn.ReLU()]  # noqa: E731
@@ -99,7 +100,7 @@ class Stage(nn.Module):
 
 
 class Shunted(nn.Module):
-    """The shunted transformer (section 3.4); without any option Shunted-S of the paper, `Shunted(**SIZES["T"])` another size.
+    """The shunted transformer; without any option it is Shunted-S of the paper, `Shunted(**SIZES["T"])` is another size.
 
     image_size: the side S in px, for which rates are checked; other sides are taken as well, since no position is embedded. widths, depths, heads, rates,
     mlp_ratios: one entry a stage (mlp_ratios may be one number); an entry of rates is a tuple with a rate for each group of heads. stem: "conv", "overlap"
@@ -220,9 +221,9 @@ def _start(model: nn.Module, generator: torch.Generator | None) -> None:
 class Peer(nn.Module):
     """A classifier of transformers with the face of `Shunted`; `network` is the model itself. pool: "class" token, or "mean" over the last grid."""
 
-    def __init__(self, network: nn.Module, pool: str):
+    def __init__(self, network: nn.Module, pool: str, image_size: int):
         super().__init__()
-        self.network, self.pool = network, pool
+        self.network, self.pool, self.image_size = network, pool, image_size
 
     @property
     def classifier(self) -> nn.Module:
@@ -237,9 +238,18 @@ class Peer(nn.Module):
         return self.classifier(self.features(pictures))
 
 
+def _drawn(make: Callable, generator: torch.Generator | None) -> nn.Module:
+    """make(), which draws from torch's own generator; where another one is given, with a seed that is drawn from that."""
+    if generator is None:
+        return make()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        return make()
+
+
 def pvt_v2(
     image_size: int = 224, widths: tuple = (64, 128, 320, 512), depths: tuple = (2, 2, 2, 2), heads: tuple = (1, 2, 5, 8), rates: tuple = (8, 4, 2, 1),
-    classes: int = 1000, *, mlp_ratios=(8, 8, 4, 4), drop_path: float = 0.1, stem_stride: int = 4,
+    classes: int = 1000, *, mlp_ratios=(8, 8, 4, 4), drop_path: float = 0.1, stem_stride: int = 4, generator: torch.Generator | None = None,
 ) -> Peer:  # fmt: skip
     """The single-rate twin: transformers' `PvtV2ForImageClassification` of these sizes, by default PVTv2-B1, with random weights.
 
@@ -259,11 +269,12 @@ def pvt_v2(
         sr_ratios=[rate for (rate,) in single], mlp_ratios=list(ratios), drop_path_rate=_rate(drop_path), num_labels=_integer("classes", classes, 1),
         patch_sizes=[7] + [3] * (len(widths) - 1), strides=[stem_stride] + [2] * (len(widths) - 1),
     )  # fmt: skip
-    return Peer(PvtV2ForImageClassification(config), "mean")
+    return Peer(_drawn(lambda: PvtV2ForImageClassification(config), _generator(generator)), "mean", image_size)
 
 
 def plain_vit(
     image_size: int = 224, patch_size: int = 16, width: int = 384, depth: int = 12, heads: int = 6, classes: int = 1000, *, mlp_ratio: int = 4,
+    generator: torch.Generator | None = None,
 ) -> Peer:  # fmt: skip
     """transformers' `ViTForImageClassification` of these sizes, by default ViT-S/16, with random weights; `vit_width` finds the width of equal size."""
     from transformers import ViTConfig, ViTForImageClassification
@@ -276,7 +287,7 @@ def plain_vit(
         image_size=image_size, patch_size=patch_size, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
         intermediate_size=mlp_ratio * width, num_labels=classes, layer_norm_eps=EPS,
     )  # fmt: skip
-    return Peer(ViTForImageClassification(config), "class")
+    return Peer(_drawn(lambda: ViTForImageClassification(config), _generator(generator)), "class", image_size)
 
 
 def vit_width(
