@@ -78,6 +78,13 @@ try:
 except ImportError as error:
     print("diffusers" in str(error))
 """, ["[0.25, 0.25] (5, 4)", "[[[0.5, -1.0]]]", "True"]),  # between 3 and 6 steps left
+    "shunted_attention": ("""
+from copied import ShuntedAttention, aggregate, parameters
+from copied.attention import attention_macs
+
+print(aggregate(torch.arange(1.0, 17).view(1, 16, 1), torch.full((1, 1, 2, 2), 0.25), grid=(4, 4)).flatten().tolist())
+print(parameters(ShuntedAttention(64, 2, (8, 4))), attention_macs(64, (56, 56), (8, 4))["scores and sums"])
+""", ["[3.5, 5.5, 11.5, 13.5]", "345344 49172480"]),  # means of the corners; 3136 queries, 122.5 keys on average, 64 channels, scores and sums
     "visual_prompt_tuning": ("""
 import math
 from copied import init_bound, trainable_numbers, with_one_prompt
@@ -160,6 +167,16 @@ mixed = mix(pipe, image, "cat", k_max=1, nu=0.5, num_inference_steps=4, noise=no
 plain = mix(pipe, image, "cat", k_min=1, k_max=1, num_inference_steps=4, noise=noise)
 print(torch.equal(free.images, plain.images), torch.equal(mixed.images, plain.images), mix.__module__, type(mixed).__module__)
 """, ["True False copied.attach copied.mixing"]),  # with nothing of the layout kept, mixing is plain denoising
+    "shunted_attention": ("""
+from copied import SIZES, Shunted, attention_maps, from_official, official_names
+
+model = Shunted(**SIZES["toy-64"], classes=3).eval()
+images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+names, state = official_names(model), model.state_dict()
+again = from_official({there: state[here] for here, there in names.items()}, Shunted(**SIZES["toy-64"], classes=3)).eval()
+print(torch.equal(again(images), model(images)), names["stages.1.blocks.0.attention.groups.1.conv.weight"], Shunted.__module__)
+print([tuple(group.maps.shape) for group in attention_maps(model, images)])
+""", ["True block2.0.attn.sr2.weight copied.models", "[(1, 1, 256, 16), (1, 1, 256, 64)]"]),
     "visual_prompt_tuning": ("""
 from copied import add_prompts
 from transformers import ViTConfig, ViTModel
