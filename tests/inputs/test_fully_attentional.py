@@ -44,16 +44,6 @@ def grid(value):
     return Kind(lambda: value, lambda: st.sampled_from(odd))
 
 
-def table(value):
-    wrong = [None, 3, "text", [0.5] * 5, {}, {1: [0.5] * 5}, Thing(), value | {"rain": 0.5}, value | {"fog": [0.5] * 4}, value | {"fog": [0.5] * 4 + [np.nan]},
-             value | {"fog": "0.5"}, value | {"fog": {0: 0.5, 1: 0.5, 2: 0.5, 3: 0.5, 4: 0.5}}, value | {"fog": torch.full((5,), 0.5, device="meta")},
-             value | {"fog": [2.0] * 5}, value | {"fog": [-0.1] * 5}]  # fmt: skip
-    error = value["fog"]
-    same = [value | {"fog": form} for form in (tuple(error), np.array(error), torch.tensor(error, dtype=torch.float64), dict(zip(range(1, 6), error)))]
-    odd = [Odd(w, repr(w)[-60:], WRONG) for w in wrong] + [Odd(s, f"a {type(s['fog']).__name__} in it", SAME) for s in same]
-    return Kind(lambda: dict(value), lambda: st.sampled_from(odd))
-
-
 def states():
     wrong = [None, 3, "text", [1], {}, {"norm.weight": 3}, {3: torch.ones(2)}, {"norms.weight": torch.ones(2)}, {"blocks.x.norm1.weight": torch.ones(2)}]
     return Kind(lambda: {"norm.weight": torch.ones(2)}, lambda: st.sampled_from([Odd(w, repr(w), WRONG) for w in wrong]))
@@ -72,7 +62,6 @@ rows = array(TOKENS, finite=False, free=(0, 1), grow=(0, 1), torch_only=True, to
 tokens = array(TOKENS, finite=False, free=(0,), grow=(0,), torch_only=True, tolerance=1e-4)
 points, covariance = array(POINTS, free=(0,), grow=(0,)), Kind(lambda: COVARIANCE, array(COVARIANCE, wrong=(-np.eye(2), np.zeros((2, 2)))).odd)
 maybe = Kind(covariance.make, lambda: covariance.odd().filter(lambda odd: odd.value is not None))
-errors = {"noise": [0.1, 0.2, 0.3, 0.4, 0.5], "fog": [0.2, 0.2, 0.3, 0.3, 0.4]}
 one = Kind(lambda: 1.5, lambda: real(1.5).odd().filter(lambda odd: "of two" not in odd.words))  # two are one a head
 TRIALS = [
     Trial(fan.channel_gate, query=array(QUERY), key=array(KEY), temperature=one, follows="query"),
@@ -111,10 +100,6 @@ TRIALS = [
           follows="features"),
     Trial(fan.noise_decay, features=function(lambda x: [x, 2 * x.flatten(1)]), images=array(IMAGES, free=(0, 1, 2, 3), grow=(0, 1, 2, 3), broadcast=True),
           sigma=real(0.5, low=0, above=True), generator=generator(), follows="images"),
-    Trial(fan.mean_corruption_error, errors=table(errors), reference=table({name: error[::-1] for name, error in errors.items()}),
-          names={"reference": ("errors",)}),
-    Trial(fan.retention, clean=real(0.8, low=0, high=1, above=True), corrupted=array(RNG.random((3, 5)), low=0, high=1, free=(0, 1), grow=(0, 1),
-          broadcast=True)),
     Trial(fan.soft_assignment, points=points, centres=array(STARTS, free=(0,), grow=(0,)), covariance=maybe, over=choice("points"), norms=flag(True),
           follows="points"),
     Trial(fan.updated_centres, points=array(POINTS), assignment=array(ASSIGNED, low=0, free=(1,), grow=(1,)), form=choice("printed"), covariance=maybe,

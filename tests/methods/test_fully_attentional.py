@@ -586,7 +586,7 @@ def test_eigenvalues_count_the_directions_of_tokens():
     assert count.tolist() == [int((s > 0.3 * s[0]).sum()) for s in singular]
 
 
-# --------------------------------------------------------------------------------------------------------------------------- robustness
+# --------------------------------------------------------------------------------------------------------------------------- noise
 
 
 def test_noise_decays_as_its_layers_say():
@@ -601,47 +601,6 @@ def test_noise_decays_as_its_layers_say():
     assert torch.allclose(twice, 2 * found)
     model = tiny()
     assert fan.noise_decay(lambda x: model.features(x, every=True), images(), generator=torch.Generator().manual_seed(0)).shape == (3, 2)
-
-
-def test_mean_corruption_error_has_its_worked_numbers():
-    alexnet = fan.ALEXNET_ERRORS
-    half = fan.mean_corruption_error({name: [0.5] * 5 for name in alexnet}, alexnet)
-    assert round(half.mce, 6) == 0.646726 and round(sum(alexnet.values()) / len(alexnet), 6) == 0.788993 and len(alexnet) == 15
-    assert fan.mean_corruption_error({name: np.full(5, error) for name, error in alexnet.items()}, alexnet).mce == pytest.approx(1, abs=1e-12)
-    assert fan.mean_corruption_error({name: (0,) * 5 for name in alexnet}, alexnet).mce == 0
-    own = {"a": {1: 0.1, 3: 0.3, 2: 0.2, 5: 0.5, 4: 0.4}, "b": torch.tensor([0.5, 0.5, 0.5, 0.5, 1.0])}
-    found = fan.mean_corruption_error(own, {"b": [0.3, 0.3, 0.3, 0.3, 0.3], "a": 0.6})
-    assert found.by_corruption == pytest.approx({"b": 2.0, "a": 0.5}) and found.mce == pytest.approx(1.25)
-
-
-def test_what_cannot_be_a_corruption_error_is_named():
-    good = {name: [0.5] * 5 for name in fan.ALEXNET_ERRORS}
-    less = {name: error for name, error in fan.ALEXNET_ERRORS.items() if name != "fog"}
-    for errors, reference, message in (
-        (good | {"saturate": [0.5] * 5}, fan.ALEXNET_ERRORS, "errors must be of corruptions that reference has .*, got 'saturate'"),
-        (good, less, "got 'fog'"),
-        ({k: v for k, v in good.items() if k != "snow"}, fan.ALEXNET_ERRORS, "errors must have every corruption of reference, got none of 'snow'"),
-        (good | {"fog": {0: 0.1, 1: 0.1, 2: 0.1, 3: 0.1, 4: 0.1}}, fan.ALEXNET_ERRORS, r"a severity of errors\['fog'\] must be an integer in 1..5, got 0"),
-        (good | {"fog": {1: 0.1, 2: 0.1, 3: 0.1, 4: 0.1}}, fan.ALEXNET_ERRORS, r"errors\['fog'\] must have severities 1 to 5, got \[1, 2, 3, 4\]"),
-        (good | {"fog": [0.5] * 4}, fan.ALEXNET_ERRORS, r"errors\['fog'\] must be five errors, for severities 1 to 5, got 4"),
-        (good | {"fog": [0.5] * 4 + [1.5]}, fan.ALEXNET_ERRORS, r"errors\['fog'\] at severity 5 must be a finite number in \[0, 1\], got 1.5"),
-        (
-            good | {"fog": {5: 0.1, 1: 7, 2: 0.1, 4: 0.1, 3: 0.1}},
-            fan.ALEXNET_ERRORS,
-            r"errors\['fog'\] at severity 1 must be a finite number in \[0, 1\], got 7",
-        ),
-        (good, fan.ALEXNET_ERRORS | {"fog": 0.0}, "reference must have errors above 0, which are divided by, got 0 for 'fog'"),
-        (good, {}, "reference must name a corruption or more, got none"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            fan.mean_corruption_error(errors, reference)
-    for errors in ([0.5] * 15, {1: [0.5] * 5}, good | {"fog": 0.5}, good | {"fog": ["0.5"] * 5}):
-        with pytest.raises(TypeError, match="^errors"):
-            fan.mean_corruption_error(errors, fan.ALEXNET_ERRORS)
-
-
-def test_retention_is_mean_accuracy_over_clean_accuracy():
-    assert fan.retention(0.8, np.array([[0.4, 0.6], [0.8, 0.2]])) == pytest.approx(0.625) and fan.retention(0.825, [0.645]) == pytest.approx(0.7818, abs=5e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- bottleneck

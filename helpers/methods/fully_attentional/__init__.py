@@ -9,7 +9,7 @@ official code differ, this follows the code, and options show the other.
     labels = group_tokens(token_affinity(tokens[0]), 3)                                  # which of them belong together
     score = group_scores(paint(labels, (8, 8), 4), masks)                                # and whether that is what is to be seen
 
-`blocks` has the gate and the parts of a network, `network` the whole of it, the published sizes and official weights; `grouping` and `robustness` measure;
+`blocks` has the gate and the parts of a network, `network` the whole of it, the published sizes and official weights; `grouping` and `noise` measure;
 `bottleneck` is attention as clustering. Tensors, arrays and lists are taken; bad arguments raise ValueError or TypeError that names the argument, before any
 work is done. Copy this folder, under any name, and it works.
 """
@@ -18,11 +18,11 @@ from .blocks import CHANNELS, GATES, VALUES, ChannelBlock, TokenMixing, channel_
 from .bottleneck import Clustering, soft_assignment, soft_clusters, updated_centres
 from .grouping import Agreement, Spectrum, attention_affinity, group_scores, group_tokens, paint, significant_eigenvalues, token_affinity
 from .network import CHECKPOINTS, FAN, PUBLISHED, PUBLISHED_PARAMETERS, from_official, load
-from .robustness import ALEXNET_ERRORS, CorruptionError, mean_corruption_error, noise_decay, retention
+from .noise import noise_decay
 
 __all__ = [
-    "ALEXNET_ERRORS", "CHANNELS", "CHECKPOINTS", "FAN", "GATES", "PUBLISHED", "PUBLISHED_PARAMETERS", "VALUES", "Agreement", "ChannelBlock", "Clustering",
-    "CorruptionError", "Spectrum", "TokenMixing", "attention_affinity", "channel_attention", "channel_gate", "fourier_features", "from_official",
-    "group_scores", "group_tokens", "load", "mean_corruption_error", "noise_decay", "paint", "retention", "significant_eigenvalues", "soft_assignment",
+    "CHANNELS", "CHECKPOINTS", "FAN", "GATES", "PUBLISHED", "PUBLISHED_PARAMETERS", "VALUES", "Agreement", "ChannelBlock", "Clustering",
+    "Spectrum", "TokenMixing", "attention_affinity", "channel_attention", "channel_gate", "fourier_features", "from_official",
+    "group_scores", "group_tokens", "load", "noise_decay", "paint", "significant_eigenvalues", "soft_assignment",
     "soft_clusters", "token_affinity", "updated_centres",
 ]  # fmt: skip
