@@ -61,12 +61,14 @@ _WAYS: dict[str, Callable] = {"noise": _noise, "blur": _blur, "contrast": _contr
 def corrupt(images, kind: str, severity: int, *, seed: int = 0, first: int = 0):
     """Pictures (N, C, H, W) in [0, 1] with one of KINDS at a severity of 0 (as they are) to 5, in [0, 1] again; tensor or array, as they came.
 
-    seed, first: the noise of picture i is drawn by the seed and by first + i, so that a batch of a larger set is told where it begins. Work is done in
-    float32 at least. Raises ValueError for other shapes, values, kinds and severities, TypeError for what are no floating-point numbers.
+    seed, from 0 to 10**11, and first, from 0 to 10**6: the noise of picture i is drawn by the seed and by first + i, so that a batch of a larger set is told
+    where it begins. Work is done in float32 at least; no gradient goes through. Raises ValueError for other shapes, values, kinds, severities, seeds and
+    first pictures, TypeError for what are no floating-point numbers (bytes from 0 to 255 too).
     """
-    given = numbers("images", images, "N C H W", low=0, high=1)
+    given = numbers("images", images, "N C H W")
     if not given.is_floating_point():
         raise TypeError(f"images must be floating-point numbers (N, C, H, W) in [0, 1], got whole numbers of dtype {str(given.dtype).removeprefix('torch.')}")
+    given = numbers("images", given, "N C H W", low=0, high=1)
     way, severity = _WAYS[choice("kind", kind, KINDS)], integer("severity", severity, low=0, high=5)
     seed, first = integer("seed", seed, low=0, high=_LAST_SEED), integer("first", first, low=0, high=10**6)
     if severity == 0:

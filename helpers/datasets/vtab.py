@@ -37,6 +37,7 @@ GROUPS = {  # name -> number of classes
 }  # fmt: skip
 TASKS = {name: classes for group in GROUPS.values() for name, classes in group.items()}
 LISTS = {"train": "train800.txt", "validation": "val200.txt", "both": "train800val200.txt", "test": "test.txt"}
+COUNTS = {"train": 800, "validation": 200, "both": 1000}
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,20 @@ def load(task: str, pictures: Path = PICTURES) -> VtabTask:
     """A task of VTAB-1k; pictures are read when they are asked for.
 
     RuntimeError, one sentence, where something is missing; ValueError for an unknown task and for lists that are not what they should be: a line without a
-    label, a label outside of the task's classes, a picture that is not there.
+    label, a label outside of the task's classes, a picture that is not there or not in the task's folder, a picture with two labels, other than 800, 200 and
+    1 000 pictures to learn from, or labels of the 1 000 that are not those of the 800 and the 200 together. What no reader of pictures can read is found
+    when it is asked for, with the error of that reader.
     """
     folder = _folder(task, pictures)
     if lack := missing(task, pictures):
         raise RuntimeError(lack)
-    tables = {part: _table(*_listed(folder, name, TASKS[task])) for part, name in LISTS.items()}
+    listed = {part: _listed(folder, name, TASKS[task]) for part, name in LISTS.items()}
+    for part, count in COUNTS.items():
+        if len(listed[part][0]) != count:
+            raise ValueError(f"pictures: {LISTS[part]} must list {count} pictures, got {len(listed[part][0])}")
+    if sorted(listed["both"][1]) != sorted(listed["train"][1] + listed["validation"][1]):
+        raise ValueError(f"pictures: {LISTS['both']} must list the pictures of {LISTS['train']} and {LISTS['validation']}, got other labels")
+    tables = {part: _table(*rows) for part, rows in listed.items()}
     group = next(group for group, names in GROUPS.items() if task in names)
     return VtabTask(task, group, TASKS[task], **tables)
 
@@ -99,10 +108,19 @@ def _table(paths: list[str], labels: list[int]) -> Any:
 def _listed(folder: Path, name: str, classes: int) -> tuple[list[str], list[int]]:
     """Paths and labels of a list of pictures."""
     paths, labels = [], []
-    for number, line in enumerate((folder / name).read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"pictures: {name} must be text in UTF-8, got other bytes at position {error.start}") from error
+    known: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
         path, _, label = line.strip().rpartition(" ")
         if not path or not label.isdecimal() or int(label) >= classes:
             raise ValueError(f"pictures: line {number} of {name} must be a path and a label in 0..{classes - 1}, got {got(line)}")
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ValueError(f"pictures: line {number} of {name} must name a picture in the folder of its task, got {got(path)}")
+        if known.setdefault(path, label) != label:
+            raise ValueError(f"pictures: line {number} of {name} must give {path} the label that it has before, {known[path]}, got {label}")
         if not (folder / path).is_file():
             raise ValueError(f"pictures: line {number} of {name} names {path}, which is not there")
         paths.append(str(folder / path))
@@ -113,11 +131,28 @@ def _listed(folder: Path, name: str, classes: int) -> tuple[list[str], list[int]
 
 
 def pixels(images: list, *, size: int = 224) -> Tensor:
-    """Pictures of PIL, of any size and mode, as (N, 3, size, size) in [0, 1]: brought to a square, bilinear, as the papers do it. TypeError for others."""
+    """Pictures of PIL, of any size, as (N, 3, size, size) in [0, 1]: brought to a square, bilinear, as the papers do it.
+
+    Any mode of 8 bits a channel, and I;16, where 65 535 is white. Transparency is left out. TypeError for what are no pictures; ValueError for modes I and F,
+    of which nothing says what white is, and for pictures that Pillow cannot read or turn into colours.
+    """
     size = integer("size", size, low=1)
     if not isinstance(images, (list, tuple)) or not all(isinstance(image, Image.Image) for image in images):
         raise TypeError(f"images must be a list of PIL's pictures, got {got(images)}")
     if not images:
         raise ValueError("images must be a list of PIL's pictures, one or more, got none")
-    squares = [np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32) / 255 for image in images]
-    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
+    for number, image in enumerate(images):
+        if image.mode in ("I", "F"):
+            raise ValueError(f"images must be pictures of 8 bits a channel or of mode I;16, got mode {image.mode} in number {number}")
+    return torch.from_numpy(np.stack([_square(number, image, size) for number, image in enumerate(images)])).permute(0, 3, 1, 2).contiguous()
+
+
+def _square(number: int, image: Image.Image, size: int) -> np.ndarray:
+    """A picture brought to (size, size, 3), in [0, 1]."""
+    try:
+        if image.mode.startswith("I;16"):
+            grey = Image.fromarray(np.asarray(image).astype(np.float32) / 65535).resize((size, size), Image.Resampling.BILINEAR)
+            return np.repeat(np.asarray(grey)[..., None], 3, 2).clip(0, 1)
+        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    except (OSError, SyntaxError, ValueError) as error:  # a file that ends too early, a mode without a way to colours
+        raise ValueError(f"images must be pictures that Pillow can turn into RGB, got mode {image.mode} in number {number}: {error}") from error

@@ -168,8 +168,10 @@ class Tuned:
 def prepare(backbone: ViTForImageClassification, method: str, *, classes: int, seed: int = 0, num_prompts: int | None = None) -> Tuned:
     """A copy of `backbone`, frozen but for what one of METHODS trains, with a new linear head for so many classes (normal, deviation 0.02, bias 0).
 
-    The head depends on the seed alone. num_prompts: for methods with prompts (None: NUM_PROMPTS). Raises TypeError for another kind of model, ValueError for an
-    unknown method, fewer than two classes, no prompts, or prompts where the method has none.
+    The head depends on the seed alone; torch's own random numbers stay where they are. num_prompts: for methods with prompts (None: NUM_PROMPTS). Raises
+    TypeError for another kind of model; ValueError for one without values (on the meta device), one that is told to give tuples (return_dict=False) or has
+    no linear head, for one that the method cannot be put on (narrower than REDUCTION for adapters, carrying pairs or adapters already), for an unknown
+    method, fewer than two classes, no prompts, or prompts where the method has none.
     """
     _checked_model(backbone)
     way = METHODS[choice("method", method, METHODS)]
@@ -177,13 +179,16 @@ def prepare(backbone: ViTForImageClassification, method: str, *, classes: int, s
     classes, seed = integer("classes", classes, low=2), integer("seed", seed, low=0, high=2**63 - 1)
     model = copy.deepcopy(backbone).requires_grad_(False).eval()
     weight = model.classifier.weight
-    head = nn.Linear(model.config.hidden_size, classes)
-    nn.init.normal_(head.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
-    nn.init.zeros_(head.bias)
-    model.classifier = head.to(weight.device, weight.dtype)
     with torch.random.fork_rng(devices=[weight.device] if weight.is_cuda else []):
+        head = nn.Linear(model.config.hidden_size, classes, dtype=torch.float32)
+        nn.init.normal_(head.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
+        nn.init.zeros_(head.bias)
+        model.classifier = head.to(weight.device, weight.dtype)
         torch.manual_seed(seed)
-        added = way.attach(model, **options)
+        try:
+            added = way.attach(model, **options)
+        except ValueError as error:  # which names the argument of another function
+            raise ValueError(f"backbone must be a model that {method} can be put on, got one of which that says: {error}") from error
     model.to(weight.device)
     model.classifier.to(weight.dtype).requires_grad_(True)
     named = [*model.named_parameters(), *((f"added.{i}.{name}", p) for i, module in enumerate(added) for name, p in module.named_parameters())]
@@ -209,6 +214,10 @@ def _checked_model(backbone) -> ViTForImageClassification:
     instance("backbone", backbone, ViTForImageClassification, "a ViTForImageClassification of transformers")
     if not isinstance(backbone.classifier, nn.Linear):
         raise ValueError(f"backbone must have a linear head to replace, got {got(backbone.classifier)}")
+    if any(parameter.is_meta for parameter in backbone.parameters()):
+        raise ValueError("backbone must have values, got parameters on the meta device")
+    if getattr(backbone.config, "return_dict", True) is False:
+        raise ValueError("backbone must give its outputs by name, got one whose config has return_dict=False")
     return backbone
 
 
@@ -269,7 +278,8 @@ def _share_right(said: Tensor, labels: Tensor) -> float:
 
 def _pictures(model: ViTForImageClassification, images, sizes: dict | None = None, name: str = "images") -> Tensor:
     size = model.config.image_size
-    return numbers(name, images, f"N {model.config.num_channels} {size} {size}", sizes, low=0, high=1, dtype=torch.float32)
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    return numbers(name, images, f"N {model.config.num_channels} {height} {width}", sizes, low=0, high=1, dtype=torch.float32)
 
 
 def _labelled(model: ViTForImageClassification, images, labels, classes: int, prefix: str = "") -> tuple[Tensor, Tensor]:
@@ -329,16 +339,22 @@ def fit(
 ) -> Tuned:  # fmt: skip
     """Tune a copy of `backbone` by one of METHODS on pictures (N, 3, S, S) in [0, 1] with labels (N,) from 0 to classes - 1.
 
-    Raises ValueError for labels outside of the head, pictures of one class only, an unknown method, rate <= 0, decay < 0, fewer than one step or picture a
-    batch, and what `prepare` refuses, all before any training; TypeError for other kinds.
+    Raises ValueError for labels outside of the head, pictures of one class only, an unknown method, rate <= 0, decay < 0, fewer than one step or two pictures
+    a batch, under torch.no_grad() or inference_mode(), and what `prepare` refuses, all before any training; TypeError for other kinds.
     """
+    _with_gradients("fit")
     _checked_model(backbone)
     way, classes = METHODS[choice("method", method, METHODS)], integer("classes", classes, low=2)
     rate, decay, steps, batch, seed = _options(rate, decay, steps, batch, seed)
     _prompts_of(method, num_prompts)
     images, labels = _to_learn(backbone, images, labels, classes)
     tuned = prepare(backbone, method, classes=classes, seed=seed, num_prompts=num_prompts)
-    return _train(tuned, _inputs(backbone, way.reads, images), labels, rate, decay, steps, batch, seed)
+    return _train(tuned, _inputs(tuned.model, way.reads, images), labels, rate, decay, steps, batch, seed)
+
+
+def _with_gradients(call: str) -> None:
+    if not torch.is_grad_enabled():
+        raise ValueError(f"{call} must be called where gradients are on, got torch.no_grad() or inference_mode() around it")
 
 
 def _options(rate, decay, steps, batch, seed) -> tuple:
@@ -387,6 +403,7 @@ def search(
     """Learning rate, number of prompts (for methods that have some) and weight decay by accuracy on validation pictures, one after the other: first the rates
     (None: those of the method) with the fewest prompts and the smallest decay, then the numbers of prompts, then the decays. Of equals the smallest. Pictures,
     labels and errors as in `fit`."""
+    _with_gradients("search")
     _checked_model(backbone)
     way, classes = METHODS[choice("method", method, METHODS)], integer("classes", classes, low=2)
     rates = _grid("rates", way.rates if rates is None else rates, above=True)
@@ -394,7 +411,8 @@ def search(
     _, _, steps, batch, seed = _options(rates[0], decays[0], steps, batch, seed)
     images, labels = _to_learn(backbone, images, labels, classes)
     held = _labelled(backbone, validation_images, validation_labels, classes, "validation_")
-    known, asked = (_inputs(backbone, way.reads, pictures) for pictures in (images, held[0]))
+    still = copy.deepcopy(backbone).eval()  # whatever mode the caller's is in
+    known, asked = (_inputs(still, way.reads, pictures) for pictures in (images, held[0]))
     tried = {}
 
     def tells(num_prompts: int | None, rate: float, decay: float) -> float:

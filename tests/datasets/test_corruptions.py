@@ -45,3 +45,10 @@ def test_contrast_keeps_each_mean_and_darkness_scales():
     torch.testing.assert_close(worse.mean((1, 2, 3)), PICTURES.mean((1, 2, 3)))
     torch.testing.assert_close(worse.flatten(1).std(1), 0.2 * PICTURES.flatten(1).std(1))
     torch.testing.assert_close(corrupt(PICTURES, "darkness", 2), 0.5 * PICTURES)
+
+
+def test_bytes_are_refused_as_what_they_are():
+    with pytest.raises(TypeError, match=r"images must be floating-point numbers \(N, C, H, W\) in \[0, 1\], got whole numbers of dtype uint8"):
+        corrupt((PICTURES * 255).to(torch.uint8), "noise", 1)
+    with pytest.raises(ValueError, match=r"images must be numbers \(N, C, H, W\) in \[0, 1\], got values from "):
+        corrupt(PICTURES * 255, "noise", 1)

@@ -1,5 +1,6 @@
 """Odd and wrong inputs for the bench of tunings."""
 
+import copy
 import functools
 import re
 
@@ -8,6 +9,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from helpers.measures import tuning
+from helpers.methods.scale_and_shift import add_scale_shift
 from tests.inputs.harness import Trial, array, check, choice, coverage, instance, integer, optional, real
 
 
@@ -90,6 +92,42 @@ def test_one_clear_sentence_before_any_training(changed, sentence, monkeypatch):
     arguments = dict(backbone=tiny(), method="SSF", images=IMAGES, labels=LABELS, classes=3, rate=0.01) | changed
     with pytest.raises(ValueError, match=re.escape(sentence)):
         tuning.fit(**arguments)
+
+
+def changed(change) -> ViTForImageClassification:
+    model = copy.deepcopy(tiny())
+    change(model)
+    return model
+
+
+NARROW = dict(image_size=8, patch_size=4, hidden_size=6, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12)
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "sentence"),
+    [
+        ("linear", lambda: copy.deepcopy(tiny()).to("meta"), "backbone must have values, got parameters on the meta device"),
+        ("linear", lambda: changed(lambda m: setattr(m.config, "return_dict", False)), "backbone must give its outputs by name, got one whose config has"),
+        (
+            "adapter",
+            lambda: ViTForImageClassification(ViTConfig(**NARROW)),
+            "backbone must be a model that adapter can be put on, got one of which that says: ",
+        ),
+        ("SSF", lambda: changed(add_scale_shift), "backbone must be a model that SSF can be put on, got one of which that says: model must carry no pairs yet"),
+    ],
+)
+def test_backbones_that_cannot_be_tuned_are_named(method, backbone, sentence, monkeypatch):
+    monkeypatch.setattr(tuning, "_train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        tuning.fit(backbone(), method, IMAGES, LABELS, classes=3, rate=0.01)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_no_training_where_gradients_are_off(mode):
+    with mode(), pytest.raises(ValueError, match="fit must be called where gradients are on, got torch.no_grad"):
+        tuning.fit(tiny(), "linear", IMAGES, LABELS, classes=3, rate=0.01)
+    with mode(), pytest.raises(ValueError, match="search must be called where gradients are on"):
+        tuning.search(tiny(), "linear", IMAGES, LABELS, IMAGES, LABELS, classes=3)
 
 
 @pytest.mark.parametrize(("rates", "error"), [((), ValueError), ("0.1", TypeError), (0.1, TypeError), ((0.1, -1), ValueError), ((0.1, None), TypeError)])

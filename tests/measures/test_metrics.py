@@ -1,6 +1,7 @@
 """PSNR, SSIM and the calibration error against closed forms, slow loops and a library, and their refusals."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,10 @@ def test_any_pictures_in_their_own_precision():
             else:
                 with pytest.raises(ValueError, match="a must be pictures in"):
                     psnr(wide, wide)
+    white, step = torch.ones(1, 7, 7).bfloat16(), torch.finfo(torch.bfloat16).eps  # four steps are rounding, five are not
+    for wide, fits in ((white + 4 * step, True), (white + 5 * step, False), (-4 * step * white, True), (-5 * step * white, False)):
+        with nullcontext() if fits else pytest.raises(ValueError, match="a must be pictures in"):
+            assert psnr(wide, wide) == math.inf
     over = torch.full((3, 8, 8), 1 + 2e-7)  # a fade or a 16-bit sum may end a rounding above 1
     assert psnr(over, torch.ones(3, 8, 8)) > 120 and psnr(torch.full((3, 8, 8), 1.0078125, dtype=torch.bfloat16), torch.ones(3, 8, 8)) > 40
 
@@ -115,6 +120,7 @@ def test_calibration_error_is_a_sum_over_bins():
         assert calibration_error(p, right, bins=bins) == pytest.approx(sum(abs(c - a) * n / 6 for c, a, n in parts))
     assert calibration_error(p, right) == calibration_error(p, right, bins=10)
     assert calibration_error([[0.9, 0.1]] * 10, [0] * 9 + [1]) == pytest.approx(0)
+    assert calibration_error([[1.0, 0.0], [0.95, 0.05]], [1, 0]) == pytest.approx(0.475)  # both in the last bin: |1.95 - 1| / 2
     assert calibration_error(p, right, bins=10**9) == pytest.approx(sum(abs(c - a) for c, a in zip(confidences, right, strict=True)) / 6)
 
 
@@ -127,6 +133,11 @@ def test_calibration_error_of_any_rows_in_their_own_precision():
                       (rows.astype(np.float32), 1e-6), (rows.astype(np.float16), 1e-2), (torch.from_numpy(rows).bfloat16(), 2e-2)):  # fmt: skip
         assert calibration_error(form, labels) == pytest.approx(right, abs=off)
     assert calibration_error([[1, 0], [0, 1]], [0, 0]) == 0.5  # whole numbers
+    step = torch.finfo(torch.bfloat16).eps  # eight steps are rounding, nine are not: of a sum, and of an entry above 1 or below 0
+    for row, fits in (((0.5, 0.5 + 8 * step), True), ((0.5, 0.5 + 9 * step), False), ((1 + 8 * step, -8 * step), True),
+                      ((1 + 9 * step, -8 * step), False), ((1 + 8 * step, -9 * step), False)):  # fmt: skip
+        with nullcontext() if fits else pytest.raises(ValueError, match="probabilities must be rows"):
+            calibration_error(torch.tensor([row]).bfloat16(), [0])
     assert calibration_error([[0.5, 0.50005]], [1]) == pytest.approx(0.49995) and calibration_error([[1.00005, 0.0]], [0]) == pytest.approx(5e-5)
     for form in (labels.astype(np.uint16), torch.from_numpy(labels), pd.Series(labels, index=range(9, 59)), labels[::-1].copy()[::-1], labels.tolist()):
         assert calibration_error(rows, form) == right

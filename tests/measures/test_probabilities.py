@@ -52,7 +52,8 @@ def test_cold_softmax_does_not_underflow(temperature):
     rows = np.vstack([np.full(1000, 1e-3), np.r_[0.5, np.full(999, 0.5 / 999)], np.r_[1.0, np.zeros(999)]])
     out = peers.with_temperature(rows, temperature)
     assert np.allclose(out[0], 1e-3) and np.allclose(out[1:, 0], 1) and np.allclose(out.sum(1), 1)
-    assert np.allclose(peers.with_bias(rows, temperature, np.r_[0.0, 800.0, np.zeros(998)])[0], np.r_[0, 1.0, np.zeros(998)])
+    out = peers.with_bias(rows, temperature, np.r_[0.0, 800.0, np.zeros(998)])
+    assert np.allclose(out[0], np.r_[0, 1.0, np.zeros(998)]) and np.allclose(out[1:, 0], 1) and np.allclose(out.sum(1), 1)
 
 
 def test_the_temperature_stays_between_its_bounds():
@@ -162,6 +163,27 @@ def test_rows_of_half_precision_are_divided_by_their_sums(dtype):
     assert np.array_equal(peers.with_temperature(p, 0.8), peers.with_temperature(exact, 0.8))
     with pytest.raises(ValueError, match="rows sum to 1"):
         peers.with_temperature(p * 0.9, 0.8)
+    step = torch.finfo(dtype).eps  # eight steps are rounding, nine are not
+    rows = torch.tensor([[0.5, 0.5 + 8 * step]]).to(dtype)
+    assert np.array_equal(peers.with_bias(rows, 1.0, [0, 0]), peers.with_bias((rows.double() / rows.double().sum()).numpy(), 1.0, [0, 0]))
+    with pytest.raises(ValueError, match="rows sum to 1"):
+        peers.with_temperature(torch.tensor([[0.5, 0.5 + 9 * step]]).to(dtype), 0.8)
+
+
+def test_rows_of_whole_numbers():
+    for rows in (np.eye(3, dtype=int), np.eye(3, dtype=int).tolist(), torch.eye(3, dtype=torch.uint8)):
+        assert np.allclose(peers.with_temperature(rows, 2.0), peers.with_temperature(np.eye(3), 2.0))
+    with pytest.raises(ValueError, match="row 1 sums to 2 with"):
+        peers.with_temperature(np.array([[1, 0], [1, 1]]), 2.0)
+
+
+def test_only_the_shares_of_a_prior_count():
+    p, _ = example(20)
+    for scale in (1e-250, 3.0, 1e250):
+        assert np.allclose(peers.prior_correction(p, scale * np.array([1, 2, 3, 4])), peers.prior_correction(p, [0.1, 0.2, 0.3, 0.4]))
+    for prior in ([1e150, 1, 1, 1e-100], [1e-50, 1, 1, 1e-250], [0, 0, 0, 0]):
+        with pytest.raises(ValueError, match="prior must hold 4 positive"):
+            peers.sinkhorn(p, prior)
 
 
 def test_names_of_columns():
@@ -184,6 +206,23 @@ def test_estimated_prior():
     prior = np.array([0.1, 0.2, 0.3, 0.4])
     shifted, _ = example(20_000, seed=1, prior=prior)
     assert peers.estimate_prior(shifted, validation, labels) == pytest.approx(prior, abs=0.03)
+
+
+def test_a_class_that_nothing_speaks_for_gets_a_hundredth_of_an_equal_share():
+    known, labels = np.eye(2)[[0, 0, 0, 1]], [0, 0, 0, 1]  # never wrong
+    assert peers.estimate_prior(np.eye(2)[[0, 0, 0]], known, labels) == pytest.approx(np.array([1, 0.005]) / 1.005)
+    assert peers.estimate_prior(np.eye(2)[[0, 1, 1, 1, 1]], known, labels) == pytest.approx([0.2, 0.8])
+    # of class 1, half is taken for class 0: said [1, 0] = [[1/2, 1/4], [0, 1/4]] @ [2, 0]; and said [0, 1] asks for [-2, 4], shares [-1, 2]
+    known, labels = np.eye(2)[[0, 0, 0, 1]], [0, 0, 1, 1]
+    assert peers.estimate_prior(np.eye(2)[[1, 1, 1]], known, labels) == pytest.approx(np.array([0.005, 2]) / 2.005)
+
+
+@pytest.mark.parametrize("call", [peers.fit_temperature, peers.fit_bias, lambda p, y: peers.estimate_prior(p, p, y)])
+def test_labels_that_are_no_whole_numbers_are_refused(call):
+    p, labels = example(20)
+    for wrong in (labels + 0.5, labels.astype(float), labels.astype(str)):
+        with pytest.raises(TypeError, match="labels must be"):
+            call(p, wrong)
 
 
 def test_calibration_error_by_hand():

@@ -215,6 +215,52 @@ def test_the_backbones_dropout_stays_off_and_the_heads_is_on():
     assert torch.equal(tuning.logits(mlp, images), tuning.logits(mlp, images))
 
 
+@pytest.mark.parametrize("method", ["linear", "MLP-3", "partial-1"])
+def test_a_backbone_that_is_in_training_is_read_as_at_inference(method):
+    model = tiny(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
+    images, labels = easy(12)
+    options = dict(classes=CLASSES, steps=3, seed=1)
+    expected = tuning.logits(tuning.fit(model, method, images, labels, rate=0.1, **options), images)
+    best = tuning.search(model, method, images, labels, images, labels, rates=(0.1, 0.3), **options)
+    model.train()
+    assert torch.equal(tuning.logits(tuning.fit(model, method, images, labels, rate=0.1, **options), images), expected)
+    monitored = []
+    handle = model.vit.layers[0].register_forward_hook(lambda block, args, output: monitored.append(block.training))
+    assert tuning.search(model, method, images, labels, images, labels, rates=(0.1, 0.3), **options) == best
+    handle.remove()
+    assert monitored and not any(monitored) and all(module.training for module in model.modules())
+
+
+def test_pictures_of_a_backbone_whose_config_has_two_sides():
+    config = dict(hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=HIDDEN, patch_size=PATCH)
+    model = ViTForImageClassification(ViTConfig(image_size=(SIZE, 2 * SIZE), **config)).eval()
+    images = torch.rand(6, 3, SIZE, 2 * SIZE)
+    tuned = tuning.fit(model, "linear", images, torch.arange(6) % 2, classes=2, rate=0.1, steps=2)
+    assert tuning.logits(tuned, images).shape == (6, 2)
+    with pytest.raises(ValueError, match=r"images must be numbers \(N, 3, 8, 16\), got shape \(6, 3, 16, 8\)"):
+        tuning.logits(tuned, images.transpose(2, 3))
+
+
+def test_a_tuned_model_with_pairs_is_pickled(backbone, tmp_path):
+    images, labels = easy(12)
+    tuned = tuning.fit(backbone, "SSF", images, labels, classes=CLASSES, rate=0.01, steps=2)
+    torch.save(tuned, tmp_path / "tuned.pt")
+    again = torch.load(tmp_path / "tuned.pt", weights_only=False)
+    assert torch.equal(tuning.logits(again, images), tuning.logits(tuned, images)) and again.count == tuned.count
+
+
+def test_the_head_depends_on_the_seed_alone_and_takes_no_random_numbers(backbone):
+    before = torch.get_rng_state()
+    head = tuning.prepare(backbone, "SSF", classes=CLASSES, seed=3).model.classifier
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = tuning.prepare(backbone, "linear", classes=CLASSES, seed=3).model.classifier
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(other.weight, head.weight) and other.weight.dtype == torch.float32
+
+
 # --- choosing ---
 
 

@@ -53,6 +53,13 @@ try:
 except ImportError as error:
     print("diffusers" in str(error))
 """, ["[True, False, True] [[[1, 0, 0], [1, 1, 1], [0, 0, 1]]] 4.0", "True"]),  # a reference attends to itself, the missing frame to all
+    "scale_and_shift": ("""
+from copied import compose, merge_weights
+from copied.maths import vit_scalars
+
+print([v.tolist() for v in merge_weights(torch.tensor([[2.0, 1.0]]), None, [3.0], [0.5])], vit_scalars(width=2, depth=1))
+print([v.tolist() for v in compose(torch.tensor([2.0]), [1.0], [3.0], [-1.0])])
+""", ["[[[6.0, 3.0]], [0.5]] 52", "[[6.0], [2.0]]"]),  # 3 (2 x + 1) - 1
     "semantic_mixing": ("""
 from copied import WordWeights, blend, levels
 
@@ -113,6 +120,19 @@ one, other = (p(video, known, num_inference_steps=2, generator=torch.Generator()
 print(torch.equal(one, other), torch.equal(one[:, known], video[:, known]), torch.equal(one, video))
 print(json.load(open("saved/model_index.json"))["planner"], MarDiniPipeline.__module__)
 """, ["True True False", "['copied', 'Planner'] copied.pipeline"]),  # what is saved names the folder, and not a file in it
+    "scale_and_shift": ("""
+from copied import add_scale_shift
+
+torch.manual_seed(0)
+model, x = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).double().eval(), torch.randn(5, 3, dtype=torch.float64)
+before = model(x)
+pairs = add_scale_shift(model, where="0")
+pairs.set_strength(2), pairs.load_state_dict({k: v + 1 for k, v in pairs.state_dict().items()})
+live = model(x)
+print(torch.equal(live, before), torch.allclose(pairs.merge()(x), live), type(pairs).__module__)
+pairs.unmerge(), pairs.remove()
+print(torch.allclose(model(x), before))
+""", ["False True copied.attach", "True"]),
     "semantic_mixing": ("""
 from copied import mix
 

@@ -2,16 +2,22 @@
 
 import copy
 import io
+import pickle
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
     ConvNextConfig,
     ConvNextForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     SwinConfig,
     SwinForImageClassification,
     ViTConfig,
@@ -239,7 +245,7 @@ def test_places_by_group_and_by_name():
     assert len(insertion_points(model, where="vit.layers.1")) == 8 and len(insertion_points(model, where=["vit.layers.1", "vit.layernorm"])) == 9
     with pytest.raises(ValueError, match=r"where must be 'all', a group of this model \(patch, norm, qkv, proj, mlp\) or the name of a layer such as .*'qvk'"):
         add_scale_shift(model, where=["norm", "qvk"])
-    assert ssf._pair_of(model.vit.layernorm) is None  # refused before any work
+    assert ssf.layers._pairs_of(model.vit.layernorm) == []  # refused before any work
     assert [p.group for p in insertion_points(made("cnn")[0], head="11")] == ["patch", "norm", "conv", "norm", "norm", "norm", "norm"]
 
 
@@ -321,7 +327,7 @@ def test_merged_and_live_models_agree_and_unmerging_brings_all_back(name, style)
     new = set(model.state_dict()) - set(state)
     lacking = {"clip": {"vision_model.embeddings.patch_embedding.bias"}, "cnn": {"0.bias", *(f"{i}.{p}" for i in (6, 7, 10) for p in ("weight", "bias"))}}
     assert new == lacking.get(name, set()) and all(model.state_dict()[k].shape == v.shape for k, v in state.items())
-    assert not any(ssf._pair_of(layer) or parametrize.is_parametrized(layer) for layer in model.modules())
+    assert not any(ssf.layers._pairs_of(layer) or parametrize.is_parametrized(layer) for layer in model.modules())
     pairs.unmerge()
     torch.testing.assert_close(outputs(model, pixels), live, rtol=1e-10, atol=1e-10)
     pairs.remove()
@@ -576,3 +582,279 @@ def test_sizes_that_do_not_fit():
         ssf.merge_weights(torch.ones(3, 2), None, [1.0, 2], [0.0, 0])
     with pytest.raises(ValueError, match=r"x must have 3 channels along axis 1, got shape \(2, 4, 3\)"):
         ssf.Pair(3, channel_dim=1)(torch.ones(2, 4, 3))
+
+
+# ------------------------------------------------------------------------------------- other pairs, other layers, other hands on the model
+
+
+def linear(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4)).double().eval(), torch.randn(5, 3, dtype=torch.float64)
+
+
+def test_what_was_merged_is_divided_out_after_another_task_came_in():
+    model, x = linear()
+    plain = model(x)
+    pairs = randomise(add_scale_shift(model))
+    pairs.merge()
+    pairs.load_state_dict({name: value + 1 for name, value in pairs.state_dict().items()})
+    pairs.unmerge()
+    assert (model(x) - plain).abs().max() > 0.1  # the other task is live
+    pairs.remove()
+    torch.testing.assert_close(model(x), plain)
+
+
+@pytest.mark.parametrize("style", ["hooks", "parametrizations"])
+def test_pairs_that_were_removed_do_nothing_any_more(style):
+    model, x = linear()
+    plain = model(x)
+    first = randomise(add_scale_shift(model, style=style))
+    first.remove()
+    second = randomise(add_scale_shift(model, style=style), seed=2)
+    live = model(x)
+    for call in (first.merge, first.unmerge, lambda: first.merge(model)):
+        with pytest.raises(ValueError, match=r"merge\(\) must find the pairs on the model, got pairs that were removed"):
+            call()
+    first.remove()  # a second time: nothing
+    assert torch.equal(model(x), live) and len(ssf.layers._pairs_of(model[0])) == 1 and not model[0].training
+    other = linear()[0]
+    randomise(add_scale_shift(other))
+    torch.testing.assert_close(first.merge(linear()[0])(x), other(x))  # into another copy they can still go
+    second.merge()
+    second.remove()
+    torch.testing.assert_close(model(x), live)
+    assert (live - plain).abs().max() > 0.1 and all(p.requires_grad for p in model.parameters())
+    assert "train" not in vars(model) and ssf.attach._MARK not in vars(model)
+    with pytest.raises(ValueError, match=r"unmerge\(\) must find the pairs on the model, got pairs that were removed"):
+        second.unmerge()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_handles_go_in_any_order(order):
+    model, _ = linear()
+    model[0].weight.requires_grad_(False)
+    both = [add_scale_shift(model)]
+    both[0].merge()
+    both.append(add_scale_shift(model))
+    both[order[0]].remove()
+    assert not model[2].weight.requires_grad and not model.train()[0].training
+    both[order[1]].remove()
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True] and not model.training
+    assert model.train()[0].training
+
+
+def test_under_later_pairs_earlier_ones_are_not_unmerged():
+    model, x = linear()
+    first = randomise(add_scale_shift(model))
+    first.merge()
+    randomise(add_scale_shift(model), seed=2)
+    live = model(x)
+    with pytest.raises(ValueError, match="model must carry no pairs of its own, got one at 0"):
+        first.unmerge()
+    assert torch.equal(model(x), live)
+    with pytest.raises(ValueError, match="model must carry no pairs yet, got one at 0"):
+        add_scale_shift(model, where="2")
+
+
+def test_others_parametrisations_stay_when_pairs_go():
+    class Double(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    model, x = linear()
+    pairs = add_scale_shift(model, style="parametrizations")
+    parametrize.register_parametrization(model[0], "weight", Double())
+    live = model(x)
+    with pytest.raises(ValueError, match="got a Linear whose weight is made from others"):
+        pairs.merge()
+    pairs.remove()
+    torch.testing.assert_close(model(x), live)
+    assert [type(part) for part in model[0].parametrizations.weight] == [Double] and not parametrize.is_parametrized(model[2])
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight / (weight.std((1, 2, 3), keepdim=True) + 1e-6), self.bias)
+
+
+class Halved(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight.tanh(), bias)
+
+
+def patched(layer):
+    layer.forward = lambda x: nn.functional.linear(x, layer.weight.tanh(), layer.bias)
+    return layer
+
+
+ODD = {
+    "forward": lambda: Standardised(3, 4, 1), "inner forward": lambda: Halved(3, 4, 1), "own forward": lambda: patched(nn.Linear(3, 4)),
+    "weight norm": lambda: nn.utils.weight_norm(nn.Linear(3, 4)), "spectral norm": lambda: nn.utils.spectral_norm(nn.Linear(3, 4)),
+    "pruned bias": lambda: prune.random_unstructured(nn.Linear(3, 4), "bias", 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", ODD)
+def test_layers_whose_weights_are_not_what_they_do_are_not_merged(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1) if "forward" in kind and kind[0] != "o" else nn.Linear(3, 3), ODD[kind]()).eval()
+    assert [p.mergeable for p in insertion_points(model)] == [True, False]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    asked = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(ValueError, match="style must be hooks for the pair at 1, which follows a "):
+        add_scale_shift(model, style="parametrizations")
+    assert "train" not in vars(model) and asked == [p.requires_grad for p in model.parameters()] and not parametrize.is_parametrized(model[0])
+    pairs = add_scale_shift(model)
+    with pytest.raises(ValueError, match=r"merge\(\) must find a plain affine layer before each pair, got a .* at 1"):
+        pairs.merge()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items()) and ssf.layers._pairs_of(model[0])
+
+
+def test_a_hook_between_layer_and_pair_is_refused_and_one_behind_is_not():
+    model, x = linear()
+    handle = model[0].register_forward_hook(lambda layer, args, output: output.tanh())
+    with pytest.raises(ValueError, match="style must be hooks for the pair at 0, which follows a forward hook"):
+        add_scale_shift(model, style="parametrizations")
+    pairs = randomise(add_scale_shift(model))
+    with pytest.raises(ValueError, match=r"merge\(\) must find no forward hook between a layer and its pair, got one at 0; remove it first"):
+        pairs.merge()
+    handle.remove()
+    model[0].register_forward_hook(lambda layer, args, output: output.tanh())
+    live = model(x)
+    pairs.merge()
+    torch.testing.assert_close(model(x), live)
+    pairs.unmerge()  # back to its place before the hook
+    torch.testing.assert_close(model(x), live)
+
+
+@pytest.mark.parametrize("share", [lambda m: m[0].weight.data, lambda m: m[0].weight.data.view(16)[4:12].view(2, 4)])
+def test_weights_in_the_same_memory_are_shared_ones(share):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    model[1].weight = nn.Parameter(share(model))
+    if len(model[1].weight) == 2:
+        model[1].bias, model[1].out_features = nn.Parameter(torch.zeros(2)), 2
+    with pytest.raises(ValueError, match="model must not share the weights that a pair is merged into, got one that is used at 0 and 1"):
+        add_scale_shift(model).merge()
+
+
+def test_neighbours_in_one_block_of_memory_share_nothing():
+    model, x = linear()
+    block = torch.cat([model[0].weight.data.flatten(), model[2].weight.data.flatten()])
+    model[0].weight, model[2].weight = nn.Parameter(block[:12].view(4, 3)), nn.Parameter(block[12:].view(4, 4))
+    pairs = randomise(add_scale_shift(model))
+    live = model(x)
+    torch.testing.assert_close(pairs.merge()(x), live)
+
+
+class Wrapper(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+
+@pytest.mark.parametrize("wrap, prefix", [(nn.DataParallel, "module."), (torch.compile, "_orig_mod."), (Wrapper, "model."),
+                                          (lambda m: nn.DataParallel(torch.compile(m)), "module._orig_mod.")])  # fmt: skip
+def test_a_wrapped_model_keeps_its_head(wrap, prefix):
+    model = wrap(vit())
+    pairs = add_scale_shift(model)
+    assert pairs.heads == (f"{prefix}classifier",) and len(pairs.points) == 18 and model.get_submodule(f"{prefix}classifier").weight.requires_grad
+    assert model.train().get_submodule(f"{prefix}classifier").training and not model.get_submodule(f"{prefix}vit").training
+
+
+def test_a_model_of_peft_keeps_its_head():
+    pairs = add_scale_shift(model := get_peft_model(vit(), LoraConfig(r=2, target_modules=["q_proj"])))
+    assert pairs.heads == ("base_model.model.classifier",) and model.base_model.model.classifier.weight.requires_grad
+    assert not any("classifier" in point.name for point in pairs.points)
+
+
+def test_two_heads_and_a_pooler_that_is_called_head():
+    small = dict(image_size=8, patch_size=4, hidden_size=12, num_hidden_layers=1, num_attention_heads=3, intermediate_size=20)
+    pairs = add_scale_shift(DeiTForImageClassificationWithTeacher(DeiTConfig(**small)))
+    assert pairs.heads == ("cls_classifier", "distillation_classifier") and not any("classifier" in p.name for p in pairs.points)
+    model = SiglipVisionModel(SiglipVisionConfig(**small))
+    pairs = add_scale_shift(model)
+    assert pairs.heads == () and not any("head" in p.name for p in pairs.points) and not any(p.requires_grad for p in model.parameters())
+    assert len(insertion_points(model, where="qkv")) == 3
+    with pytest.raises(ValueError, match=r"got a torch.nn.MultiheadAttention at 1, which calls none; head=\['1'\] leaves it out"):
+        insertion_points(both := nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 2)))
+    assert [p.name for p in insertion_points(both, head=["1"])] == ["0"]
+
+
+def test_a_model_with_pairs_is_pickled():
+    model, pixels, _ = made("vit")
+    pairs = randomise(add_scale_shift(model))
+    live, file = outputs(model, pixels), io.BytesIO()
+    torch.save(pairs, file)  # carrier and pairs
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert torch.equal(outputs(again.model, pixels), live) and not again.model.train().vit.training
+    again.model.eval(), again.merge()
+    torch.testing.assert_close(outputs(pickle.loads(pickle.dumps(again.model)), pixels), live)
+    again.remove()
+    assert again.model.train().vit.training and all(p.requires_grad for p in again.model.parameters())
+
+
+def test_a_failure_on_the_way_leaves_the_model_as_it_was(monkeypatch):
+    model, x = linear()
+    plain, register, calls = model(x), parametrize.register_parametrization, []
+
+    def fails(*args, **options):
+        calls.append(args)
+        return register(*args, **options) if len(calls) < 4 else 1 / 0
+
+    monkeypatch.setattr(parametrize, "register_parametrization", fails)
+    with pytest.raises(ZeroDivisionError):
+        add_scale_shift(model, style="parametrizations")
+    assert torch.equal(model(x), plain) and not any(parametrize.is_parametrized(layer) for layer in model)
+    assert all(p.requires_grad for p in model.parameters()) and "train" not in vars(model)
+
+
+@pytest.mark.parametrize("style", ["hooks", "parametrizations"])
+def test_pairs_come_off_layers_that_are_gone_from_the_model(style):
+    model, *_ = made("vit")
+    gone = model.vit.layers[1]
+    pairs = add_scale_shift(model, style=style)
+    model.vit.layers = model.vit.layers[:1]
+    with pytest.raises(ValueError, match="model must have a layer of 12 channels at vit.layers.1.*, got none"):
+        pairs.merge()
+    pairs.remove()
+    assert not any(ssf.layers._pairs_of(layer) for part in (model, gone) for layer in part.modules())
+    assert all(p.requires_grad for part in (model, gone) for p in part.parameters())
+
+
+def test_another_layer_in_the_place_of_one_with_a_pair():
+    model, _ = linear()
+    pairs = add_scale_shift(model)
+    model[2] = nn.Linear(4, 4).double().eval()
+    with pytest.raises(ValueError, match="model must keep the layers that pairs were put behind, got another one at 2"):
+        pairs.merge()
+
+
+def test_a_deeper_model_and_gains_that_are_no_numbers_are_not_merged():
+    model, _ = linear()
+    pairs = add_scale_shift(model)
+    deeper = nn.Sequential(*copy.deepcopy(linear()[0]), nn.Linear(4, 4)).eval()
+    with pytest.raises(ValueError, match="model must have the layers of the pairs' own model and no others, got a difference at 3"):
+        pairs.merge(deeper)
+    with torch.no_grad():
+        pairs.pairs.get_submodule("2").scale[1] = torch.nan
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="the pair at 2 must be finite numbers to be merged, got some that are not"):
+        pairs.merge()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+
+
+def test_what_gets_no_pair_and_what_a_pair_does_not_take():
+    others = nn.Sequential(nn.Linear(2, 3), nn.InstanceNorm1d(3), nn.RMSNorm(3), nn.ConvTranspose1d(3, 3, 1))
+    assert [p.name for p in insertion_points(others)] == ["0"]
+    with pytest.raises(ValueError, match="model must have weights, got a lazy layer at 0"):
+        add_scale_shift(nn.Sequential(nn.LazyLinear(3)))
+    for given in (torch.ones(2, 3, dtype=torch.int64), (torch.ones(2, 3),)):
+        with pytest.raises(TypeError, match="x must be a floating-point tensor, got "):
+            ssf.Pair(3, channel_dim=-1)(given)
+    with pytest.raises(TypeError, match="dtype must be a floating-point dtype of torch, got torch.int32"):
+        ssf.Pair(3, channel_dim=-1, dtype=torch.int32)
+    with pytest.raises(ValueError, match="device must be a device of this machine, got 'nope'"):
+        ssf.Pair(3, channel_dim=-1, device="nope")

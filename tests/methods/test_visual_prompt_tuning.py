@@ -138,7 +138,7 @@ def test_tokens_behind_the_blocks_are_the_models_own():
     before = model(IMAGES, output_hidden_states=True)
     add_prompts(model, num_prompts=P)
     found = model(IMAGES, output_hidden_states=True)
-    assert [h.shape[1] for h in found.hidden_states] == [1 + P + PATCHES] * (N + 1) and [h.shape[1] for h in before.hidden_states] == [1 + PATCHES] * (N + 1)
+    assert [h.shape for h in found.hidden_states] == [h.shape for h in before.hidden_states] == [(2, 1 + PATCHES, WIDTH)] * (N + 1)
     assert model.vit(IMAGES).last_hidden_state.shape == model.vit(IMAGES, return_dict=False)[0].shape == (2, 1 + PATCHES, WIDTH)
 
 

@@ -362,6 +362,7 @@ def test_axes_stay_where_the_first_state_has_them():
     def draw(size=1):
         fig, ax = plt.subplots(figsize=(4, 2), layout="constrained")
         ax.plot([0, 10**size])
+        ax.ticklabel_format(style="plain")  # whatever style was in use before
         places.append(ax)
         return fig
 

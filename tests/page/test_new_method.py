@@ -54,9 +54,13 @@ def test_all_files_of_one_name_with_the_first_free_number(copy):
 
 
 def test_a_page_that_the_list_of_claims_foresees_gets_its_number_and_no_second_rows(copy):
-    texts = new_method.plan("visual_prompt_tuning", copy)
-    number = next(item.notebook for item in load_claims().values() if item.notebook.endswith("_visual_prompt_tuning"))
-    assert copy / "notebooks" / f"{number}.ipynb" in texts and copy / "data" / "claims.toml" not in texts
+    claims = copy / "data" / "claims.toml"
+    told = claims.read_text(encoding="utf-8")
+    block = re.search(r"^\[\[claim\]\]\nid = .*\nnotebook = .*\n", told, re.M)[0]
+    block = re.sub("id = .*", 'id = "foreseen.1"', re.sub("notebook = .*", 'notebook = "98_foreseen"', block))
+    claims.write_text(f'{told}\n{block}method = "F"\nclaim = "It helps."\ncontrol = "Without it."\n', encoding="utf-8")
+    texts = new_method.plan("foreseen", copy)
+    assert copy / "notebooks" / "98_foreseen.ipynb" in texts and claims not in texts
 
 
 def test_names_that_cannot_be_are_refused_and_nothing_is_written(copy):

@@ -14,14 +14,14 @@ models; `adapters` has a rival that the paper compares with. Copy this folder, u
 
 from .adapters import Adapters, add_adapters
 from .attach import add_prompts
-from .frozen import Attached, transformer_blocks
+from .frozen import Attached, attached, transformer_blocks
 from .pixels import PixelPrompts
 from .prompts import class_rows, init_bound, new_head, pooled, scaled_rate, trainable_numbers, warmup_cosine, with_one_prompt
 from .swin import SwinPrompts, into_windows, out_of_windows
 from .tokens import Attention, Prompts, class_attention, class_tokens
 
 __all__ = [
-    "Adapters", "Attached", "Attention", "PixelPrompts", "Prompts", "SwinPrompts", "add_adapters", "add_prompts", "class_attention", "class_rows",
+    "Adapters", "Attached", "Attention", "PixelPrompts", "Prompts", "SwinPrompts", "add_adapters", "add_prompts", "attached", "class_attention", "class_rows",
     "class_tokens", "init_bound", "into_windows", "new_head", "out_of_windows", "pooled", "scaled_rate", "trainable_numbers", "transformer_blocks",
     "warmup_cosine", "with_one_prompt",
 ]  # fmt: skip

@@ -28,6 +28,8 @@ def _pixels(init: Any, shape: tuple[int, ...], bound: float, generator: torch.Ge
     if not isinstance(init, str):
         return _numbers("init", init, " ".join(map(str, shape))).clone().float()
     _choice("init", init, ("uniform", "zeros", "gaussian", "imagenet"))
+    if init == "imagenet" and shape[1] != len(IMAGENET[0]):
+        raise ValueError(f"init must be 'uniform', 'zeros' or 'gaussian' for {shape[1]} channels, got 'imagenet', which is known for 3")
     values = torch.zeros(shape)
     if init == "gaussian":
         values.normal_(generator=generator)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._arguments import _generator, _integer, _module, _option
-from .frozen import Attached, _attached, _blocks
+from ._arguments import _generator, _integer, _option
+from .frozen import Attached, _attached, _blocks, _unwrapped
 
 __all__ = ["Adapters", "add_adapters"]
 
@@ -45,7 +45,7 @@ def add_adapters(model: nn.Module, *, reduction: int = 8, init: str = "proper", 
     everything learns; "official" starts both at zero, as the released code does: then U sees no hidden unit and D no U, so neither ever moves, and all that
     learns is U's bias. Returns Adapters, with remove(). ValueError or TypeError before anything is changed.
     """
-    _module("model", model)
+    model = _unwrapped(model)
     _integer("reduction", reduction, 1), _option("init", init, ("proper", "official")), _generator(generator)
     blocks, owner = _blocks(model)
     for block in blocks:

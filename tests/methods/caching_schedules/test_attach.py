@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,6 +117,22 @@ def test_blocks_run_at_computed_calls_only(nets, name):
     finally:
         for remover in removers:
             remover.remove()
+
+
+@pytest.mark.parametrize("storage, skipped", [("group", 1), ("block", 3)])
+def test_with_one_sum_a_list_a_skipped_call_enters_one_block_of_it(nets, storage, skipped):
+    net, _ = nets("Wan")
+    entered = []
+    removers = [net.model.register_forward_pre_hook(lambda *_: entered.append([]))]
+    removers += [block.register_forward_pre_hook(lambda block, _: entered[-1].append(block)) for block in net.model.blocks]
+    try:
+        with apply_adacache(net.model, RATE_3, N, storage=storage):
+            net.sample()
+    finally:
+        for remover in removers:
+            remover.remove()
+    assert [len(blocks) for blocks in entered] == [3 if n in EVERY_3RD else skipped for n in range(1, N + 1)]
+    assert all(blocks[-1] is net.model.blocks[-1] for blocks in entered)
 
 
 def stack_ends(model, blocks):
@@ -349,6 +366,18 @@ def test_block_and_named_probes(nets):
             apply_adacache(net.model, RATE_3, N, probe=probe)
 
 
+def test_the_probe_of_a_block_is_what_it_adds(nets):
+    net, _ = nets("Wan")
+    added = []
+    remover = net.model.blocks[1].register_forward_hook(lambda block, args, output: added.append(output - args[0]))
+    try:
+        with apply_adacache(net.model, RATE_1, N, probe="block", record=True) as handle:
+            net.sample()
+    finally:
+        remover.remove()
+    assert len(added) == N and all(torch.equal(a, b) for a, b in zip(handle.last.probes, added, strict=True))
+
+
 def test_a_fixed_clock_and_positional_inputs(nets):
     net, plain = nets("Latte")
     with apply_adacache(net.model, clock=FixedClock(range(1, N + 1), N)) as handle:
@@ -478,6 +507,7 @@ def test_apply_refusals(nets):
         ({"codebook": FAST_30}, ValueError, "num_calls"),
         ({"codebook": FAST_30, "num_calls": 0}, ValueError, "num_calls"),
         ({"codebook": FAST_30, "num_calls": 9, "storage": "disk"}, ValueError, "storage"),
+        ({"codebook": FAST_30, "num_calls": 9, "reuse": "line"}, ValueError, "reuse"),
         ({"codebook": FAST_30, "num_calls": 9, "decide": "none"}, ValueError, "decide"),
         ({"codebook": FAST_30, "num_calls": 9, "regulariser": object()}, TypeError, "regulariser"),
         ({"clock": FixedClock([1], 9), "num_calls": 9}, ValueError, "clock already"),
@@ -486,10 +516,16 @@ def test_apply_refusals(nets):
     ):
         with pytest.raises(kind, match=message):
             apply_adacache(model, **options)
-    with pytest.raises(TypeError, match="transformer"):
+    with pytest.raises(TypeError, match="transformer must be a torch module, got str$"):
         apply_adacache("model", FAST_30, 9)
+    with pytest.raises(TypeError, match=r"transformer must be a torch module, got SimpleNamespace \(give pipe.transformer\)$"):
+        apply_adacache(SimpleNamespace(transformer=model), FAST_30, 9)
     with pytest.raises(ValueError, match="Linear has no list of transformer blocks"):
         apply_adacache(torch.nn.Linear(2, 2), FAST_30, 9)
+    single = torch.nn.Module()
+    single.layers = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    with pytest.raises(ValueError, match="Module has no list of transformer blocks that diffusers knows .found {'layers': 'Linear'}"):
+        apply_adacache(single, FAST_30, 9)
     with apply_adacache(model, RATE_3, N) as handle, pytest.raises(ValueError, match="already has AdaCache"):
         apply_adacache(model, RATE_3, N)
     handle.remove()  # a second time is harmless
