@@ -5,10 +5,12 @@
     tuned = fit(backbone, "SSF", *both, classes=10, rate=choice.rate, decay=choice.decay, seed=3)
     accuracy(tuned, *test), bytes_a_task(tuned), tuned.count                # in percent; a safetensors file's size; trained numbers
 
-Protocol, for all of METHODS: AdamW, rate warmed up over a tenth of the steps and then lowered to 0 along half a cosine, cross-entropy, no augmentation,
-dropout of the backbone off. Decay never touches tensors of one axis (biases, norms, scales and shifts) nor IA3's scales, which belong near 1. `seed` gives
-the head's start, the method's own, and the order of the pictures, of which head and order are the same for every method. The paper on prompts trains them
-by SGD with rates up to 50; here everybody has one optimiser and a grid of as many rates around what suits its kind.
+Protocol, for all of METHODS: AdamW, rates warmed up over a tenth of the steps and then lowered to 0 along half a cosine, cross-entropy, no augmentation,
+dropout of the backbone off. The new head learns at HEAD_RATE; a method's rate is that of what it trains beside the head (of "linear", the head's own). One
+rate for both would break full tuning: small ones leave the head untrained, large ones undo the network. Decay never touches tensors of one axis (biases,
+norms, scales and shifts) nor IA3's scales, which belong near 1. `seed` gives the head's start, the method's own, and the order of the pictures, of which head
+and order are the same for every method. The paper on prompts trains them by SGD with rates up to 50; here everybody has one optimiser and a grid of as many
+rates around what suits its kind.
 
 Where all before a point is frozen, it is computed once: "linear" and "MLP-3" train on features, "partial-1" on what its block reads; that is exact.
 """
@@ -18,7 +20,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -35,12 +37,12 @@ from ..arguments import choice, got, instance, integer, like, numbers, real
 from ..methods import scale_and_shift, visual_prompt_tuning
 
 __all__ = [
-    "BATCH", "DECAYS", "METHODS", "NUM_PROMPTS", "PROMPTS", "RANK", "REDUCTION", "STEPS", "Choice", "Tuned", "accuracy", "batches", "bytes_a_task", "fit",
-    "held_out", "logits", "prepare", "rate_factor", "search", "storage", "time_ratio",
+    "BATCH", "DECAYS", "HEAD_RATE", "METHODS", "NUM_PROMPTS", "PROMPTS", "RANK", "REDUCTION", "STEPS", "Choice", "Tuned", "accuracy", "batches",
+    "bytes_a_task", "fit", "groups", "held_out", "logits", "prepare", "rate_factor", "search", "storage", "time_ratio",
 ]  # fmt: skip
 
 NUM_PROMPTS, RANK, REDUCTION = 8, 8, 8  # prompts where none are chosen; rank of LoRA and DoRA; width of the backbone over that of an adapter
-STEPS, BATCH, WARM_UP = 150, 16, 0.1
+STEPS, BATCH, WARM_UP, HEAD_RATE = 150, 16, 0.1, 3e-3
 DECAYS, PROMPTS = (0.0, 0.1), (1, 4, 8)  # what is tried; prompts a layer, where deep
 AT_ONCE = 200  # pictures, where nothing is trained
 DROPOUT = 0.1  # of the MLP head
@@ -152,10 +154,14 @@ class Tuned:
         return sum(parameter.numel() for parameter in self.trained.values())
 
     @property
+    def head(self) -> nn.Linear:
+        """The last linear layer, which is new and which every method trains."""
+        return self.model.classifier[-1] if isinstance(self.model.classifier, nn.Sequential) else self.model.classifier
+
+    @property
     def count_without_head(self) -> int:
-        """Trained numbers but those of the last linear layer, which every method has."""
-        head = self.model.classifier[-1] if isinstance(self.model.classifier, nn.Sequential) else self.model.classifier
-        return self.count - sum(parameter.numel() for parameter in head.parameters())
+        """Trained numbers but those of the head."""
+        return self.count - sum(parameter.numel() for parameter in self.head.parameters())
 
     def train(self, on: bool = True) -> None:
         """The head and what was added follow; the backbone's own dropout stays off."""
@@ -315,10 +321,25 @@ def batches(count: int, *, steps: int = STEPS, batch: int = BATCH, seed: int = 0
     return torch.cat(orders)[: steps * size].view(steps, size)
 
 
+def groups(trained: Mapping[str, nn.Parameter], head: nn.Module, *, rate: float, decay: float = 0.0) -> list[dict]:
+    """Parameters for an optimiser of torch, by rate and decay: those of `head` at HEAD_RATE, all others at `rate`; without others, the head at `rate`.
+
+    trained: what is trained, by name. Decay is 0 for tensors of one axis and for IA3's scales. ValueError where nothing is trained, rate <= 0, decay < 0.
+    """
+    rate, decay = real("rate", rate, low=0, above=True), real("decay", decay, low=0)
+    if not instance("trained", trained, Mapping, "parameters by name"):
+        raise ValueError("trained must hold at least one parameter, got none")
+    new = {id(parameter) for parameter in instance("head", head, nn.Module, "a module of torch").parameters()}
+    alone = all(id(parameter) in new for parameter in trained.values())
+    found = {}
+    for name, parameter in trained.items():
+        own = HEAD_RATE if id(parameter) in new and not alone else rate
+        found.setdefault((own, decay if parameter.ndim > 1 and "ia3_" not in name else 0.0), []).append(parameter)
+    return [dict(params=params, lr=lr, weight_decay=weight_decay) for (lr, weight_decay), params in found.items()]
+
+
 def _train(tuned: Tuned, inputs: Tensor, labels: Tensor, rate: float, decay: float, steps: int, batch: int, seed: int) -> Tuned:
-    decays = {name: parameter.ndim > 1 and "ia3_" not in name for name, parameter in tuned.trained.items()}
-    groups = [{"params": [p for name, p in tuned.trained.items() if decays[name] is on], "weight_decay": decay if on else 0.0} for on in (True, False)]
-    optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
+    optimizer = torch.optim.AdamW(groups(tuned.trained, tuned.head, rate=rate, decay=decay), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(min(step, steps - 1), steps=steps))
     tuned.train()
     labels = labels.to(inputs.device)

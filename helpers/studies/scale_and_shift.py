@@ -49,13 +49,14 @@ def trained(model: nn.Module, attach: Callable[[nn.Module], Iterable[nn.Paramete
             seed: int) -> nn.Module:  # fmt: skip
     """A copy of a classifier, tuned on pictures by the bench's protocol without weight decay. attach: from a frozen copy with its head to what is trained."""
     model = head_for(model, classes, seed)
-    parameters = list(attach(model))
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=True)
-    for step, rows in enumerate(tuning.batches(len(labels), steps=tuning.STEPS, batch=tuning.BATCH, seed=seed)):
-        optimiser.param_groups[0]["lr"] = rate * tuning.rate_factor(step, steps=tuning.STEPS)
+    parameters = {str(i): parameter for i, parameter in enumerate(attach(model))}
+    optimiser = torch.optim.AdamW(tuning.groups(parameters, model.classifier, rate=rate), fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: tuning.rate_factor(min(step, tuning.STEPS - 1), steps=tuning.STEPS))
+    for rows in tuning.batches(len(labels), seed=seed):
         optimiser.zero_grad()
         F.cross_entropy(logits_of(model, images[rows]), labels[rows]).backward()
         optimiser.step()
+        schedule.step()
     return model.eval()
 
 

@@ -27,7 +27,7 @@ __all__ = [
 TASKS, LABELS, LAYERS = ("mnist", "category in noise"), 20, 6
 LENGTHS, DEPTHS, POOLINGS = (1, 2, 4, 8, 16, 32), (1, 2, 4), ("patches", "prompts", "all")
 LOCATIONS = ("add", "add-1", "prepend-pixel", "concat-channel", "pad")
-RATES = (0.003, 0.01, 0.03)
+RATES = tuning.METHODS["VPT-deep"].rates
 LOOKED_AT = 64  # test pictures, of each seed, whose attention is measured
 # eight prompts in front of every block; first, last: 0 for all blocks; pooling "model": the class token, as the model has it
 BASE = dict(mode="deep", location="prepend", prompts=8, first=0, last=0, pooling="model", at_first="insert")
@@ -64,7 +64,7 @@ def _prompted(way: Mapping, classes: int, seed: int) -> tuning.Tuned:
 def train(way: Mapping, images: Tensor, labels: Tensor, *, classes: int, rate: float, seed: int = 0) -> tuning.Tuned:
     """Prompts and head trained on pictures (N, 3, S, S) in [0, 1] with labels (N,): AdamW, warm-up and half a cosine, the steps and batches of the bench."""
     tuned = _prompted(way, classes, seed)
-    optimizer = torch.optim.AdamW(tuned.trained.values(), lr=rate, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(tuning.groups(tuned.trained, tuned.head, rate=rate), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: tuning.rate_factor(min(step, tuning.STEPS - 1), steps=tuning.STEPS))
     tuned.train()
     for rows in tuning.batches(len(labels), seed=seed):

@@ -41,6 +41,12 @@ def searched(**arguments):
     return tuning.search(rates=(0.01,), **arguments)
 
 
+def grouped(**arguments):
+    head, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 2)
+    named = {"head": head.weight, "other": other.weight}
+    return [(group["lr"], group["weight_decay"]) for group in tuning.groups(named, head, **arguments)]
+
+
 TRIALS = [
     Trial(tuning.prepare, slow=0.5, after=says, backbone=MODEL, method=choice("linear"), classes=integer(3, low=2, high=None, either=(10**9,)),
           seed=integer(1, low=0)),
@@ -55,6 +61,7 @@ TRIALS = [
     Trial(tuning.logits, tuned=TUNED, images=array(IMAGES, low=0, high=1, free=(0,), grow=(0,))),
     Trial(tuning.accuracy, tuned=TUNED, images=array(IMAGES, low=0, high=1), labels=array(LABELS, low=0, high=2), names=TOLD),
     Trial(tuning.batches, count=integer(7, low=1), steps=integer(3, low=1, either=(10**13,)), batch=integer(4, low=1), seed=integer(1, low=0)),
+    Trial(grouped, public="groups", trial_id="groups", rate=real(0.1, low=0, above=True), decay=real(0.1, low=0)),
     Trial(tuning.rate_factor, step=integer(3, low=0, high=9), steps=integer(10, low=4), warm_up=real(0.2, low=0, high=1, below=True),
           names={"steps": ("step",)}),
     Trial(tuning.held_out, labels=array(LABELS, low=0, free=(0,), grow=(0,)), count=integer(1, low=1, high=2), seed=integer(1, low=0)),

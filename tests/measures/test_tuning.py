@@ -187,7 +187,32 @@ def test_the_official_adapter_moves_one_bias_a_block_only(backbone):
     assert all(p.any() for name, p in proper.trained.items())
 
 
-def test_decay_leaves_vectors_and_scales_near_one_alone(backbone):
+def test_the_head_has_a_rate_of_its_own(backbone):
+    images, labels = easy(12)
+    for method in ("SSF", "full", "MLP-3"):
+        start = tuning.prepare(backbone, method, classes=CLASSES, seed=1).trained
+        tuned = tuning.fit(backbone, method, images, labels, classes=CLASSES, rate=1e-5, steps=1, seed=1)
+        head = {id(p) for p in tuned.head.parameters()}
+        for name, p in tuned.trained.items():  # Adam's first step is as long as the rate
+            moved = float((p - start[name]).detach().abs().max())
+            dead = "k_proj" in name and p.ndim == 1  # softmax does not see what is added to all keys
+            assert dead or moved == pytest.approx(tuning.HEAD_RATE if id(p) in head else 1e-5, rel=0.1), name
+
+
+def test_groups_are_the_head_and_the_rest():
+    head, other, scale = nn.Linear(2, 3), nn.Linear(2, 2), nn.Parameter(torch.ones(2, 1))
+    named = {"w": other.weight, "b": other.bias, "head.w": head.weight, "head.b": head.bias, "ia3_l": scale}
+    found = {(group["lr"], group["weight_decay"]): [id(p) for p in group["params"]] for group in tuning.groups(named, head, rate=0.5, decay=0.1)}
+    assert found == {(0.5, 0.1): [id(other.weight)], (0.5, 0.0): [id(other.bias), id(scale)], (tuning.HEAD_RATE, 0.1): [id(head.weight)],
+                     (tuning.HEAD_RATE, 0.0): [id(head.bias)]}  # fmt: skip
+    alone = tuning.groups({"w": head.weight, "b": head.bias}, head, rate=0.5)
+    assert [(group["lr"], group["weight_decay"], len(group["params"])) for group in alone] == [(0.5, 0.0, 2)]
+    with pytest.raises(ValueError, match="trained must hold at least one parameter, got none"):
+        tuning.groups({}, head, rate=0.5)
+
+
+def test_decay_leaves_vectors_and_scales_near_one_alone(backbone, monkeypatch):
+    monkeypatch.setattr(tuning, "HEAD_RATE", 1e-9)
     for method, free in (("SSF", 1), ("LayerNorm", 1), ("IA3", 2), ("bias", 1)):
         tuned = tuning.prepare(backbone, method, classes=CLASSES)
         images, labels = easy(12)
