@@ -52,7 +52,7 @@ def trained(model: nn.Module, attach: Callable[[nn.Module], Iterable[nn.Paramete
     parameters = {str(i): parameter for i, parameter in enumerate(attach(model))}
     optimiser = torch.optim.AdamW(tuning.groups(parameters, model.classifier, rate=rate), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: tuning.rate_factor(min(step, tuning.STEPS - 1), steps=tuning.STEPS))
-    for rows in tuning.batches(len(labels), seed=seed):
+    for rows in tuning.batches(len(labels), steps=tuning.STEPS, batch=tuning.BATCH, seed=seed):
         optimiser.zero_grad()
         F.cross_entropy(logits_of(model, images[rows]), labels[rows]).backward()
         optimiser.step()
