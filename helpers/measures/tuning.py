@@ -6,11 +6,11 @@
     accuracy(tuned, *test), bytes_a_task(tuned), tuned.count                # in percent; a safetensors file's size; trained numbers
 
 Protocol, for all of METHODS: AdamW, rates warmed up over a tenth of the steps and then lowered to 0 along half a cosine, cross-entropy, no augmentation,
-dropout of the backbone off. The new head learns at HEAD_RATE; a method's rate is that of what it trains beside the head (of "linear", the head's own). One
-rate for both would break full tuning: small ones leave the head untrained, large ones undo the network. Decay never touches tensors of one axis (biases,
-norms, scales and shifts) nor IA3's scales, which belong near 1. `seed` gives the head's start, the method's own, and the order of the pictures, of which head
-and order are the same for every method. The paper on prompts trains them by SGD with rates up to 50; here everybody has one optimiser and a grid of as many
-rates around what suits its kind.
+dropout of the backbone off. The new head learns at `head_rate`; a method's rate is that of what it trains beside the head (of "linear", the head's own).
+With one rate for both, full tuning must choose: a small one leaves the head untrained, a large one undoes the network. Decay never touches tensors of one axis
+(biases, norms, scales and shifts) nor IA3's scales, which belong near 1. `seed` gives the head's start, the method's own, and the order of the pictures, of
+which head and order are the same for every method. The paper on prompts trains them by SGD with rates up to 50; here everybody has one optimiser and a grid of
+as many rates around what suits its kind.
 
 Where all before a point is frozen, it is computed once: "linear" and "MLP-3" train on features, "partial-1" on what its block reads; that is exact.
 """
@@ -321,25 +321,27 @@ def batches(count: int, *, steps: int = STEPS, batch: int = BATCH, seed: int = 0
     return torch.cat(orders)[: steps * size].view(steps, size)
 
 
-def groups(trained: Mapping[str, nn.Parameter], head: nn.Module, *, rate: float, decay: float = 0.0) -> list[dict]:
-    """Parameters for an optimiser of torch, by rate and decay: those of `head` at HEAD_RATE, all others at `rate`; without others, the head at `rate`.
+def groups(trained: Mapping[str, nn.Parameter], head: nn.Module, *, rate: float, decay: float = 0.0, head_rate: float = HEAD_RATE) -> list[dict]:
+    """Parameters for an optimiser of torch, by rate and decay: those of `head` at `head_rate`, all others at `rate`; without others, the head at `rate`.
 
-    trained: what is trained, by name. Decay is 0 for tensors of one axis and for IA3's scales. ValueError where nothing is trained, rate <= 0, decay < 0.
+    trained: what is trained, by name. Decay is 0 for tensors of one axis and for IA3's scales. ValueError where nothing is trained, a rate <= 0, decay < 0.
     """
-    rate, decay = real("rate", rate, low=0, above=True), real("decay", decay, low=0)
+    rate, decay, head_rate = real("rate", rate, low=0, above=True), real("decay", decay, low=0), real("head_rate", head_rate, low=0, above=True)
     if not instance("trained", trained, Mapping, "parameters by name"):
         raise ValueError("trained must hold at least one parameter, got none")
     new = {id(parameter) for parameter in instance("head", head, nn.Module, "a module of torch").parameters()}
     alone = all(id(parameter) in new for parameter in trained.values())
     found = {}
     for name, parameter in trained.items():
-        own = HEAD_RATE if id(parameter) in new and not alone else rate
+        own = head_rate if id(parameter) in new and not alone else rate
         found.setdefault((own, decay if parameter.ndim > 1 and "ia3_" not in name else 0.0), []).append(parameter)
     return [dict(params=params, lr=lr, weight_decay=weight_decay) for (lr, weight_decay), params in found.items()]
 
 
-def _train(tuned: Tuned, inputs: Tensor, labels: Tensor, rate: float, decay: float, steps: int, batch: int, seed: int) -> Tuned:
-    optimizer = torch.optim.AdamW(groups(tuned.trained, tuned.head, rate=rate, decay=decay), fused=True)
+def _train(
+    tuned: Tuned, inputs: Tensor, labels: Tensor, rate: float, decay: float, steps: int, batch: int, seed: int, head_rate: float = HEAD_RATE,
+) -> Tuned:  # fmt: skip
+    optimizer = torch.optim.AdamW(groups(tuned.trained, tuned.head, rate=rate, decay=decay, head_rate=head_rate), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(min(step, steps - 1), steps=steps))
     tuned.train()
     labels = labels.to(inputs.device)
@@ -356,21 +358,23 @@ def _train(tuned: Tuned, inputs: Tensor, labels: Tensor, rate: float, decay: flo
 
 def fit(
     backbone: ViTForImageClassification, method: str, images, labels, *, classes: int, rate: float, decay: float = 0.0, steps: int = STEPS,
-    batch: int = BATCH, seed: int = 0, num_prompts: int | None = None,
+    batch: int = BATCH, seed: int = 0, num_prompts: int | None = None, head_rate: float = HEAD_RATE,
 ) -> Tuned:  # fmt: skip
     """Tune a copy of `backbone` by one of METHODS on pictures (N, 3, S, S) in [0, 1] with labels (N,) from 0 to classes - 1.
 
-    Raises ValueError for labels outside of the head, pictures of one class only, an unknown method, rate <= 0, decay < 0, fewer than one step or two pictures
-    a batch, under torch.no_grad() or inference_mode(), and what `prepare` refuses, all before any training; TypeError for other kinds.
+    rate, decay: of what the method trains; head_rate: of the new head, but for "linear", whose rate is the head's. num_prompts: as in `prepare`. Raises
+    ValueError for labels outside of the head, pictures of one class only, an unknown method, a rate <= 0, decay < 0, fewer than one step or two pictures a
+    batch, under torch.no_grad() or inference_mode(), and what `prepare` refuses, all before any training; TypeError for other kinds.
     """
     _with_gradients("fit")
     _checked_model(backbone)
     way, classes = METHODS[choice("method", method, METHODS)], integer("classes", classes, low=2)
     rate, decay, steps, batch, seed = _options(rate, decay, steps, batch, seed)
+    head_rate = real("head_rate", head_rate, low=0, above=True)
     _prompts_of(method, num_prompts)
     images, labels = _to_learn(backbone, images, labels, classes)
     tuned = prepare(backbone, method, classes=classes, seed=seed, num_prompts=num_prompts)
-    return _train(tuned, _inputs(tuned.model, way.reads, images), labels, rate, decay, steps, batch, seed)
+    return _train(tuned, _inputs(tuned.model, way.reads, images), labels, rate, decay, steps, batch, seed, head_rate)
 
 
 def _with_gradients(call: str) -> None:

@@ -189,14 +189,14 @@ def test_the_official_adapter_moves_one_bias_a_block_only(backbone):
 
 def test_the_head_has_a_rate_of_its_own(backbone):
     images, labels = easy(12)
-    for method in ("SSF", "full", "MLP-3"):
+    for method, options in (("SSF", {}), ("full", dict(head_rate=0.02)), ("MLP-3", {})):
         start = tuning.prepare(backbone, method, classes=CLASSES, seed=1).trained
-        tuned = tuning.fit(backbone, method, images, labels, classes=CLASSES, rate=1e-5, steps=1, seed=1)
+        tuned = tuning.fit(backbone, method, images, labels, classes=CLASSES, rate=1e-5, steps=1, seed=1, **options)
         head = {id(p) for p in tuned.head.parameters()}
         for name, p in tuned.trained.items():  # Adam's first step is as long as the rate
             moved = float((p - start[name]).detach().abs().max())
             dead = "k_proj" in name and p.ndim == 1  # softmax does not see what is added to all keys
-            assert dead or moved == pytest.approx(tuning.HEAD_RATE if id(p) in head else 1e-5, rel=0.1), name
+            assert dead or moved == pytest.approx(options.get("head_rate", tuning.HEAD_RATE) if id(p) in head else 1e-5, rel=0.1), name
 
 
 def test_groups_are_the_head_and_the_rest():
@@ -211,14 +211,15 @@ def test_groups_are_the_head_and_the_rest():
         tuning.groups({}, head, rate=0.5)
 
 
-def test_decay_leaves_vectors_and_scales_near_one_alone(backbone, monkeypatch):
-    monkeypatch.setattr(tuning, "HEAD_RATE", 1e-9)
+def test_decay_leaves_vectors_and_scales_near_one_alone(backbone):
     for method, free in (("SSF", 1), ("LayerNorm", 1), ("IA3", 2), ("bias", 1)):
         tuned = tuning.prepare(backbone, method, classes=CLASSES)
         images, labels = easy(12)
         before = {name: p.detach().clone() for name, p in tuned.trained.items()}
         inputs = 0 * tuning._inputs(tuned.model, "pixels", images) + 0.5  # one picture under all labels
-        tuning._train(tuned, inputs[:3], torch.zeros(3, dtype=torch.long), 1e-9, 1e6, 2, 3, 0)  # no learning to speak of, and a decay that shrinks to nothing
+        tuning._train(
+            tuned, inputs[:3], torch.zeros(3, dtype=torch.long), 1e-9, 1e6, 2, 3, 0, 1e-9
+        )  # hardly any learning, and a decay that shrinks to nothing
         for name, p in tuned.trained.items():
             shrunk = p.norm() < 0.999 * before[name].norm()
             assert shrunk == (name == "classifier.weight"), f"{method} {name}"
