@@ -217,9 +217,7 @@ def test_decay_leaves_vectors_and_scales_near_one_alone(backbone):
         images, labels = easy(12)
         before = {name: p.detach().clone() for name, p in tuned.trained.items()}
         inputs = 0 * tuning._inputs(tuned.model, "pixels", images) + 0.5  # one picture under all labels
-        tuning._train(
-            tuned, inputs[:3], torch.zeros(3, dtype=torch.long), 1e-9, 1e6, 2, 3, 0, 1e-9
-        )  # hardly any learning, and a decay that shrinks to nothing
+        tuning._train(tuned, inputs[:3], torch.zeros(3, dtype=torch.long), 1e-9, 1e6, 2, 3, 0, 1e-9)  # hardly any learning, and a decay that shrinks to nothing
         for name, p in tuned.trained.items():
             shrunk = p.norm() < 0.999 * before[name].norm()
             assert shrunk == (name == "classifier.weight"), f"{method} {name}"
