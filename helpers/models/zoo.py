@@ -30,10 +30,7 @@ transformers.utils.logging.disable_progress_bar()
 ROOT = checkout.ROOT
 MODELS = ROOT / "data" / "models"
 REVISIONS = ROOT / "data" / "revisions.toml"
-ENCODERS_AND_CLASSIFIERS = (  # published too, and pinned; their rooms load them
-    "facebook/dino-vits16", "google/vit-base-patch16-224-in21k", "google/vit-large-patch16-224-in21k", "google/vit-huge-patch14-224-in21k",
-    "facebook/vit-mae-base", "microsoft/swin-base-patch4-window7-224-in22k", "microsoft/resnet-50",
-)  # fmt: skip
+ENCODERS_AND_CLASSIFIERS = checkout.ENCODERS_AND_CLASSIFIERS  # published too, and pinned; their rooms load them
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,24 @@ def _tags(cell: NotebookNode) -> set[str]:
     return set(cell.metadata.get("tags", ()))
 
 
+class _Generators(ast.NodeTransformer):
+    """Comprehensions as generators, whose names stay their own in every Python: from 3.12 on, those of the others stand among the names around them."""
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.GeneratorExp:
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.GeneratorExp:
+        self.generic_visit(node)
+        return ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators)
+
+
 def _names(source: str) -> tuple[set[str], set[str]]:
     """(global names that a cell needs from before it, those that it binds)."""
     needs, bound = set(), set()
-    for statement in ast.parse(source).body:
+    for statement in _Generators().visit(ast.parse(source)).body:
         top = symtable.symtable(ast.unparse(statement), "cell", "exec")
         reads = {node.target.id for node in ast.walk(statement) if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)}
         binds, own, todo = set(), set(), [top]

@@ -64,6 +64,8 @@ def test_the_page_stays_as_it_is():
         ("for a in b:\n    c = a", "b", "ac"),
         ("print(f'{(a := b)}', a)", "print b", "a"),
         ("x = [a for a in b if c]", "bc", "x"),
+        ("x = {a: [d for d in a] for a in b}, {e for e in c}", "bc", "x"),
+        ("x = [(y := a) for a in b]", "b", "xy"),
         ("def f(a, b=c):\n    d = e\n    return f(d)", "ce", "f"),
         ("def f():\n    global g\n    g = h", "h", "fg"),
         ("import a.b as c, d.e", "", "cd"),
