@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..arguments import choice, integer, like, numbers
 
-__all__ = ["KINDS", "LEVELS", "SEVERITIES", "corrupt"]
+__all__ = ["KINDS", "LAST_SEED", "LEVELS", "SEVERITIES", "corrupt"]
 
 SEVERITIES = (0, 1, 2, 3, 4, 5)
 LEVELS = {
@@ -45,11 +45,16 @@ LEVELS = {
     "occlusion": (0.0, 6.0, 9.0, 12.0, 15.0, 18.0),  # side of a grey square, in 32nds of the width
 }
 KINDS = tuple(LEVELS)
-_LAST_SEED = 10**11  # noise is drawn by a million times the seed, and 64 bits must hold that
+LAST_SEED = 10**11  # noise is drawn by a million times the seed, and 64 bits must hold that
+
+
+def _generators(images: Tensor, seed: int, first: int) -> list[torch.Generator]:
+    """One a picture: what is drawn for it follows the seed and its number alone."""
+    return [torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(len(images))]
 
 
 def _noise(images: Tensor, sigma: float, seed: int, first: int) -> Tensor:
-    drawn = [torch.randn(image.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + first + i)) for i, image in enumerate(images)]
+    drawn = [torch.randn(images.shape[1:], generator=generator) for generator in _generators(images, seed, first)]
     return images + sigma * torch.stack(drawn).to(images)
 
 
@@ -72,11 +77,6 @@ def _contrast(images: Tensor, left: float, seed: int, first: int) -> Tensor:
 
 def _darkness(images: Tensor, left: float, seed: int, first: int) -> Tensor:
     return left * images
-
-
-def _generators(images: Tensor, seed: int, first: int) -> list[torch.Generator]:
-    """One a picture, as for the noise."""
-    return [torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(len(images))]
 
 
 def _shot(images: Tensor, photons: float, seed: int, first: int) -> Tensor:
@@ -168,7 +168,7 @@ def corrupt(images, kind: str, severity: int, *, seed: int = 0, first: int = 0):
         raise TypeError(f"images must be floating-point numbers (N, C, H, W) in [0, 1], got whole numbers of dtype {str(given.dtype).removeprefix('torch.')}")
     given = numbers("images", given, "N C H W", low=0, high=1)
     way, severity = _WAYS[choice("kind", kind, KINDS)], integer("severity", severity, low=0, high=5)
-    seed, first = integer("seed", seed, low=0, high=_LAST_SEED), integer("first", first, low=0, high=10**6)
+    seed, first = integer("seed", seed, low=0, high=LAST_SEED), integer("first", first, low=0, high=10**6)
     if severity == 0:
         return like(images, given.clone())
     wide = given.to(torch.promote_types(given.dtype, torch.float32))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..arguments import flag, function, got, instance, integer, numbers, texts
-from ..datasets.corruptions import KINDS, SEVERITIES, corrupt
+from ..datasets.corruptions import KINDS, LAST_SEED, SEVERITIES, corrupt
 from .statistics import Estimate, interval, paired
 
 __all__ = ["Errors", "corruption_errors", "errors_under", "mean_corruption_error", "retention", "stack", "summary"]
@@ -80,7 +80,7 @@ def errors_under(predict: Callable, images, labels, *, kinds: Sequence[str] = KI
         raise TypeError(f"images must be floating-point numbers (N, C, H, W) in [0, 1], got whole numbers of dtype {str(images.dtype).removeprefix('torch.')}")
     images = numbers("images", images, "N C H W", low=0, high=1)
     labels = numbers("labels", labels, "N", sizes, whole=True, low=0).cpu()
-    kinds, seed, batch = texts("kinds", kinds, options=KINDS), integer("seed", seed, low=0, high=10**11), integer("batch", batch, low=1)
+    kinds, seed, batch = texts("kinds", kinds, options=KINDS), integer("seed", seed, low=0, high=LAST_SEED), integer("batch", batch, low=1)
     if len(set(kinds)) < len(kinds):
         raise ValueError(f"kinds must be different ones, got {got(kinds)}")
 

@@ -29,6 +29,7 @@ def sanitize(text):
         ("calls 15 of 30, verdict holds", "calls 15 of 30, verdict holds"),
         ("<Figure size 700x320 with 2 Axes>", "<Figure>"),
         ("value ≈ nan", "value ≈ nan"),
+        ("python 3.13.0, torch 2.13.0+cu130, diffusers 0.42.1, numpy 2.4.6\nright 12", "versions\nright 12"),
     ],
 )
 def test_what_is_masked(text, masked):
