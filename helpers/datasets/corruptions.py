@@ -8,16 +8,19 @@ of one of 32; darkness, which ImageNet-C has not, stands beside its brightness.
 
 Of the other eight, shot, impulse and brightness have the levels of ImageNet-C, and occlusion, a grey square, is not in it. Defocus, pixelate, fog and
 occlusion go with the picture's width: a scene looks alike at 32 and at 64 px. Noises are drawn pixel by pixel and JPEG works on blocks of 8 px, whatever the
-size, as in ImageNet-C. Numbers that are measured with these kinds are none of ImageNet-C.
+size, as in ImageNet-C. Contrast goes towards one mean of all channels, where ImageNet-C has one a channel. Brightness takes every channel for colour: leave
+an alpha channel out. Numbers that are measured with these kinds are none of ImageNet-C.
 
 What is drawn for a picture (noise, clouds, the place of the square) follows the seed and its number alone, and no kind makes one picture depend on another,
 but for the last bits of two: blur of a single channel, and contrast of large pictures on several threads, are summed in another order in a crowd. Severities
-are made for pictures of 32 px and more: the lower ones of defocus and pixelate may leave smaller pictures as they are.
+are made for pictures of 32 px and more: on smaller ones the lower ones of blur, defocus and pixelate may change nothing, two of occlusion be the same, and a
+coarser grid of pixelate change less than the one before.
 """
 
 import io
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -27,7 +30,7 @@ from torch import Tensor
 
 from ..arguments import choice, integer, like, numbers
 
-__all__ = ["KINDS", "LAST_SEED", "LEVELS", "SEVERITIES", "corrupt"]
+__all__ = ["KINDS", "LAST_SEED", "LEVELS", "PICTURES", "SEVERITIES", "corrupt"]
 
 SEVERITIES = (0, 1, 2, 3, 4, 5)
 LEVELS = {
@@ -45,16 +48,18 @@ LEVELS = {
     "occlusion": (0.0, 6.0, 9.0, 12.0, 15.0, 18.0),  # side of a grey square, in 32nds of the width
 }
 KINDS = tuple(LEVELS)
-LAST_SEED = 10**11  # noise is drawn by a million times the seed, and 64 bits must hold that
+PICTURES = 10**6  # that a seed tells apart
+LAST_SEED = 4293  # of the seed of torch's generator on the CPU, 32 bits count: no two pictures of any two seeds have the same
+_DRAWN = dict(dtype=torch.float32, device="cpu")  # whatever torch's defaults are
 
 
 def _generators(images: Tensor, seed: int, first: int) -> list[torch.Generator]:
     """One a picture: what is drawn for it follows the seed and its number alone."""
-    return [torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(len(images))]
+    return [torch.Generator("cpu").manual_seed(seed * 1_000_003 + first + i) for i in range(len(images))]
 
 
 def _noise(images: Tensor, sigma: float, seed: int, first: int) -> Tensor:
-    drawn = [torch.randn(images.shape[1:], generator=generator) for generator in _generators(images, seed, first)]
+    drawn = [torch.randn(images.shape[1:], generator=generator, **_DRAWN) for generator in _generators(images, seed, first)]
     return images + sigma * torch.stack(drawn).to(images)
 
 
@@ -86,7 +91,7 @@ def _shot(images: Tensor, photons: float, seed: int, first: int) -> Tensor:
 
 
 def _impulse(images: Tensor, share: float, seed: int, first: int) -> Tensor:
-    drawn = torch.stack([torch.rand(images.shape[1:], generator=generator) for generator in _generators(images, seed, first)]).to(images.device)
+    drawn = torch.stack([torch.rand(images.shape[1:], generator=generator, **_DRAWN) for generator in _generators(images, seed, first)]).to(images.device)
     return images.masked_fill(drawn < share / 2, 0).masked_fill(drawn > 1 - share / 2, 1)
 
 
@@ -130,7 +135,7 @@ def _stored(picture: np.ndarray, quality: int) -> np.ndarray:
 
 def _clouds(height: int, width: int, generator: torch.Generator) -> Tensor:
     """(1, height, width) from 0 to 1: random grids of 2, 4, 8 and 16 cells a side, smoothed, each half as strong as the one before."""
-    grids = [torch.rand(1, 1, cells + 1, cells + 1, generator=generator) for cells in (2, 4, 8, 16)]
+    grids = [torch.rand(1, 1, cells + 1, cells + 1, generator=generator, **_DRAWN) for cells in (2, 4, 8, 16)]
     total = sum(F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=True) / 2**i for i, grid in enumerate(grids))[0]
     return (total - total.min()) / (total.max() - total.min()).clamp_min(1e-6)
 
@@ -144,7 +149,7 @@ def _occlusion(images: Tensor, level: float, seed: int, first: int) -> Tensor:
     images, (height, width) = images.clone(), images.shape[2:]
     side = min(max(1, round(level * width / 32)), height, width)
     for image, generator in zip(images, _generators(images, seed, first), strict=True):
-        down, right = torch.rand(2, generator=generator).tolist()
+        down, right = torch.rand(2, generator=generator, **_DRAWN).tolist()
         top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
         image[:, top : top + side, left : left + side] = 0.5
     return images
@@ -159,17 +164,22 @@ _WAYS: dict[str, Callable] = {
 def corrupt(images, kind: str, severity: int, *, seed: int = 0, first: int = 0):
     """Pictures (N, C, H, W) in [0, 1] with one of KINDS at a severity of 0 (as they are) to 5, in [0, 1] again; tensor or array, as they came.
 
-    seed, from 0 to 10**11, and first, from 0 to 10**6: the noise of picture i is drawn by the seed and by first + i, so that a batch of a larger set is told
-    where it begins. Work is done in float32 at least; no gradient goes through. Raises ValueError for other shapes, values, kinds, severities, seeds and
-    first pictures, TypeError for what are no floating-point numbers (bytes from 0 to 255 too).
+    seed, from 0 to LAST_SEED, and first, below 10**6 with all pictures: the noise of picture i is drawn by the seed and by first + i, so that a batch of a
+    larger set is told where it begins. Work is done in float32 at least, under autocast too; no gradient goes through. Raises ValueError for other shapes,
+    values, kinds, severities, seeds and first pictures, TypeError for what are no floating-point numbers (bytes from 0 to 255 too).
     """
     given = numbers("images", images, "N C H W")
     if not given.is_floating_point():
         raise TypeError(f"images must be floating-point numbers (N, C, H, W) in [0, 1], got whole numbers of dtype {str(given.dtype).removeprefix('torch.')}")
     given = numbers("images", given, "N C H W", low=0, high=1)
     way, severity = _WAYS[choice("kind", kind, KINDS)], integer("severity", severity, low=0, high=5)
-    seed, first = integer("seed", seed, low=0, high=LAST_SEED), integer("first", first, low=0, high=10**6)
+    seed, first = integer("seed", seed, low=0, high=LAST_SEED), integer("first", first, low=0, high=PICTURES - 1)
+    if first + len(given) > PICTURES:
+        raise ValueError(f"first must be at most {PICTURES - len(given)} with {len(given)} images, got {first}")
     if severity == 0:
         return like(images, given.clone())
     wide = given.to(torch.promote_types(given.dtype, torch.float32))
-    return like(images, way(wide, LEVELS[kind][severity], seed, first).clamp(0, 1).to(given.dtype))
+    place = wide.device.type
+    with torch.autocast(place, enabled=False) if torch.amp.is_autocast_available(place) else nullcontext():
+        worse = way(wide, LEVELS[kind][severity], seed, first)
+    return like(images, worse.clamp(0, 1).to(given.dtype))

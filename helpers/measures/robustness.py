@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..arguments import flag, function, got, instance, integer, numbers, texts
-from ..datasets.corruptions import KINDS, LAST_SEED, SEVERITIES, corrupt
+from ..datasets.corruptions import KINDS, LAST_SEED, PICTURES, SEVERITIES, corrupt
 from .statistics import Estimate, interval, paired
 
 __all__ = ["ALEXNET", "Errors", "corruption_errors", "errors_under", "mean_corruption_error", "retention", "stack", "summary"]
@@ -70,6 +70,8 @@ _ALEXNET = {
 }  # fmt: skip
 ALEXNET = Errors(0.435, {kind: (error,) * 5 for kind, error in _ALEXNET.items()})
 
+_LEAST = 1e-9  # a difference of means below this is their rounding: one picture in a million weighs more
+
 
 def _of_errors(name: str, value) -> Errors:
     return instance(name, value, Errors, "Errors")
@@ -78,8 +80,9 @@ def _of_errors(name: str, value) -> Errors:
 def errors_under(predict: Callable, images, labels, *, kinds: Sequence[str] = KINDS, seed: int = 0, batch: int = 256) -> Errors:
     """The errors of one network on pictures as they are and under each kind of `corruptions` in five severities.
 
-    predict: a function of a tensor (b, C, H, W) of pictures in [0, 1] that gives their class numbers (b,); it is called without gradients, on `batch`
-    pictures at a time. images (N, C, H, W) in [0, 1], labels (N,) whole numbers. seed: of what is drawn; how pictures are batched changes nothing in it.
+    predict: a function of a tensor (b, C, H, W) of pictures in [0, 1], in the dtype of `images`, that gives their class numbers (b,); it is called without
+    gradients, on `batch` pictures at a time; putting its network into eval mode is the caller's. images (N, C, H, W) in [0, 1], N at most a million; labels
+    (N,) whole numbers. seed: of what is drawn; how pictures are batched changes nothing in it.
     Raises ValueError for other shapes, values and kinds, TypeError for no floating-point pictures and for what predict gives that are no whole numbers.
     """
     function("predict", predict, "a function of pictures that gives class numbers")
@@ -88,17 +91,20 @@ def errors_under(predict: Callable, images, labels, *, kinds: Sequence[str] = KI
     if not images.is_floating_point():
         raise TypeError(f"images must be floating-point numbers (N, C, H, W) in [0, 1], got whole numbers of dtype {str(images.dtype).removeprefix('torch.')}")
     images = numbers("images", images, "N C H W", low=0, high=1)
+    if len(images) > PICTURES:
+        raise ValueError(f"images must be {PICTURES:,} at most, got {len(images):,}")
     labels = numbers("labels", labels, "N", sizes, whole=True, low=0).cpu()
     kinds, seed, batch = texts("kinds", kinds, options=KINDS), integer("seed", seed, low=0, high=LAST_SEED), integer("batch", batch, low=1)
     if len(set(kinds)) < len(kinds):
         raise ValueError(f"kinds must be different ones, got {got(kinds)}")
 
     def wrong(kind: str, severity: int) -> float:
-        said = []
+        count = 0
         for first in range(0, len(images), batch):
             worse = corrupt(images[first : first + batch], kind, severity, seed=seed, first=first)
-            said.append(numbers("what predict gives", predict(worse), str(len(worse)), whole=True).cpu())
-        return float((torch.cat(said) != labels).double().mean())
+            said = numbers("what predict gives", predict(worse), str(len(worse)), whole=True).cpu()
+            count += int((said != labels[first : first + batch]).sum())
+        return count / len(images)
 
     with torch.no_grad():
         return Errors(wrong(kinds[0], 0), {kind: [wrong(kind, severity) for severity in SEVERITIES[1:]] for kind in kinds})
@@ -134,7 +140,7 @@ def corruption_errors(model: Errors, reference: Errors, *, relative: bool = Fals
     _alike("model", _of_errors("model", model), "reference", _of_errors("reference", reference))
     relative = flag("relative", relative)
     base = {kind: float(errors.mean(1).mean() - relative * reference.clean.mean()) for kind, errors in reference.corrupted.items()}
-    if none := [kind for kind, value in base.items() if value <= 0]:
+    if none := [kind for kind, value in base.items() if value < _LEAST]:
         must = "err more under every kind than on clean pictures" if relative else "make errors under every kind"
         raise ValueError(f"reference must {must}, which is divided by, got {base[none[0]]:.4g} for {none[0]!r}")
     return {kind: (errors.mean(1) - relative * model.clean) / base[kind] for kind, errors in model.corrupted.items()}

@@ -254,3 +254,39 @@ def test_bytes_are_refused_as_what_they_are():
         corrupt((PICTURES * 255).to(torch.uint8), "noise", 1)
     with pytest.raises(ValueError, match=r"images must be numbers \(N, C, H, W\) in \[0, 1\], got values from "):
         corrupt(PICTURES * 255, "noise", 1)
+
+
+# --- what is drawn ---
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_what_is_drawn_does_not_follow_torchs_defaults(kind):
+    worse = corrupt(PICTURES, kind, 4, seed=1)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        again = corrupt(PICTURES, kind, 4, seed=1)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(worse, again)
+
+
+def test_no_two_pictures_of_any_two_seeds_are_drawn_by_one_number():
+    """Of a seed torch's generator takes 32 bits, which is why seeds end where they do."""
+    first, wrapped = (torch.rand(4, generator=torch.Generator().manual_seed(number)) for number in (7, 7 + 2**32))
+    assert torch.equal(first, wrapped)
+    last = corruptions.LAST_SEED * 1_000_003 + corruptions.PICTURES - 1
+    assert last < 2**32 <= last + 1_000_003 and corruptions.PICTURES <= 1_000_003
+    one = PICTURES[:1]
+    assert not torch.equal(corrupt(one, "noise", 1, seed=0, first=999_999), corrupt(one, "noise", 1, seed=1))
+    with pytest.raises(ValueError, match="first must be at most 999998 with 2 images, got 999999"):
+        corrupt(PICTURES[:2], "noise", 1, first=999_999)
+
+
+@pytest.mark.parametrize("kind", ["blur", "defocus"])
+def test_autocast_changes_nothing(kind):
+    with torch.autocast("cpu", torch.bfloat16):
+        worse = corrupt(PICTURES, kind, 3)
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(worse, corrupt(PICTURES, kind, 3))

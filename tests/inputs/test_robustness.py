@@ -32,7 +32,7 @@ TRIALS = [
           names={"clean": (CELLS,), "noise": (CELLS,), "fog": (CELLS,)}),
     Trial(robustness.errors_under, slow=0.4, predict=function(predict), images=array(IMAGES, low=0, high=1, free=(1, 2, 3), grow=(1, 2, 3)),
           labels=array(LABELS, low=0),
-          kinds=texts(["impulse", "occlusion"], options=True), seed=integer(1, low=0, high=10**11), batch=integer(4, low=1),
+          kinds=texts(["impulse", "occlusion"], options=True), seed=integer(1, low=0, high=4293), batch=integer(4, low=1),
           names={"images": ("labels",), "labels": ("images",)}),
     Trial(robustness.stack, runs=instance(lambda: [errors(), errors(0.1)], wrong=([errors(), None], {"a": errors()}, errors()))),
     Trial(robustness.corruption_errors, model=MODEL, reference=REFERENCE, relative=flag(True)),

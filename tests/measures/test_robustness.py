@@ -224,3 +224,25 @@ def test_a_network_is_asked_without_gradients_on_the_pictures_device():
 def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_what_a_network_gives_may_lie_in_one_place_for_all_batches():
+    """Output buffers that are used again hold the last batch's answers only."""
+    images, labels, held = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 4, 4) / 8, torch.arange(8), torch.zeros(4, dtype=torch.long)
+
+    def predict(pictures):
+        return held.copy_((8 * pictures.mean((1, 2, 3))).round().long())
+
+    assert errors_under(predict, images, labels, kinds=["blur"], batch=4).clean == [0]
+
+
+@pytest.mark.parametrize("clean, corrupted", [(0.11, [0.11] * 5), (0.29, [0.20, 0.38, 0.29, 0.25, 0.33])])
+def test_the_rounding_of_a_mean_is_no_error_to_divide_by(clean, corrupted):
+    reference = Errors(clean, {"noise": corrupted})
+    with pytest.raises(ValueError, match="reference must err more under every kind than on clean pictures"):
+        corruption_errors(Errors(0.1, {"noise": [0.2] * 5}), reference, relative=True)
+
+
+def test_a_million_pictures_and_no_more():
+    with pytest.raises(ValueError, match="images must be 1,000,000 at most, got 1,000,001"):
+        errors_under(lambda x: x, torch.zeros(1, 1, 1, 1).expand(1_000_001, 1, 1, 1), [0])
