@@ -3,8 +3,9 @@
     model = make("FAN", size=32, classes=6, seed=0)  # pictures (B, 3, S, S) in [0, 1] -> logits (B, classes)
     model.tokens(pictures)                           # (B, 64, C) on a grid of 8 x 8, before places are averaged
 
-NAMES are those of pictures of 32 px, and of 64 px, with about 0.15 and 0.45 million parameters. Every linear map starts with deviation 1 / sqrt(inputs): the usual
-0.02 is made for widths of several hundred, and networks as narrow as these hardly leave chance with it in the steps of the bench.
+NAMES are those of pictures of 32 px, and of 64 px, with about 0.15 and 0.45 million parameters. What a network needs in order to learn at all in the bench's
+steps goes with its family, the same for all twins of a family: `Backbone.rate` is its learning rate; linear maps start with deviation 1 / sqrt(inputs), since
+the usual 0.02 is made for widths of several hundred, but for the pyramids, which learn with their authors' start and hardly with this one.
 """
 
 import math
@@ -21,6 +22,7 @@ from ..methods import fully_attentional, shunted_attention
 __all__ = ["CNN", "NAMES", "SIZES", "Backbone", "ViT", "make"]
 
 SIZES = (32, 64)
+RATES = {"pyramid": 1e-3, "other": 3e-3}
 GRID = 8  # places a side of what `tokens` gives
 
 
@@ -133,11 +135,12 @@ NAMES: dict[int, dict[str, Callable[[int, int], nn.Module]]] = {
 
 
 class Backbone(nn.Module):
-    """A network of NAMES for pictures (B, 3, S, S) in [0, 1], which it is given as 4 x - 2."""
+    """A network of NAMES for pictures (B, 3, S, S) in [0, 1], which it is given as 4 x - 2. rate: the learning rate of its family."""
 
     def __init__(self, body: nn.Module, size: int):
         super().__init__()
         self.body, self.size = body, size
+        self.rate = RATES["pyramid" if isinstance(body, shunted_attention.Shunted) else "other"]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes)."""
@@ -174,7 +177,7 @@ def make(name: str, *, size: int, classes: int, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Backbone(NAMES[size][name](size, classes), size)
-        for module in model.modules():
+        for module in () if isinstance(model.body, shunted_attention.Shunted) else model.modules():
             if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == module.stride != (1, 1)):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
     return model

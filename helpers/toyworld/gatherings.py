@@ -107,4 +107,3 @@ def _behind(back: Parts, front: Parts) -> Parts:
     plain = dict(mirror=flat, outline=torch.zeros_like(flat), ink=torch.zeros_like(back.colour))
     parts = {field.name: (getattr(back, field.name), getattr(front, field.name)) for field in fields(Parts)}
     return Parts(**{name: torch.cat([plain[name] if first is None else first, second], 1) for name, (first, second) in parts.items()})
-
