@@ -122,7 +122,7 @@ def order(examples: int, *, steps: int, batch: int, seed: int) -> Tensor:
 def moved(images, by):
     """Pictures (N, C, H, W), each moved by its own (rows, columns), whole px (N, 2), down and to the right; what comes in repeats the border. Like images."""
     sizes = {}
-    given = numbers("images", images, "N C H W", sizes)
+    given = numbers("images", images, "N C H W", sizes, detach=False)
     steps = numbers("by", by, "N 2", sizes, whole=True).to(given.device)
     rows, columns = ((torch.arange(side, device=given.device) - steps[:, axis, None]).clamp(0, side - 1) for axis, side in enumerate(given.shape[2:]))
     at = torch.arange(len(given), device=given.device)
@@ -145,7 +145,7 @@ def fit(model: Backbone, data: Data, *, seed: int, steps: int | None = None, rec
     """
     instance("model", model, Backbone, "a Backbone"), instance("data", data, Data, "Data, as pictures gives them")
     made, seed = RECIPES[choice("recipe", recipe, RECIPES)], integer("seed", seed, low=0)
-    steps = STEPS[data.name] if steps is None else integer("steps", steps, low=0)
+    steps = STEPS[choice("the name of data", data.name, STEPS)] if steps is None else integer("steps", steps, low=0)
     flat, rest = ([p for p in model.parameters() if (p.ndim < 2) is few] for few in (True, False))
     optimiser = torch.optim.AdamW([dict(params=rest, weight_decay=made["decay"]), dict(params=flat, weight_decay=0.0)], lr=model.rate)
     rows = order(len(data.train), steps=steps, batch=made["batch"], seed=seed)
@@ -166,11 +166,11 @@ def fit(model: Backbone, data: Data, *, seed: int, steps: int | None = None, rec
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, *, batch: int = 250) -> Tensor:
-    """The classes (N,) that a network says of pictures (N, 3, S, S), so many at a time; putting it into eval mode is the caller's."""
-    instance("model", model, nn.Module, "a torch.nn.Module"), instance("images", images, Tensor, "a tensor (N, 3, S, S)")
-    numbers("images", images, "N C H W")
-    return torch.cat([model(some).argmax(1) for some in images.split(integer("batch", batch, low=1))])
+def predict(model: nn.Module, images, *, batch: int = 250):
+    """The classes (N,) that a network says of pictures (N, 3, S, S), so many at a time, like images; putting it into eval mode is the caller's."""
+    instance("model", model, nn.Module, "a torch.nn.Module")
+    given, batch = numbers("images", images, "N C H W"), integer("batch", batch, low=1)
+    return like(images, torch.cat([model(some).argmax(1) for some in given.split(batch)]))
 
 
 def by_size(right, sides):
@@ -185,16 +185,17 @@ def by_size(right, sides):
 
 
 @torch.no_grad()
-def grouping(model: Backbone, images: Tensor, masks, *, seed: int = 0) -> np.ndarray:
+def grouping(model: Backbone, images, masks, *, seed: int = 0) -> np.ndarray:
     """How well a network's tokens group as the things do: adjusted Rand index (N,), 1 for the same groups, 0 on average for groups at random.
 
     Tokens are clustered (spectral, by the cosine between them where it is positive) into as many groups as the masks (N, S, S), whole numbers, name on the
     grid of tokens, background included; a cell of the grid is what most of its px are. NaN where that is one thing alone. Raises ValueError or TypeError.
     """
-    instance("model", model, Backbone, "a Backbone"), instance("images", images, Tensor, "a tensor (N, 3, S, S)")
-    seed, truth = integer("seed", seed, low=0), numbers("masks", masks, f"N {model.size} {model.size}", dict(N=len(images)), whole=True, low=0)
-    found = []
-    for tokens, mask in zip(model.tokens(images), truth, strict=True):
+    instance("model", model, Backbone, "a Backbone")
+    sizes, side = {}, model.size
+    given = numbers("images", images, f"N 3 {side} {side}", sizes)
+    truth, seed, found = numbers("masks", masks, f"N {side} {side}", sizes, whole=True, low=0), integer("seed", seed, low=0, high=2**32 - 1), []
+    for tokens, mask in zip(model.tokens(given), truth, strict=True):
         side = int(len(tokens) ** 0.5)
         cells = mask.unflatten(0, (side, -1)).unflatten(2, (side, -1)).transpose(1, 2).flatten(2).flatten(0, 1).mode(1).values
         kinds = len(cells.unique())

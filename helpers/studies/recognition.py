@@ -25,8 +25,8 @@ __all__ = ["ARCHITECTURES", "SEEDS", "STUDY", "errors", "rows"]
 SEEDS, LEARNED, CORRUPTED, GROUPED = 5, 2000, 400, 100
 ARCHITECTURES = {
     "scenes 32": tuple(backbones.NAMES[32]),
-    "scenes 64": tuple(backbones.NAMES[64]),
     "digits": ("ViT", "ViT, depthwise", "CNN", "FAN", "FAN, no gate", "FAN, mean gate", "FAN, plain MLP"),
+    "scenes 64": tuple(backbones.NAMES[64]),
 }
 UNTRAINED = {"scenes 32": ("ViT", "CNN", "FAN"), "scenes 64": ("shunted",)}
 SIZES = tuple(f"size_{k}" for k in range(1, BINS + 1))
