@@ -19,7 +19,7 @@ from transformers import ViTConfig, ViTModel
 from ..arguments import choice, got, integer
 from ..methods import fully_attentional, shunted_attention
 
-__all__ = ["CNN", "NAMES", "SIZES", "Backbone", "ViT", "make"]
+__all__ = ["NAMES", "RATES", "SIZES", "Backbone", "make"]
 
 SIZES = (32, 64)
 RATES = {"pyramid": 1e-3, "other": 3e-3}
@@ -122,7 +122,7 @@ NAMES: dict[int, dict[str, Callable[[int, int], nn.Module]]] = {
     },
     64: {
         "ViT": lambda size, classes: ViT(size, classes, patch=8, width=76, depth=6, heads=2),
-        "ViT, equal cost": lambda size, classes: ViT(size, classes, patch=8, width=56, depth=6, heads=2),
+        "ViT, equal cost": lambda size, classes: ViT(size, classes, patch=8, width=52, depth=6, heads=2),
         "CNN": lambda size, classes: CNN((40, 60, 124, 160), classes, 2),
         "shunted": _shunted(_TWO),
         "one rate, coarse": _shunted(_COARSE),
@@ -171,7 +171,7 @@ def make(name: str, *, size: int, classes: int, seed: int) -> Backbone:
 
     name: one of NAMES[size]; size: 32 or 64, the side of the pictures in px. Raises ValueError or TypeError for anything else.
     """
-    if integer("size", size) not in SIZES:
+    if (size := integer("size", size)) not in SIZES:
         raise ValueError(f"size must be one of {', '.join(map(str, SIZES))}, got {size}")
     name, classes, seed = choice("name", name, tuple(NAMES[size])), integer("classes", classes, low=2), integer("seed", seed, low=0)
     with torch.random.fork_rng(devices=[]):
