@@ -29,7 +29,7 @@ __all__ = [
     "CREATURES",
     "DATA",
     "RECIPES",
-    "STEPS",
+    "LENGTHS",
     "Data",
     "Examples",
     "by_size",
@@ -45,11 +45,11 @@ __all__ = [
 CREATURES = ("cat", "bird", "fish", "car", "teapot", "lamp")
 DATA = {  # side of the pictures in px, how many to learn from and to be tested on; of scenes the smallest and the largest thing, as shares of the side
     "scenes 32": dict(size=32, train=16000, test=3000, smallest=0.3, largest=0.8),
-    "scenes 64": dict(size=64, train=16000, test=3000, smallest=0.15, largest=0.7),
+    "scenes 64": dict(size=64, train=16000, test=3000, smallest=0.2, largest=0.8),
     "digits": dict(size=32, train=4000, test=1000),
 }
-STEPS = {"scenes 32": 1200, "scenes 64": 1200, "digits": 600}
-RECIPES = {"plain": dict(batch=64, decay=0.05, warm_up=0.1, shift=2, clip=1.0)}
+LENGTHS = {"scenes 32": dict(steps=1200, batch=64), "scenes 64": dict(steps=2400, batch=32), "digits": dict(steps=600, batch=64)}
+RECIPES = {"plain": dict(decay=0.05, warm_up=0.1, shift=2, clip=1.0)}
 BINS = 5
 _TEST_SEED = 10**6
 
@@ -140,16 +140,17 @@ def learning_rates(steps: int, *, rate: float, warm_up: float) -> np.ndarray:
 def fit(model: Backbone, data: Data, *, seed: int, steps: int | None = None, recipe: str = "plain") -> Backbone:
     """`model` itself, trained by cross-entropy with AdamW at its own rate, in eval mode. The order of examples and how each is moved follow the seed alone.
 
-    steps: None for those of the bench (STEPS); 0 leaves the model as it was. recipe: one of RECIPES. Numbers with one axis take no weight decay. Raises
-    ValueError or TypeError for anything else.
+    steps: None for those of the bench (LENGTHS, with how many examples each sees); 0 leaves the model as it was. recipe: one of RECIPES. Numbers with one
+    axis take no weight decay. Raises ValueError or TypeError for anything else.
     """
     instance("model", model, Backbone, "a Backbone"), instance("data", data, Data, "Data, as pictures gives them")
     made, seed = RECIPES[choice("recipe", recipe, RECIPES)], integer("seed", seed, low=0)
-    steps = STEPS[choice("the name of data", data.name, STEPS)] if steps is None else integer("steps", steps, low=0)
+    length = LENGTHS[choice("the name of data", data.name, LENGTHS)]
+    steps, batch = length["steps"] if steps is None else integer("steps", steps, low=0), length["batch"]
     flat, rest = ([p for p in model.parameters() if (p.ndim < 2) is few] for few in (True, False))
     optimiser = torch.optim.AdamW([dict(params=rest, weight_decay=made["decay"]), dict(params=flat, weight_decay=0.0)], lr=model.rate)
-    rows = order(len(data.train), steps=steps, batch=made["batch"], seed=seed)
-    moves = torch.from_numpy(np.random.default_rng((seed, 1)).integers(-made["shift"], made["shift"], (steps, made["batch"], 2), endpoint=True))
+    rows = order(len(data.train), steps=steps, batch=batch, seed=seed)
+    moves = torch.from_numpy(np.random.default_rng((seed, 1)).integers(-made["shift"], made["shift"], (steps, batch, 2), endpoint=True))
     model.train()
     for some, by, rate in zip(rows, moves, learning_rates(steps, rate=model.rate, warm_up=made["warm_up"]), strict=True):
         for group in optimiser.param_groups:

@@ -22,7 +22,7 @@ from ..methods import fully_attentional, shunted_attention
 __all__ = ["NAMES", "RATES", "SIZES", "Backbone", "make"]
 
 SIZES = (32, 64)
-RATES = {"pyramid": 1e-3, "other": 3e-3}
+RATES = {"pyramid": 1.5e-3, "other": 3e-3}
 GRID = 8  # places a side of what `tokens` gives
 
 
