@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from helpers.toyworld import analysers, creatures, draws, rebounds, render, scenes, shapes, skeletons, strokes, surfaces
-from tests.inputs.harness import SAME, WRONG, Kind, Odd, Trial, array, check, coverage, flag, instance, integer, optional, text, texts
+from helpers.toyworld import analysers, creatures, draws, gatherings, rebounds, render, scenes, shapes, skeletons, strokes, surfaces
+from tests.inputs.harness import SAME, WRONG, Kind, Odd, Trial, array, check, coverage, flag, instance, integer, optional, real, text, texts
 
 ITEMS = array(np.array([3, 1, 4]), low=0, free=(0,), grow=(0,), torch_only=False)
 SHAPES, COLOURS = texts(["disc", "star"], options=True), texts(["red", "blue", "green"], options=True)
@@ -78,6 +78,9 @@ TRIALS = [
           high=array(np.array([1.0]), free=(0,), broadcast=True), follows="place"),
     Trial(scenes.crowds, seed=integer(5, low=0), indices=ITEMS, size=integer(24, low=24), shapes=SHAPES, colours=COLOURS, after=described),
     Trial(scenes.pairs, seed=integer(5, low=0), indices=ITEMS, size=integer(24, low=24), shapes=SHAPES, colours=COLOURS, after=described),
+    Trial(gatherings.gatherings, seed=integer(5, low=0), indices=ITEMS, size=integer(16, low=16), smallest=real(0.2, low=0.02, high=0.65),
+          largest=real(0.65, low=0.2, high=0.8), categories=texts(["cat", "lamp"], options=True), textures=texts(["plain", "dotted"], options=True),
+          backgrounds=texts(["black", "noise"], options=True), names={"smallest": ("largest",), "largest": ("smallest",)}, slow=0.5, after=described),
     Trial(strokes.strokes, seed=integer(5, low=0), indices=ITEMS, size=integer(16, low=16)),
     Trial(strokes.letters, seed=integer(5, low=0), indices=ITEMS, alphabet=integer(2, low=0), count=integer(9, low=1), size=integer(16, low=16)),
     Trial(surfaces.surfaces, seed=integer(5, low=0), indices=ITEMS, world=integer(2, low=0), count=integer(9, low=1), size=integer(16, low=16)),
@@ -106,5 +109,5 @@ def test_wrong_inputs_are_refused_and_odd_ones_taken(trial):
 
 
 def test_every_public_function_has_a_trial():
-    for module in (analysers, creatures, draws, rebounds, render, scenes, shapes, skeletons, strokes, surfaces):
+    for module in (analysers, creatures, draws, gatherings, rebounds, render, scenes, shapes, skeletons, strokes, surfaces):
         assert coverage(module, TRIALS) == set(), module.__name__

@@ -37,6 +37,14 @@ try:
 except ImportError as error:
     print("diffusers" in str(error))
 """, ["[[2, 0], [0, 1]] [False, False]", "True"]),  # the mirrored cells, each two pixels from where it was
+    "fully_attentional": ("""
+from copied import channel_gate, group_scores, group_tokens
+from copied.bottleneck import soft_assignment
+
+print([round(channel_gate(torch.ones(1, 1, n, 2), torch.ones(1, 1, n, 2), temperature=2).mean().item(), 4) for n in (1, 4)])
+print(group_scores(group_tokens(torch.eye(2).kron(torch.ones(3, 3)), 2), torch.tensor([1, 1, 1, 0, 0, 0])).ari)
+print(soft_assignment(torch.zeros(1, 2), torch.eye(2)).tolist())
+""", ["[1.4621, 1.1244]", "1.0", "[[0.5, 0.5]]"]),  # the gate of one token and of four that are alike, twice
     "knn_augmentation": ("""
 from copied import Datastore, interpolate, knn_loss
 
@@ -70,6 +78,13 @@ try:
 except ImportError as error:
     print("diffusers" in str(error))
 """, ["[0.25, 0.25] (5, 4)", "[[[0.5, -1.0]]]", "True"]),  # between 3 and 6 steps left
+    "shunted_attention": ("""
+from copied import ShuntedAttention, aggregate, parameters
+from copied.attention import attention_macs
+
+print(aggregate(torch.arange(1.0, 17).view(1, 16, 1), torch.full((1, 1, 2, 2), 0.25), grid=(4, 4)).flatten().tolist())
+print(parameters(ShuntedAttention(64, 2, (8, 4))), attention_macs(64, (56, 56), (8, 4))["scores and sums"])
+""", ["[3.5, 5.5, 11.5, 13.5]", "345344 49172480"]),  # means of the corners; 3136 queries, 122.5 keys on average, 64 channels, scores and sums
     "visual_prompt_tuning": ("""
 import math
 from copied import init_bound, trainable_numbers, with_one_prompt
@@ -99,6 +114,14 @@ found = dift(pipe, image, t=50, n=3, ensemble=2, generator=torch.Generator().man
 points = torch.tensor([[3, 5], [12, 9]])
 print(match(found, found, points, source_size=(16, 16), target_size=(16, 16)).points.tolist(), dift.__module__)
 """, ["[[3, 5], [12, 9]] copied.features"]),  # every pixel matches itself
+    "fully_attentional": ("""
+from copied import FAN
+
+torch.manual_seed(0)
+model, images = FAN(image_size=8, patch_size=4, width=8, depth=1).eval(), torch.rand(2, 3, 8, 8)
+twin = model.with_mean_gates(images[:1])
+print(model(images).shape, torch.allclose(twin(images[:1]), model(images[:1])), type(model).__module__, type(model.blocks[0]).__module__)
+""", ["torch.Size([2, 10]) True copied.network copied.blocks"]),  # a picture's gates are their own mean
     "knn_augmentation": ("""
 from copied import KNNAugmentedClassifier
 
@@ -144,6 +167,16 @@ mixed = mix(pipe, image, "cat", k_max=1, nu=0.5, num_inference_steps=4, noise=no
 plain = mix(pipe, image, "cat", k_min=1, k_max=1, num_inference_steps=4, noise=noise)
 print(torch.equal(free.images, plain.images), torch.equal(mixed.images, plain.images), mix.__module__, type(mixed).__module__)
 """, ["True False copied.attach copied.mixing"]),  # with nothing of the layout kept, mixing is plain denoising
+    "shunted_attention": ("""
+from copied import SIZES, Shunted, attention_maps, from_official, official_names
+
+model = Shunted(**SIZES["toy-64"], classes=3).eval()
+images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+names, state = official_names(model), model.state_dict()
+again = from_official({there: state[here] for here, there in names.items()}, Shunted(**SIZES["toy-64"], classes=3)).eval()
+print(torch.equal(again(images), model(images)), names["stages.1.blocks.0.attention.groups.1.conv.weight"], Shunted.__module__)
+print([tuple(group.maps.shape) for group in attention_maps(model, images)])
+""", ["True block2.0.attn.sr2.weight copied.models", "[(1, 1, 256, 16), (1, 1, 256, 64)]"]),
     "visual_prompt_tuning": ("""
 from copied import add_prompts
 from transformers import ViTConfig, ViTModel
