@@ -12,7 +12,7 @@ MAY = {
     "methods": set(),
     "page": set(),
     "datasets": {"toyworld"},
-    "models": {"toyworld", "datasets"},
+    "models": {"toyworld", "datasets", "methods"},
     "measures": {"toyworld", "datasets", "models", "methods"},
     "recipes": {"toyworld", "datasets", "models", "methods", "measures"},
     "studies": {"toyworld", "datasets", "models", "methods", "measures", "recipes"},
