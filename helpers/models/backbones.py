@@ -1,11 +1,12 @@
 """Small networks of one size for the recognition bench: a vision transformer, a CNN, fully attentional and shunted networks, and twins of these.
 
     model = make("FAN", size=32, classes=6, seed=0)  # pictures (B, 3, S, S) in [0, 1] -> logits (B, classes)
-    model.tokens(pictures)                           # (B, 64, C) on a grid of 8 x 8, before places are averaged
+    model.tokens(pictures)                           # (B, 64, C) on a grid of 8 x 8, behind the last block
 
-NAMES are those of pictures of 32 px, and of 64 px, with about 0.15 and 0.45 million parameters. What a network needs in order to learn at all in the bench's
-steps goes with its family, the same for all twins of a family: `Backbone.rate` is its learning rate; linear maps start with deviation 1 / sqrt(inputs), since
-the usual 0.02 is made for widths of several hundred, but for the pyramids, which learn with their authors' start and hardly with this one.
+NAMES are those of pictures of 32 px, and of 64 px, most of them with about 0.15 and 0.45 million parameters. Twins start alike: what they share by name and
+shape has the same numbers at first (TWIN_OF). What a network needs in order to learn at all in the bench's steps goes with its family: `Backbone.rate` is its
+learning rate; linear maps and patches start with deviation 1 / sqrt(inputs), since the usual 0.02 is made for widths of several hundred, but for the pyramids,
+which learn with their authors' start and hardly with this one.
 """
 
 import math
@@ -19,7 +20,7 @@ from transformers import ViTConfig, ViTModel
 from ..arguments import choice, got, integer
 from ..methods import fully_attentional, shunted_attention
 
-__all__ = ["NAMES", "RATES", "SIZES", "Backbone", "make"]
+__all__ = ["NAMES", "RATES", "SIZES", "TWIN_OF", "Backbone", "make"]
 
 SIZES = (32, 64)
 RATES = {"pyramid": 1.5e-3, "other": 3e-3}
@@ -134,12 +135,16 @@ NAMES: dict[int, dict[str, Callable[[int, int], nn.Module]]] = {
 }
 
 
-class Backbone(nn.Module):
-    """A network of NAMES for pictures (B, 3, S, S) in [0, 1], which it is given as 4 x - 2. rate: the learning rate of its family."""
+TWIN_OF = dict.fromkeys(("FAN, no gate", "FAN, mean gate", "FAN, SE", "FAN, plain MLP"), "FAN") | {"ViT, depthwise": "ViT"}
+TWIN_OF |= dict.fromkeys(("one rate, coarse", "one rate, fine", "shunted, bare", "one rate, coarse, bare", "one rate, fine, bare"), "shunted")
 
-    def __init__(self, body: nn.Module, size: int):
+
+class Backbone(nn.Module):
+    """A network of NAMES for pictures (B, 3, S, S) in [0, 1], which it is given as 4 x - 2. image_size: S; rate: the learning rate of its family."""
+
+    def __init__(self, body: nn.Module, image_size: int):
         super().__init__()
-        self.body, self.size = body, size
+        self.body, self.image_size = body, image_size
         self.rate = RATES["pyramid" if isinstance(body, shunted_attention.Shunted) else "other"]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -153,15 +158,31 @@ class Backbone(nn.Module):
             return next(maps for maps in self.body.maps(scaled) if maps.shape[-1] == GRID).flatten(2).mT
         return self.body.features(scaled) if isinstance(self.body, fully_attentional.FAN) else self.body.tokens(scaled)
 
+    @property
+    def classes(self) -> int:
+        """How many logits it gives."""
+        return (self.body.classifier if isinstance(self.body, shunted_attention.Shunted) else self.body.head).out_features
+
+    @property
+    def first_middle(self) -> float:
+        """Where the middle of token (0, 0) lies, in px down and to the right of the middle of px (0, 0). Patches lie on their cells; convolutions of stride 2
+        with a border of 1 px (3 px of 7 x 7) stay on the first px, and the stem of a pyramid ends with one of 2 x 2, which has none."""
+        if isinstance(self.body, ViT):
+            return (self.image_size / GRID - 1) / 2
+        return 1.0 if isinstance(self.body, shunted_attention.Shunted) else 0.0
+
     def of(self, method: str, images: Tensor):
-        """What a method of the network itself, such as `attention_maps`, makes of pictures in [0, 1]."""
-        return getattr(self.body, method)(self._scaled(images))
+        """What a method of the network itself, such as `attention_maps`, makes of pictures in [0, 1]; a network that it gives is a Backbone too."""
+        if not isinstance(method, str) or not callable(getattr(self.body, method, None)):
+            raise (ValueError if isinstance(method, str) else TypeError)(f"method must be one of the network's own, got {got(method)}")
+        found = getattr(self.body, method)(self._scaled(images))
+        return Backbone(found, self.image_size).train(found.training) if isinstance(found, nn.Module) else found
 
     def _scaled(self, images: Tensor) -> Tensor:
-        expected = f"a floating-point tensor (B, 3, {self.size}, {self.size})"
+        expected = f"a floating-point tensor (B, 3, {self.image_size}, {self.image_size})"
         if not isinstance(images, Tensor) or not images.is_floating_point():
             raise TypeError(f"images must be {expected}, got {got(images)}")
-        if images.ndim != 4 or images.shape[1:] != (3, self.size, self.size):
+        if images.ndim != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(f"images must be {expected}, got shape {tuple(images.shape)}")
         return 4 * images.to(next(self.parameters())) - 2
 
@@ -173,9 +194,18 @@ def make(name: str, *, size: int, classes: int, seed: int) -> Backbone:
     """
     if (size := integer("size", size)) not in SIZES:
         raise ValueError(f"size must be one of {', '.join(map(str, SIZES))}, got {size}")
-    name, classes, seed = choice("name", name, tuple(NAMES[size])), integer("classes", classes, low=2), integer("seed", seed, low=0)
+    name = choice("name", name, tuple(NAMES[size]))
+    classes, seed = integer("classes", classes, low=2), integer("seed", seed, low=0, high=2**63 - 1)
+    model = _drawn(name, size, classes, seed)
+    if name in TWIN_OF:
+        shared, own = _drawn(TWIN_OF[name], size, classes, seed).state_dict(), model.state_dict()
+        model.load_state_dict({key: shared[key] if key in shared and shared[key].shape == value.shape else value for key, value in own.items()})
+    return model
+
+
+def _drawn(name: str, size: int, classes: int, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         model = Backbone(NAMES[size][name](size, classes), size)
         for module in () if isinstance(model.body, shunted_attention.Shunted) else model.modules():
             if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == module.stride != (1, 1)):

@@ -96,7 +96,7 @@ TRIALS = [
           follows="affinity", slow=0.4),
     Trial(fan.paint, labels=array(LABELS, broadcast=True), grid=grid((2, 3)), patch_size=integer(2, low=1), follows="labels"),
     Trial(fan.group_scores, labels=array(LABELS), masks=array(MASKS)),
-    Trial(fan.significant_eigenvalues, features=array(FEATURES, free=(0, 1), grow=(0, 1), broadcast=True), threshold=real(0.1, low=0, high=1),
+    Trial(fan.significant_eigenvalues, features=array(FEATURES, free=(0, 1), grow=(0, 1), broadcast=True), threshold=real(0.1, low=0, high=1, above=True),
           follows="features"),
     Trial(fan.noise_decay, features=function(lambda x: [x, 2 * x.flatten(1)]), images=array(IMAGES, free=(0, 1, 2, 3), grow=(0, 1, 2, 3), broadcast=True),
           sigma=real(0.5, low=0, above=True), generator=generator(), follows="images"),

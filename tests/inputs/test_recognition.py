@@ -48,8 +48,8 @@ def tokens(images):
 
 MODEL = instance(network, wrong=(torch.nn.Linear(2, 2),))
 TRIALS = [
-    Trial(backbones.make, name=choice("CNN"), size=integer(32, wrong=[16, 33, 224]), classes=integer(3, low=2), seed=integer(1, low=0), slow=0.3,
-          after=lambda made: made.body.head.weight, names={"size": ("name",)}),
+    Trial(backbones.make, name=choice("CNN"), size=integer(32, wrong=[16, 33, 224]), classes=integer(3, low=2), seed=integer(1, low=0, wrong=[2**63]),
+          slow=0.3, after=lambda made: made.body.head.weight, names={"size": ("name",)}),
     Trial(tokens, public="Backbone.tokens", trial_id="tokens", images=array(IMAGES, torch_only=True, free=(0,), grow=(0,), finite=False), slow=0.3),
     Trial(drawn, public="pictures", trial_id="pictures", name=choice("scenes 32"), seed=integer(1, low=0, high=10**6 - 1), slow=0.3),
     Trial(recognition.order, examples=integer(7, low=1), steps=integer(3, low=0), batch=integer(4, low=1), seed=integer(1, low=0)),

@@ -42,8 +42,9 @@ def test_digits_are_all_there_once_and_their_mask_is_ink():
     whole = torch.cat([digits.train.images, digits.test.images])[:, 0].flatten(1)
     assert len(whole.unique(dim=0)) > 4990 and torch.bincount(torch.cat([digits.train.labels, digits.test.labels])).tolist() == [500] * 10
     assert torch.equal(digits.test.masks == 1, digits.test.images[:, 0] > 0.5)
-    first = digits.test.masks[0].nonzero()
-    assert digits.test.sides[0] == (first.amax(0) - first.amin(0) + 1).max()
+    for mask, side in zip(digits.test.masks, digits.test.sides):  # some have a gap
+        ink = mask.nonzero()
+        assert side == (ink.amax(0) - ink.amin(0) + 1).max()
 
 
 def test_every_pass_sees_every_example_once():
@@ -94,21 +95,61 @@ def test_accuracy_by_size():
     assert isinstance(bench.by_size(right.numpy() == 1, sides.numpy()), np.ndarray)
 
 
+def test_equal_sizes_share_what_is_right_of_them():
+    sides, right = torch.tensor([1.0, 2, 2, 2, 2, 2, 2, 2, 2, 3]), torch.tensor([1, 1, 1, 0, 0, 0, 0, 0, 0, 0])
+    expected = [100 * (1 + 0.25) / 2, 25, 25, 25, 100 * 0.25 / 2]
+    for turn in (torch.arange(10), torch.arange(10).flip(0), torch.randperm(10, generator=torch.Generator().manual_seed(0))):
+        assert bench.by_size(right[turn], sides[turn]).tolist() == expected
+
+
 class Seen(backbones.Backbone):
-    """Tokens that are the colours of their cells."""
+    """Tokens that are the colours at their middles."""
+
+    middle = 0
+
+    @property
+    def first_middle(self):
+        return self.middle
 
     def tokens(self, images):
-        return nn.functional.avg_pool2d(images, self.size // 8).flatten(2).mT + 1e-3
+        at = (torch.arange(8) * (self.image_size // 8) + int(self.middle)).clamp(0, self.image_size - 1)
+        return images[:, :, at[:, None], at].flatten(2).mT
 
 
-def test_tokens_that_are_the_things_group_as_the_things():
+def seen(middle):
+    model = Seen(nn.Linear(1, 1), 32).eval()
+    model.middle = middle
+    return model
+
+
+@pytest.mark.parametrize("middle", [0, 1, 2])
+def test_tokens_that_are_the_things_group_as_the_things_wherever_their_middles_lie(middle):
     masks = torch.zeros(3, 32, 32, dtype=torch.int64)
-    masks[0, 8:20, 4:16], masks[0, 24:, 16:], masks[1, :16] = 1, 2, 1
-    colours = torch.eye(3)[masks].permute(0, 3, 1, 2)
-    found = bench.grouping(Seen(nn.Linear(1, 1), 32), colours, masks)
-    assert found[:2].tolist() == [1, 1] and np.isnan(found[2])
-    shuffled = colours[:2].flatten(2)[..., torch.randperm(1024, generator=torch.Generator().manual_seed(0))].view(2, 3, 32, 32)
-    assert (np.abs(bench.grouping(Seen(nn.Linear(1, 1), 32), shuffled, masks[:2])) < 0.2).all()
+    at = 4 * torch.arange(8) + middle
+    edge = int(at[4]) - 2  # half-way between two middles
+    masks[0, edge : edge + 12, edge - 8 : edge + 4], masks[1, :edge] = 1, 1
+    masks[0, :8, :8] = 5
+    colours = torch.eye(8)[:, :3][masks % 3].permute(0, 3, 1, 2)
+    found = bench.grouping(seen(middle), colours, masks)
+    assert found[1] == 1 and found[0] > 0.8 and np.isnan(found[2])
+    assert bench.grouping(seen(middle), colours, masks.mT)[0] == pytest.approx(bench.grouping(seen(middle), colours.mT, masks)[0], abs=0.2)
+    assert bench.grouping(seen(middle), colours, masks.flip(1))[0] < 0.5
+    names = torch.tensor([3, 0, 1, 2, 4, 5, 6, 9])
+    assert np.allclose(bench.grouping(seen(middle), colours, names[masks])[:2], found[:2])
+
+
+def test_tokens_without_order_do_not_group_and_tokens_of_zeros_are_alike():
+    masks = torch.zeros(1, 32, 32, dtype=torch.int64)
+    masks[0, 8:20, 4:16] = 1
+    noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert abs(bench.grouping(seen(2), noise, masks)[0]) < 0.3
+    dark = torch.eye(3)[masks].permute(0, 3, 1, 2) * masks[:, None]  # the background's tokens are zeros
+    assert bench.grouping(seen(2), dark, masks)[0] == 1
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return torch.full((len(x), 3), torch.nan)
 
 
 @pytest.mark.parametrize("call, error, message", [
@@ -117,6 +158,12 @@ def test_tokens_that_are_the_things_group_as_the_things():
     (lambda: bench.moved(torch.zeros(2, 3, 4, 4), [[0, 0]]), ValueError, "by must be"),
     (lambda: bench.by_size([1, 0], [1.0, 2.0]), ValueError, "right must be of 5 pictures or more, got 2"),
     (lambda: bench.fit(nn.Linear(1, 1), None, seed=0), TypeError, "model must be a Backbone"),
+    (lambda: bench.fit(backbones.make("CNN", size=32, classes=3, seed=0), few(), seed=0), ValueError, "model must give as many logits as data has classes, 6"),
+    (lambda: torch.no_grad()(bench.fit)(backbones.make("CNN", size=32, classes=6, seed=0), few(), seed=0), ValueError, "where gradients are on"),
+    (lambda: bench.grouping(backbones.make("CNN", size=32, classes=6, seed=0), torch.zeros(1, 3, 32, 32), torch.zeros(1, 32, 32, dtype=int)), ValueError,
+     "model must be in eval mode"),
+    (lambda: bench.predict(lambda x: x, torch.zeros(1, 3, 4, 4)), TypeError, "model must be a torch.nn.Module"),
+    (lambda: bench.predict(Broken(), torch.zeros(2, 3, 4, 4)), ValueError, "what model gives must be finite"),
     (lambda: bench.learning_rates(3, rate=-1, warm_up=0), ValueError, "rate must be"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(call, error, message):

@@ -701,6 +701,16 @@ def test_everything_runs_where_its_numbers_lie():
 # ------------------------------------------------------------------------------------------------------------------------------ refusals
 
 
+def test_gradients_of_a_picture_are_the_same_alone_and_in_a_batch():
+    torch.manual_seed(0)
+    model = fan.FAN(image_size=16, width=16, depth=2).eval()
+    two = torch.rand(2, 3, 16, 16, requires_grad=True)
+    alone = two[:1].detach().clone().requires_grad_()
+    for x in (two, alone):
+        model(x)[0, 3].backward()
+    assert torch.allclose(two.grad[:1], alone.grad, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "call, error, message",
     [

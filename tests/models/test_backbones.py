@@ -51,12 +51,12 @@ def test_sizes_are_near_each_other():
 def test_one_rate_costs_what_two_cost(ending):
     ours, peers = made(f"shunted{ending}", 64), [made(f"one rate, {rate}{ending}", 64) for rate in ("coarse", "fine")]
     for peer in peers:
-        assert abs(parameters(peer) / parameters(ours) - 1) < 0.025 and abs(macs(peer.body, 64) / macs(ours.body, 64) - 1) < 0.025
+        assert abs(parameters(peer) / parameters(ours) - 1) < 0.025 and abs(macs(peer) / macs(ours) - 1) < 0.025
 
 
 def test_the_plain_transformer_of_equal_cost_and_that_of_equal_size():
-    ours = macs(made("shunted", 64).body, 64)
-    assert abs(macs(made("ViT, equal cost", 64).body, 64) / ours - 1) < 0.1 and 1.7 < macs(made("ViT", 64).body, 64) / ours < 2.1
+    ours = macs(made("shunted", 64))
+    assert abs(macs(made("ViT, equal cost", 64)) / ours - 1) < 0.1 and 1.7 < macs(made("ViT", 64)) / ours < 2.1
 
 
 def test_twins_differ_in_what_their_names_say():
@@ -104,6 +104,40 @@ def test_tokens_of_a_pyramid_are_those_of_the_grid_of_eight():
 def test_what_a_method_of_the_network_gives():
     model, images = made("FAN"), torch.rand(2, 3, 32, 32)
     assert torch.equal(model.of("gates", images), model.body.gates(4 * images - 2))
+    same = model.of("with_mean_gates", images)
+    assert isinstance(same, backbones.Backbone) and not same.training and torch.allclose(same(images), same.body(4 * images - 2))
+    with pytest.raises(ValueError, match="method must be one of the network's own, got 'nope'"):
+        model.of("nope", images)
+
+
+@pytest.mark.parametrize(("size", "name"), [key for key in ALL if key[1] in backbones.TWIN_OF])
+def test_twins_start_alike(size, name):
+    ours, theirs = made(name, size, 3).state_dict(), made(backbones.TWIN_OF[name], size, 3).state_dict()
+    shared = [key for key in ours if key in theirs and ours[key].shape == theirs[key].shape]
+    assert len(shared) > 0.5 * len(ours) and all(torch.equal(ours[key], theirs[key]) for key in shared)
+
+
+def stem_of(model):
+    """What the places of the grid of 8 see before tokens talk to each other."""
+    if isinstance(model.body, backbones.ViT):
+        return lambda x: model.body.network.embeddings.patch_embeddings(x)
+    if isinstance(model.body, FAN):
+        return lambda x: model.body.stem(x)[0]
+    if isinstance(model.body, backbones.CNN):
+        return model.body.tokens
+    stages = model.body.stages
+    return lambda x: stages[1].embedding.conv(stages[0].embedding.conv(x)).flatten(2).mT
+
+
+@pytest.mark.parametrize(("size", "name"), [(32, "ViT"), (32, "FAN"), (32, "CNN"), (64, "ViT"), (64, "CNN"), (64, "shunted"), (64, "one rate, fine")])
+def test_the_middle_of_the_first_token_is_that_of_what_it_sees(size, name):
+    model, images = made(name, size), torch.rand(1, 3, size, size, requires_grad=True)
+    place = 8 * 4 + 3
+    stem_of(model)(images)[0, place].square().sum().backward()
+    seen = images.grad[0].abs().sum(0) > 0
+    rows, columns = seen.any(1).nonzero().flatten(), seen.any(0).nonzero().flatten()
+    middle = torch.tensor([(some.min() + some.max()) / 2 for some in (rows, columns)])
+    assert torch.equal(middle, torch.tensor([4.0, 3.0]) * size / 8 + model.first_middle)
 
 
 def test_the_cnn_by_hand():

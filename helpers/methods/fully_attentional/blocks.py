@@ -99,6 +99,8 @@ class ConvStem(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The tokens and their grid."""
         maps = self.layers(images)
+        if maps.requires_grad:  # for a single picture BatchNorm's backward (torch 2.13) takes the layout of transposed gradients for another
+            maps.register_hook(lambda gradient: gradient.contiguous())
         return maps.flatten(2).mT, tuple(maps.shape[2:])
 
 
@@ -194,7 +196,7 @@ class ChannelBlock(nn.Module):
     With U = LayerNorm(MLP(x)), the depthwise MLP of the paper (value="depthwise"), the answer is, by `channel`:
 
     - "eca": g U, g one number a channel and picture from `channel_gate(query(x), x, temperature=T)`; there is no key projection;
-    - "se":  g U, g = T sigmoid(w2 ReLU(w1 mean of U over the tokens)), squeeze and excitation, C / 2 wide inside: as many numbers as "eca" (ours);
+    - "se":  g U, g = T sigmoid(w2 ReLU(w1 mean of U over the tokens)), squeeze and excitation, C / 2 wide inside: C / 2 numbers more than "eca" (ours);
     - "ca":  U A^T, A (C, C) of `channel_attention(query(x), key(x))`;
     - "mlp": U, without any gate.
 

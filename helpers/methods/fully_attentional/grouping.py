@@ -94,8 +94,8 @@ def group_scores(labels, masks) -> Agreement:
 def significant_eigenvalues(features, *, threshold: float = 1e-2) -> Spectrum:
     """How many directions tokens take: features (..., N, C) -> Spectrum of F F^T / N, with the rows of F divided by their lengths and not centred (fig. 3).
 
-    threshold: what counts, as a share of the largest eigenvalue (the paper's is not known; ours). 1 where all tokens are alike, at most min(N, C).
+    threshold: what counts, as a share > 0 of the largest eigenvalue (the paper's is not known; ours). 1 where all tokens are alike, at most min(N, C).
     """
-    threshold, (rows, _) = _number("threshold", threshold, 0, 1), _unit(features)
+    threshold, (rows, _) = _number("threshold", threshold, 0, 1, above=0), _unit(features)
     values = torch.linalg.eigvalsh(rows @ rows.mT / rows.shape[-2]).flip(-1).clamp(min=0)
-    return Spectrum(_like(features, (values > threshold * values[..., :1]).sum(-1)), _like(features, values))
+    return Spectrum(_like(features, (values >= threshold * values[..., :1]).sum(-1)), _like(features, values))

@@ -24,7 +24,7 @@ def noise_decay(features: Callable[[Tensor], Sequence[Tensor]], images, *, sigma
         raise ValueError(f"images must be pictures (B, ...), got shape {tuple(pictures.shape)}")
     place = pictures.device if generator is None else generator.device
     noise = sigma * torch.randn(pictures.shape, generator=generator, device=place, dtype=torch.float32).to(pictures)
-    layers = [features(pictures), features(pictures + noise)]
+    layers = [features(pictures.clone()), features(pictures + noise)]  # features may write into what it is given
     if not all(isinstance(one, (list, tuple)) and one and all(isinstance(x, Tensor) and len(x) == len(pictures) for x in one) for one in layers):
         raise TypeError(f"features must give a list of tensors, each of {len(pictures)} pictures, got {_got(layers[0])}")
     if len(layers[0]) != len(layers[1]):
