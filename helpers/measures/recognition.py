@@ -26,22 +26,9 @@ from ..toyworld.shapes import mask_boxes
 from ..toyworld.skeletons import CATEGORIES
 
 __all__ = [
-    "BINS",
-    "CREATURES",
-    "DATA",
-    "RECIPES",
-    "LENGTHS",
-    "Data",
-    "Examples",
-    "by_size",
-    "fit",
-    "grouping",
-    "learning_rates",
-    "moved",
-    "order",
-    "pictures",
+    "BINS", "CREATURES", "DATA", "LENGTHS", "RECIPES", "Data", "Examples", "by_size", "fit", "grouping", "learning_rates", "moved", "order", "pictures",
     "predict",
-]
+]  # fmt: skip
 
 CREATURES = ("cat", "bird", "fish", "car", "teapot", "lamp")
 DATA = {  # side of the pictures in px, how many to learn from and to be tested on; of scenes the smallest and the largest thing, as shares of the side

@@ -62,7 +62,8 @@ def _rates(name: str, value, axes: int) -> np.ndarray:
     return rates if rates.ndim > axes else rates[None]
 
 
-# AlexNet on ImageNet-C at 224 px, its mean error over the severities at each of them: the yardstick of the published mCE, and of ImageNet-C's pictures only
+# AlexNet on ImageNet-C at 224 px, 43.5 % wrong on clean pictures (table 1), its mean error over the severities at each of them: the yardstick of the published
+# mCE, and of ImageNet-C's pictures only
 _ALEXNET = {
     "gaussian noise": 0.886428, "shot noise": 0.894468, "impulse noise": 0.922640, "defocus blur": 0.819880, "glass blur": 0.826268,
     "motion blur": 0.785948, "zoom blur": 0.798360, "snow": 0.866816, "frost": 0.826572, "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204,
