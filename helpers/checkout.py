@@ -6,7 +6,7 @@ __all__ = ["ENCODERS_AND_CLASSIFIERS", "ROOT", "TRAINED", "require"]
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = (  # names under data/models; each has a recipe, which makes the model where its folder is not there
-    "toy-cogvideox", "toy-contrast", "toy-convnext-wide", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-mixer-wide", "toy-sd",
+    "toy-bench", "toy-cogvideox", "toy-contrast", "toy-convnext-wide", "toy-judge", "toy-latte", "toy-mardini", "toy-mardini-wide", "toy-mixer-wide", "toy-sd",
     "toy-swin-wide", "toy-vit", "toy-vit-wide",
 )  # fmt: skip
 ENCODERS_AND_CLASSIFIERS = (  # names on the hub; here, because studies do not follow this module

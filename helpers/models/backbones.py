@@ -2,6 +2,7 @@
 
     model = make("FAN", size=32, classes=6, seed=0)  # pictures (B, 3, S, S) in [0, 1] -> logits (B, classes)
     model.tokens(pictures)                           # (B, 64, C) on a grid of 8 x 8, behind the last block
+    load("FAN", data="scenes 32")                    # one of TRAINED, as the recipe toy-bench has trained it
 
 NAMES are those of pictures of 32 px, and of 64 px, most of them with about 0.15 and 0.45 million parameters. Twins start alike: what they share by name and
 shape has the same numbers at first (TWIN_OF). What a network needs in order to learn at all in the bench's steps goes with its family: `Backbone.rate` is its
@@ -11,20 +12,25 @@ which learn with their authors' start and hardly with this one.
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
+from .. import checkout
 from ..arguments import choice, got, integer
 from ..methods import fully_attentional, shunted_attention
 
-__all__ = ["NAMES", "RATES", "SIZES", "TWIN_OF", "Backbone", "make"]
+__all__ = ["NAMES", "RATES", "SIZES", "TRAINED", "TWIN_OF", "Backbone", "file_of", "load", "make"]
 
 SIZES = (32, 64)
 RATES = {"pyramid": 1.5e-3, "other": 3e-3}
 GRID = 8  # places a side of what `tokens` gives
+FOLDER = checkout.ROOT / "data" / "models" / "toy-bench"
+TRAINED = {"scenes 32": ("ViT", "CNN", "FAN", "FAN, no gate")}  # by the data of the bench: the networks whose weights are kept, all with the seed 0
 
 
 # ------------------------------------------------------------------------------------------------------------------------ references
@@ -211,3 +217,25 @@ def _drawn(name: str, size: int, classes: int, seed: int) -> Backbone:
             if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == module.stride != (1, 1)):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
     return model
+
+
+def file_of(name: str, data: str) -> str:
+    """The file of a trained network within the folder of toy-bench."""
+    return f"{name} {data}".lower().replace(",", "").replace(" ", "-") + ".safetensors"
+
+
+def load(name: str, *, data: str, folder: str | Path = FOLDER) -> Backbone:
+    """A network that the bench trained with the seed 0, in eval mode. name: one of TRAINED[data]; folder: where toy-bench lies.
+
+    Raises ValueError or TypeError for another name, FileNotFoundError, saying how to make it, where its file is not there.
+    """
+    name = choice("name", name, TRAINED[choice("data", data, TRAINED)])
+    file = Path(folder) / file_of(name, data)
+    if not file.exists():
+        checkout.require("toy-bench")
+        raise FileNotFoundError(f"{file.name} of toy-bench is not there; `make model NAME=toy-bench` trains it")
+    state = load_file(file)
+    head = state["body.head.bias" if "body.head.bias" in state else "body.classifier.bias"]
+    model = make(name, size=int(data.split()[-1]), classes=len(head), seed=0)
+    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    return model.eval()
