@@ -1,7 +1,8 @@
-"""Page 16: eight small networks learn which creature stands in a scene of 32 px, five trainings each, and are asked what they see, group and keep.
+"""Page 16: eight small networks learn which creature stands in a scene of 32 px, five trainings each, and are asked what they see, group and keep. Five of
+them learn MNIST's digits too.
 
 A case is pictures, a network of `backbones`, a recipe and a seed. The seed draws the scenes that are learned from, their order and the start; tests are the
-same for all: the 3,000 of `measures.recognition`, of which the first 1,000 are asked again under twelve corruptions, and the first 200 for the groups that
+same for all: the 3,000 (of digits 1,000) of `measures.recognition`, of which the first 1,000 are asked again under twelve corruptions, and the first 200 for the groups that
 their tokens make. So networks are compared in pairs, seed by seed. The recipe "untrained" leaves a network as it starts.
 """
 
@@ -12,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..arguments import got
 from ..datasets.corruptions import KINDS, SEVERITIES, corrupt
 from ..measures import recognition as bench
 from ..measures.robustness import Errors, errors_under, stack
@@ -25,6 +25,7 @@ __all__ = ["ASKED", "GROUPED", "SEEDS", "STUDY", "TOLERANCE", "UNTRAINED", "erro
 SEEDS = 5
 ASKED, GROUPED = 1000, 200  # test pictures, the first so many, that are corrupted, and whose tokens are clustered
 UNTRAINED = ("ViT", "CNN", "FAN")
+ON_DIGITS = ("ViT", "CNN", "FAN", "FAN, no gate", "FAN, mean gate")
 
 
 def cases_of(data: str, trained, untrained) -> list[dict]:
@@ -34,7 +35,7 @@ def cases_of(data: str, trained, untrained) -> list[dict]:
 
 
 def cases() -> list[dict]:
-    return cases_of("scenes 32", backbones.NAMES[32], UNTRAINED)
+    return cases_of("scenes 32", backbones.NAMES[32], UNTRAINED) + cases_of("digits", ON_DIGITS, ())
 
 
 @lru_cache(maxsize=1)
@@ -95,18 +96,20 @@ STUDY = Study(cases=cases, measure=measure, tolerance=TOLERANCE, sample_seconds=
 # ------------------------------------------------------------------------------------------------------------------- reading the table
 
 
-def rows(table: pd.DataFrame, architecture: str, *, recipe: str = "plain") -> pd.DataFrame:
-    """A network's rows, one a seed, in the order of the seeds, which is their index. Raises ValueError for a network or a recipe that the table has not."""
-    has_columns(table, ("architecture", "recipe", "seed"))
-    known("architecture", architecture, table.architecture), known("recipe", recipe, table.recipe)
-    found = table[(table.architecture == architecture) & (table.recipe == recipe)].set_index("seed").sort_index()
-    if found.empty or found.index.has_duplicates:
-        raise ValueError(f"table must hold {architecture} with recipe {recipe} once a seed, got {got(list(found.index))}")
-    return found
+def rows(table: pd.DataFrame, architecture: str, *, data: str = "scenes 32", recipe: str = "plain") -> pd.DataFrame:
+    """A network's rows, one a seed, in the order of the seeds, which is their index. Raises ValueError for what the table has not."""
+    has_columns(table, ("data", "architecture", "recipe", "seed"))
+    some = table
+    for name, value in (("data", data), ("architecture", architecture), ("recipe", recipe)):
+        known(name, value, some[name])
+        some = some[some[name] == value]
+    if some.seed.duplicated().any():
+        raise ValueError(f"table must hold {architecture} once a seed, got the seeds {', '.join(map(str, some.seed))}")
+    return some.set_index("seed").sort_index()
 
 
-def errors(table: pd.DataFrame, architecture: str, *, recipe: str = "plain") -> Errors:
+def errors(table: pd.DataFrame, architecture: str, *, data: str = "scenes 32", recipe: str = "plain") -> Errors:
     """A network's errors on the pictures that were corrupted, one training a seed. Raises as `rows` does."""
     has_columns(table, ("asked", *WORSE))
-    some = rows(table, architecture, recipe=recipe)
+    some = rows(table, architecture, data=data, recipe=recipe)
     return stack([Errors(1 - row.asked / 100, {k: [1 - row[column(k, s)] / 100 for s in SEVERITIES[1:]] for k in KINDS}) for _, row in some.iterrows()])
