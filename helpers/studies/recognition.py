@@ -2,8 +2,8 @@
 them learn MNIST's digits too.
 
 A case is pictures, a network of `backbones`, a recipe and a seed. The seed draws the scenes that are learned from, their order and the start; tests are the
-same for all: the 3,000 (of digits 1,000) of `measures.recognition`, of which the first 1,000 are asked again under twelve corruptions, and the first 200 for the groups that
-their tokens make. So networks are compared in pairs, seed by seed. The recipe "untrained" leaves a network as it starts.
+same for all, those of `measures.recognition`: the first 1,000 are asked again under twelve corruptions, and the first 200 for the groups that their tokens
+make. So networks are compared in pairs, seed by seed. The recipe "untrained" leaves a network as it starts.
 """
 
 import time
