@@ -201,7 +201,7 @@ class RefinerViT(nn.Module):
         options = dict(
             accumulate=accumulate, rescale=rescale, refine=refine, kappa=kappa, kernel=kernel, over=over, grid=grid, start=start, generator=generator
         )
-        drops = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        drops = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.stem = Stem(stem, self.patch_size, width)
         self.class_token, self.positions = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, side**2 + 1, width))
         self.blocks = nn.ModuleList(
