@@ -334,7 +334,7 @@ def test_numbers_are_put_in():
         (lambda: MapRefiner(4, kernel=4), "kernel must be odd, got 4"), (lambda: MapRefiner(4, kappa=0.1), "kappa must leave a map or more, .* got 0.1 for 4"),
         (lambda: MapRefiner(4, refine="official"), "refine must be one of linear, inverted_residual"),
         (lambda: MapRefiner(4, grid=(2, 2)), "grid must be None over the raster"), (lambda: MapRefiner(4, over="grid"), r"grid must be \(rows, columns\)"),
-        (lambda: MapRefiner(4)(torch.ones(2, 3, 5, 5)), r"maps must be \(B, 4, N, M\), got shape \(2, 3, 5, 5\)"),
+        (lambda: MapRefiner(4)(torch.ones(2, 3, 5, 5)), r"maps must be a floating-point tensor \(B, 4, N, M\), got shape \(2, 3, 5, 5\)"),
         (lambda: MapRefiner(4, over="grid", grid=(2, 3))(torch.ones(2, 4, 5, 5)), "maps must have the 6 keys of grid 2 x 3 or more, got 5"),
         (lambda: ar.convolve(torch.ones(5, 5), torch.ones(2, 2)), r"kernels must be \(k, k\) or \(H, k, k\) with an odd k, got shape \(2, 2\)"),
         (lambda: ar.convolve(torch.ones(3, 5, 5), torch.ones(2, 3, 3)), "kernels must be one, .* or as many as there are maps"),
@@ -419,7 +419,7 @@ def test_gradients_reach_queries_and_keys_by_both_ways():
     [
         (lambda: RefinerViT(**SMALL | dict(blocks=("share", "plain"))), r"blocks must be .*, the first of which makes maps, got \('share', 'plain'\)"),
         (lambda: RefinedAttention(12, 3, kind="share")(torch.ones(2, 7, 12)), "carried must be the maps of a block before"),
-        (lambda: RefinedAttention(12, 3, kind="share")(torch.ones(2, 7, 12), torch.ones(2, 3, 6, 6)), r"carried must be maps \(2, 3, 7, 7\), .* got float32"),
+        (lambda: RefinedAttention(12, 3, kind="share")(torch.ones(2, 7, 12), torch.ones(2, 3, 6, 6)), "carried must be .* got shape"),
         (lambda: RefinedAttention(12, 5), "dim must be a multiple of the number of heads, 5, got 12"),
         (lambda: RefinerViT(**SMALL | dict(patch_size=5)), "patch_size must divide image_size, 12, got 5"),
         (lambda: RefinerViT(**SMALL | dict(patch_size=3, stem="conv")), "patch_size must be even for stem 'conv', got 3"),

@@ -132,24 +132,15 @@ def _like(value: Any, result: Tensor) -> Any:
     return (result.float() if result.dtype == torch.bfloat16 else result).detach().cpu().numpy()
 
 
-def _pictures(value: Any, weight: Tensor) -> Tensor:
-    """A batch for a model with such weights: a floating-point tensor (B, 3, H, W) of their device, in their dtype; its numbers are not looked at."""
+def _batch(name: str, value: Any, shape: str, weight: Tensor) -> Tensor:
+    """What goes into a layer with such weights: a floating-point tensor of this shape (one word an axis, a number fixes its size) on their device, in their
+    dtype; its numbers are not looked at."""
+    words = shape.split()
+    expected = f"a floating-point tensor ({', '.join(words)})"
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"pictures must be a floating-point tensor (B, 3, H, W), got {_got(value)}")
-    if value.ndim != 4 or value.shape[1] != 3 or not value.numel():
-        raise ValueError(f"pictures must be a floating-point tensor (B, 3, H, W), got shape {tuple(value.shape)}")
+        raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+    if value.ndim != len(words) or not value.numel() or any(word.isdigit() and int(word) != size for word, size in zip(words, value.shape)):
+        raise ValueError(f"{name} must be {expected}, got shape {tuple(value.shape)}")
     if value.device != weight.device:
-        raise ValueError(f"pictures must lie where the model does, on {weight.device}, got {value.device}")
-    return value.to(weight.dtype)
-
-
-def _pictures(value: Any, side: int, weight: Tensor) -> Tensor:
-    """A batch for a model with such weights: a floating-point tensor (B, 3, side, side) of their device, in their dtype; its numbers are not looked at."""
-    expected = f"a floating-point tensor (B, 3, {side}, {side})"
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"pictures must be {expected}, got {_got(value)}")
-    if value.ndim != 4 or value.shape[1:] != (3, side, side) or not len(value):
-        raise ValueError(f"pictures must be {expected}, got shape {tuple(value.shape)}")
-    if value.device != weight.device:
-        raise ValueError(f"pictures must lie where the model does, on {weight.device}, got {value.device}")
+        raise ValueError(f"{name} must lie where the layer does, on {weight.device}, got {value.device}")
     return value.to(weight.dtype)

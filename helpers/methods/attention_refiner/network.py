@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ._arguments import _flag, _generator, _got, _instance, _integer, _number, _option, _pictures
+from ._arguments import _batch, _flag, _generator, _got, _instance, _integer, _number, _option
 from .refining import REFINE, MapRefiner
 
 __all__ = ["SIZES", "BlockTrace", "RefinedAttention", "RefinerViT", "macs", "parameters"]
@@ -72,14 +72,12 @@ class RefinedAttention(nn.Module):
 
     def maps(self, tokens: Tensor, carried: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The maps that values are multiplied with, and those that are handed on, (B, H, N, N) each."""
-        _instance("tokens", tokens, Tensor, f"a tensor (B, N, {self.dim})")
-        if tokens.ndim != 3 or tokens.shape[2] != self.dim:
-            raise ValueError(f"tokens must be (B, N, {self.dim}), got shape {tuple(tokens.shape)}")
-        shape = (len(tokens), self.heads, tokens.shape[1], tokens.shape[1])
-        if carried is None and self.kind == "share":
+        tokens = _batch("tokens", tokens, f"B N {self.dim}", self.qkv.weight)
+        if carried is not None:
+            count, places, _ = tokens.shape
+            carried = _batch("carried", carried, f"{count} {self.heads} {places} {places}", self.qkv.weight)
+        elif self.kind == "share":
             raise ValueError("carried must be the maps of a block before, since kind 'share' makes none, got None")
-        if carried is not None and (not isinstance(carried, Tensor) or carried.shape != shape):
-            raise ValueError(f"carried must be maps {shape}, a row and a column for each token, got {_got(carried)}")
         if self.kind == "share":
             refined = self.norm(self.refiner(carried))
             return (self.scale * refined if self.rescale else refined), carried
@@ -251,7 +249,7 @@ class RefinerViT(nn.Module):
         return model
 
     def _embedded(self, pictures: Any) -> Tensor:
-        patches = self.stem(_pictures(pictures, self.image_size, self.head.weight))
+        patches = self.stem(_batch("pictures", pictures, f"B 3 {self.image_size} {self.image_size}", self.head.weight))
         return torch.cat([self.class_token.expand(len(patches), -1, -1), patches], 1) + self.positions
 
     def _last(self, pictures: Any) -> Tensor:

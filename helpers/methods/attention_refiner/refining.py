@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._arguments import _flag, _generator, _got, _grid, _instance, _integer, _like, _number, _numbers, _option
+from ._arguments import _batch, _flag, _generator, _got, _grid, _integer, _like, _number, _numbers, _option
 
 __all__ = ["MapRefiner", "Steps", "aggregate_values", "attend_locally", "convolve", "mix_heads", "refine"]
 
@@ -216,9 +216,7 @@ class MapRefiner(nn.Module):
 
     def steps(self, maps: Tensor) -> Steps:
         """Maps behind each step, with its norm and activation."""
-        _instance("maps", maps, Tensor, f"a tensor (B, {self.heads}, N, M)")
-        if maps.ndim != 4 or maps.shape[1] != self.heads:
-            raise ValueError(f"maps must be (B, {self.heads}, N, M), got shape {tuple(maps.shape)}")
+        maps = _batch("maps", maps, f"B {self.heads} N M", self.expand.weight)
         _fit("maps", maps.shape[-1], self.grid)
         expanded = self.activation(self.norms[0](self.expand(maps)))
         convolved = self.activation(self.norms[1](_convolved(expanded, self.local.weight[:, 0], self.grid)))
