@@ -1,6 +1,7 @@
 """Whole networks: Refiner-ViT, whose blocks alternate between making attention maps and sharing refined ones, and plain vision transformers to compare with."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from .refining import REFINE, MapRefiner
 
 __all__ = ["SIZES", "BlockTrace", "RefinedAttention", "RefinerViT", "macs", "parameters"]
 
-BLOCKS, STEMS, EPS = ("plain", "share", "self"), ("conv", "patch"), 1e-6
+BLOCKS, STEMS = ("plain", "share", "self"), ("conv", "patch")
+EPS = 1e-6  # of every LayerNorm
 _PAPER = dict(image_size=224, refine="inverted_residual", token_head=True)
 
 # the paper's three models as their code builds them (S asks for kappa 6, but the argument reaches no block: all have 3), and one for a desk
@@ -55,6 +57,7 @@ class RefinedAttention(nn.Module):
         self.dim, self.heads, self.kind = dim, heads, _option("kind", kind, BLOCKS)
         self.scale, self.accumulate = (dim // heads) ** -0.5, _flag("accumulate", accumulate)
         official = _option("refine", refine, REFINE) == "inverted_residual"
+        # made for every kind, so that what cannot be is refused in all
         refiner = MapRefiner(heads, refine=refine, kappa=kappa, kernel=kernel, over=over, grid=grid, start=start, generator=generator)
         self.rescale = (official if rescale is None else _flag("rescale", rescale)) and kind == "share"
         self.qkv, self.proj = nn.Linear(dim, dim if kind == "share" else 3 * dim), nn.Linear(dim, dim)  # of "share" it gives values only
@@ -225,11 +228,7 @@ class RefinerViT(nn.Module):
 
     def trace(self, pictures: Tensor) -> list[BlockTrace]:
         """What each block did."""
-        tokens, carried, found = self._embedded(pictures), None, []
-        for block in self.blocks:
-            found.append(block(tokens, carried))
-            tokens, _, carried = found[-1]
-        return found
+        return list(self._walk(pictures))
 
     @torch.no_grad()
     def resized(self, image_size: int) -> "RefinerViT":
@@ -253,10 +252,16 @@ class RefinerViT(nn.Module):
         return torch.cat([self.class_token.expand(len(patches), -1, -1), patches], 1) + self.positions
 
     def _last(self, pictures: Any) -> Tensor:
+        for step in self._walk(pictures):
+            tokens = step.tokens
+        return self.norm(tokens)
+
+    def _walk(self, pictures: Any) -> Iterator[BlockTrace]:
         tokens, carried = self._embedded(pictures), None
         for block in self.blocks:
-            tokens, _, carried = block(tokens, carried)
-        return self.norm(tokens)
+            step = block(tokens, carried)
+            tokens, _, carried = step
+            yield step
 
     @torch.no_grad()
     def _start(self, generator: torch.Generator | None) -> None:

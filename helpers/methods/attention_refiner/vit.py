@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._arguments import _got, _instance, _integer, _integers
+from ._arguments import _got, _instance, _integers
 from .refining import MapRefiner, Steps
 
 __all__ = ["Refinement", "refine_vit"]
@@ -95,7 +95,7 @@ def refine_vit(
         if REFINER in attentions[i]._modules or "forward" in vars(attentions[i]):
             raise ValueError(f"model must have plain attention in the chosen layers, got a refiner or another forward in layer {i}")
     options = dict(kappa=kappa, kernel=kernel, refine=refine, norm=norm, activation=activation, residual=residual, over=over, grid=grid, start=start)
-    made = [MapRefiner(_integer("heads", attentions[i].num_attention_heads, 1), generator=generator, **options) for i in chosen]
+    made = [MapRefiner(attentions[i].num_attention_heads, generator=generator, **options) for i in chosen]
     for i, refiner in zip(chosen, made):
         attention, weight = attentions[i], attentions[i].v_proj.weight
         attention.add_module(REFINER, refiner.to(device=weight.device, dtype=weight.dtype).train(attention.training))
