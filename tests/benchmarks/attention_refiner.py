@@ -5,17 +5,17 @@
 Attention of one picture from queries, keys and values on, 12 heads of 32 channels, 65 and 197 tokens (S at 224 px), float32, one thread, no gradients. `plain`
 is softmax(QK^T)V with its maps in memory, which is 1 in all ratios; `fused` torch's own, which cannot be refined; `mix only` kappa 3 with k = 1, `kernel only`
 kappa 1 with k = 3 and heads left as they are, which `locally` computes from averaged values without a convolved map; `linear` kappa 3 with k = 3; `official`
-that as an inverted residual block. The ways take turns, each repeat in another order; `time_over_plain`: the median over the repeats of one's time over
-plain's in the same repeat. `macs_over_plain`: what multiply-adds say. `peak_mb`: how far the process's memory rises during one call, None where the system
-does not tell. `differences`: the largest entry of |convolve(A) V - attend_locally(A, V)| over the largest entry, in both precisions, and of the same with
-ReLU6 between a random expansion and the convolution (197 tokens).
+that as an inverted residual block. The ways take turns, each repeat in another order, timed in processor seconds; `time_over_plain`: the median over the
+repeats of one's time over plain's in the same repeat. `macs_over_plain`: what multiply-adds say. `peak_mb`: how far the process's memory rises during one
+call, None where the system does not tell. `difference, ...`: the largest entry of |convolve(A) V - attend_locally(A, V)| over the largest entry, in both
+precisions, and of the same with ReLU6 between a random expansion and the convolution (197 tokens).
 """
 
 import random
 import statistics
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import torch
 import torch.nn.functional as F
@@ -60,10 +60,10 @@ def timed(made, repeats):
     seconds, order = {way: [] for way in made}, random.Random(0)
     for repeat in range(repeats + WARM_UP):
         for way in order.sample(list(made), len(made)):
-            began = perf_counter()
+            began = process_time()
             made[way]()
             if repeat >= WARM_UP:
-                seconds[way].append(perf_counter() - began)
+                seconds[way].append(process_time() - began)
     return seconds
 
 
