@@ -204,6 +204,7 @@ class MapRefiner(nn.Module):
             got = "a norm" if options["norm"] else f"{self.expanded} for {self.heads} heads"
             raise ValueError(f"start must be random where there is no residual but a norm, or fewer maps than heads, got 'identity' with {got}")
         self.expand = nn.Conv2d(self.heads, self.expanded, 1, bias=False)
+        # of `local` the weight alone is used, since over a grid its convolution is another
         self.local = nn.Conv2d(self.expanded, self.expanded, side, padding=side // 2, groups=self.expanded, bias=False)
         self.reduce = nn.Conv2d(self.expanded, self.heads, 1, bias=False)
         widths = (self.expanded, self.expanded, self.heads)

@@ -128,7 +128,7 @@ def _cka(x: Tensor, y: Tensor) -> Tensor:
 
 
 def feature_evolution(tokens) -> Evolution:
-    """How near each layer's tokens are to those of the last, which tells how fast features evolve (the paper's first figure).
+    """How near each layer's tokens are to those of the last, which tells how fast features evolve (the paper's motivation).
 
     tokens: a list of (B, N, C), behind each layer, or (L, B, N, C). Returns Evolution, like the tokens; the last entry of both is 1.
     """

@@ -105,6 +105,7 @@ def refine_vit(
 
 def _attentions(model: Any) -> list[nn.Module]:
     _instance("model", model, nn.Module, "a vision transformer of transformers")
+    # of a masked autoencoder the decoder is left out
     found = [module for name, module in model.named_modules() if type(module).__name__ in KINDS and not name.startswith("decoder")]
     if not found:
         names = ", ".join(kind.removesuffix("Attention") for kind in KINDS)
