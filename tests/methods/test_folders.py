@@ -14,6 +14,15 @@ FOLDERS = sorted(path.parent.name for path in METHODS.glob("*/__init__.py"))
 
 # what each folder does in a fresh interpreter as the package `copied`, with what it prints: first where diffusers cannot be imported, then on a model
 WITHOUT_DIFFUSERS = {
+    "attention_refiner": ("""
+from copied import attend_locally, convolve
+from copied.refining import mix_heads
+
+maps, values, kernel = torch.eye(3), torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(3, 3)
+kernel[1, 2] = 1
+print((convolve(maps, kernel) @ values).flatten().tolist(), attend_locally(maps, values, kernel).flatten().tolist())
+print(mix_heads(torch.eye(2)[:, None], [[0.5, 0.5]]).tolist())
+""", ["[0.0, 1.0, 2.0] [0.0, 1.0, 2.0]", "[[[0.5, 0.5]]]"]),  # each query takes what lies one key to the left
     "caching_schedules": ("""
 from copied import Codebook, oracle_calls, replay_calls
 from copied.schedules import CachingClock
@@ -95,6 +104,21 @@ print(round(with_one_prompt(torch.zeros(2), torch.tensor([[1.0], [3.0]]), math.l
 """, ["0.0625 460800 0.0", "5.0"]),  # halfway from 2 to the prompt's 8
 }  # fmt: skip
 ON_A_MODEL = {
+    "attention_refiner": ("""
+from copied import SIZES, RefinerViT, parameters, refine_vit
+from transformers import ViTConfig, ViTModel
+
+torch.manual_seed(0)
+config = ViTConfig(image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, attn_implementation="eager")
+model, images = ViTModel(config, add_pooling_layer=False).eval(), torch.rand(2, 3, 8, 8)
+before = model(images).last_hidden_state
+refinement = refine_vit(model, layers=[1])
+print(torch.equal(model(images).last_hidden_state, before), parameters(refinement.refiners), type(refinement.refiners[0]).__module__)
+refinement.refiners[0].set_weights(kernels=torch.ones(3, 3))
+changed = model(images).last_hidden_state
+refinement.remove()
+print(torch.equal(changed, before), torch.equal(model(images).last_hidden_state, before), RefinerViT(**SIZES["toy-32"])(torch.rand(1, 3, 32, 32)).shape)
+""", ["True 26 copied.refining", "False True torch.Size([1, 10])"]),  # two mixes of 2 x 2 and two kernels
     "caching_schedules": ("""
 from copied import Codebook, apply_adacache
 
