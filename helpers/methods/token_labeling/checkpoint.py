@@ -74,9 +74,8 @@ def load_official(model: LVViT, path: str | Path) -> LVViT:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be the path of a file, got {_got(path)}")
     if not Path(path).is_file():
-        raise ValueError(
-            f"path must be a local file of the official weights, such as lvvit_s-26M-224-83.3.pth.tar of the authors' releases, got {_got(str(path))}"
-        )
+        expected = "a local file of the official weights, such as lvvit_s-26M-224-83.3.pth.tar of the authors' releases"
+        raise ValueError(f"path must be {expected}, got {_got(str(path))}")
     return from_official(_read(Path(path)), model)
 
 

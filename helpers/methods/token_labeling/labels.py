@@ -1,8 +1,8 @@
 """Labels of a training crop: the score map of an annotator, pooled over the box of the crop, one soft label for each token and one for the class token.
 
-Jiang et al., "All Tokens Matter: Token Labeling for Training Better Vision Transformers", NeurIPS 2021, arXiv 2104.10858. Score maps are (B, K, h, w): K class
-scores (logits) on h x w cells of the whole picture. Boxes are (left, top, right, bottom). From top to bottom: RoIAlign, boxes, labels of a crop, what is made of
-labels.
+Jiang et al., "All Tokens Matter: Token Labeling for Training Better Vision Transformers", NeurIPS 2021, arXiv 2104.10858. Score maps are (B, K, h, w): K
+class scores (logits) on h x w cells of the whole picture. Boxes are (left, top, right, bottom). From top to bottom: RoIAlign, boxes, labels of a crop, what
+is made of labels.
 """
 
 import math
@@ -145,15 +145,19 @@ def crop_labels(maps, boxes, size: int | tuple[int, int] = 14, *, official_box_o
     from the place with x and y exchanged. Returns `Labels` (B, K) and (B, rows * columns, K), rows that sum to 1, like maps.
     """
     stored = isinstance(maps, StoredMaps)
-    given = _dense(_stored(maps)).float() if stored else _numbers("maps", maps, "B K h w", detach=False)
+    given = _dense(_stored(maps)) if stored else _wide(_numbers("maps", maps, "B K h w", detach=False))
     if min(given.shape[2:]) < 2:
         raise ValueError(f"maps must be 2 cells wide and high or more, got {given.shape[2]} x {given.shape[3]}")
     (rows, columns), shares = _size(size), _shares(boxes, len(given))
     if _flag("official_box_order", official_box_order):
         shares = shares[:, [1, 0, 3, 2]]
-    of_class, of_tokens = _crop(given, shares, 1, 1).softmax(1).flatten(1), _crop(given, shares, rows, columns).softmax(1).flatten(2).transpose(1, 2)
+    of_class, of_tokens = (_crop(given, shares, *grid).flatten(2).transpose(1, 2).softmax(2) for grid in ((1, 1), (rows, columns)))
     like = maps.scores if stored else maps
-    return Labels(_like(like, of_class), _like(like, of_tokens))
+    return Labels(_like(like, of_class[:, 0]), _like(like, of_tokens))
+
+
+def _wide(scores: Tensor) -> Tensor:
+    return scores if scores.dtype == torch.float64 else scores.float()
 
 
 # -------------------------------------------------------------------------------------------------------------- what is made of labels

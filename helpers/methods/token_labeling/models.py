@@ -209,11 +209,8 @@ class WithTokenHead(TwoHeads):
         token_weight: float = 0.5, generator: torch.Generator | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.encoder, width, classes = (
-            _instance("encoder", encoder, nn.Module, "a torch.nn.Module"),
-            _integer("width", width, 1),
-            _integer("classes", classes, 1),
-        )
+        self.encoder = _instance("encoder", encoder, nn.Module, "a torch.nn.Module")
+        width, classes = _integer("width", width, 1), _integer("classes", classes, 1)
         self.grid, self.prefix, self.token_weight = _grid("grid", grid), _integer("prefix", prefix, 1), _number("token_weight", token_weight, 0)
         if not isinstance(patches, str):
             raise TypeError(f"patches must be the name of a module of the encoder, got {_got(patches)}")

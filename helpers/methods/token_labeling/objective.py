@@ -21,10 +21,11 @@ class Losses(NamedTuple):
 
 
 def token_labeling_loss(class_logits, token_logits, class_labels, token_labels, *, beta: float = 0.5, class_weight: float = 1.0) -> Losses:
-    """H(X_cls, y_cls) + beta / N sum_i H(X_i, y_i), H(p, y) = -sum_k y_k log softmax(p)_k (Jiang et al. 2021, eq. 4; beta is 1 in the official script).
+    """H(X_cls, y_cls) + beta / N sum_i H(X_i, y_i), H(p, y) = -sum_k y_k log softmax(p)_k (Jiang et al. 2021; beta is 1 in the official script).
 
     class_logits, class_labels (B, K); token_logits, token_labels (B, N, K). Labels are >= 0 with rows that sum to 1 + 1 / K at most, which official smoothing
-    reaches; a row of zeros adds nothing, but is one of the N. Returns `Losses` of no axes, like class_logits, in float32 or wider. Raises ValueError or TypeError.
+    reaches; a row of zeros adds nothing, but is one of the N. Returns `Losses` of no axes, like class_logits, in float32 or wider. Raises ValueError or
+    TypeError.
     """
     classes = _numbers("class_logits", class_logits, "B K", detach=False)
     count, width = classes.shape

@@ -27,6 +27,10 @@ class StoredMaps(NamedTuple):
     classes: Any
     num_classes: int
 
+    def rows(self, index) -> "StoredMaps":
+        """The maps of some of the pictures."""
+        return StoredMaps(self.scores[index], self.classes[index], self.num_classes)
+
 
 def store_maps(maps, k: int = 5) -> StoredMaps:
     """The k highest of the scores (B, K, h, w) of each cell, as `StoredMaps`, like maps. Scores are logits within float16's range, +-65504."""
@@ -66,7 +70,10 @@ def _stored(stored: Any) -> StoredMaps:
 
 
 def official_maps(stack, num_classes: int = 1000) -> StoredMaps:
-    """Maps as the official label files hold them, float16 (2, k, h, w) of one picture or (B, 2, k, h, w), scores before class numbers: `StoredMaps`, like stack."""
+    """Maps as the official label files hold them, float16 (2, k, h, w) of one picture or (B, 2, k, h, w), scores before class numbers, as `StoredMaps`.
+
+    They are like stack. Class numbers above 2048 were rounded when they were written.
+    """
     given, count = _numbers("stack", stack, "... 2 k h w"), _integer("num_classes", num_classes, 1)
     if given.ndim not in (4, 5):
         raise ValueError(f"stack must be (2, k, h, w) or (B, 2, k, h, w), got shape {tuple(given.shape)}")
