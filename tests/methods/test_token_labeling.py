@@ -546,7 +546,7 @@ def test_classifiers_of_transformers_give_maps():
         (dict(features="feature"), "features must be the name of a module of the model, such as features, classifier; got 'feature'"),
         (dict(head=""), "head must be the name of a module of the model"),
         (dict(features="classifier"), r"features must name a module that gives a map \(B, C, h, w\), got float32 tensor of shape \(4, 5\)"),
-        (dict(head="features.1"), "expected 4D input"),
+        (dict(head="features.1"), "head must name modules that read rows of 8 channels, one for each cell, got 'features.1': expected 4D input"),
     ],
 )
 def test_classifiers_that_give_no_map(options, text):
@@ -683,24 +683,19 @@ def twins():
     """LV-ViT without its tricks, and transformers' ViT with the same numbers and two heads."""
     model = small(stem="patch", skip_lam=1, qkv_bias=True)
     twin = WithTokenHead(vit(), 12, 5, (4, 4)).eval()
-    state, encoder = model.state_dict(), {}
-    encoder["embeddings.cls_token"], encoder["embeddings.position_embeddings"] = state["class_token"], state["positions"]
-    rename = {"stem": "embeddings.patch_embeddings.projection", "norm": "layernorm"}
-    for leaf in ("weight", "bias"):
-        encoder.update({f"{there}.{leaf}": state[f"{here}.{leaf}"] for here, there in rename.items()})
-    targets = {name for name in twin.encoder.state_dict() if "layer" in name and not name.startswith("layernorm")}
-    for name in targets:
-        number = next(part for part in name.split(".") if part.isdigit())
-        leaf, inside = name.rpartition(".")[2], name
-        third = next((i for i, words in enumerate((("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))) if any(w in inside for w in words)), None)
-        if third is not None:
-            encoder[name] = state[f"blocks.{number}.attention.qkv.{leaf}"].chunk(3)[third]
-            continue
-        part = ("attention.proj" if "attention" in inside else "mlp.0" if "intermediate" in inside or "fc1" in inside else "mlp.2") if "norm" not in inside else (
-            "norm1" if "before" in inside else "norm2")  # fmt: skip
-        encoder[name] = state[f"blocks.{number}.{part}.{leaf}"]
+    there = {"class_token": "embeddings.cls_token", "positions": "embeddings.position_embeddings", "stem": "embeddings.patch_embeddings.projection",
+             "blocks": "layers", "attention.proj": "attention.o_proj", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2", "norm1": "layernorm_before",
+             "norm2": "layernorm_after"}  # fmt: skip
+    encoder = {}
+    for name, value in model.state_dict().items():
+        new = "layer" + name if name.startswith("norm.") else name
+        for old, other in there.items():
+            new = new.replace(old, other)
+        for part, share in zip("qkv", value.chunk(3)) if "qkv" in name else (("", value),):
+            encoder[new.replace("qkv", f"{part}_proj")] = share
+    heads = {name: encoder.pop(name) for name in list(encoder) if "head." in name}
     twin.encoder.load_state_dict(encoder)
-    twin.head.load_state_dict(model.head.state_dict()), twin.token_head.load_state_dict(model.token_head.state_dict())
+    twin.load_state_dict(heads, strict=False)
     return model, twin
 
 

@@ -50,7 +50,9 @@ def annotate(model: nn.Module, pictures: Tensor, *, features: str = "features", 
     if not isinstance(pictures, Tensor) or pictures.ndim != 4 or not pictures.numel():
         raise (ValueError if isinstance(pictures, Tensor) else TypeError)(f"pictures must be a tensor (B, C, H, W) with pictures in it, got {_got(pictures)}")
     source = _submodule(model, "features", features)
-    heads = [_submodule(model, "head", one) for one in ([head] if isinstance(head, str) or not isinstance(head, (list, tuple)) else head)]
+    heads = [_submodule(model, "head", one) for one in (head if isinstance(head, (list, tuple)) else [head])]
+    if not heads:
+        raise ValueError(f"head must be the name of a module of the model or several, got {head!r}")
     seen = []
     handle = source.register_forward_hook(lambda _, __, found: seen.append(getattr(found, "last_hidden_state", found)))
     try:
@@ -61,9 +63,13 @@ def annotate(model: nn.Module, pictures: Tensor, *, features: str = "features", 
         raise ValueError(f"features must name a module that gives a map (B, C, h, w), got {_got(seen[-1]) if seen else 'one that was not called'}")
     cells = seen[-1].permute(0, 2, 3, 1)
     scores = cells.flatten(0, 2)
-    for module in heads:
-        scores = module(scores)
-    if scores.ndim != 2 or len(scores) != cells[..., 0].numel():
+    try:
+        for module in heads:
+            scores = module(scores)
+    except Exception as error:  # whatever a module makes of rows that are not for it
+        expected = f"modules that read rows of {cells.shape[3]} channels, one for each cell"
+        raise ValueError(f"head must name {expected}, got {_got(head)}: {' '.join(str(error).split())[:80]}") from error
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != cells[..., 0].numel():
         raise ValueError(f"head must name modules that give one row of scores for each cell, got {_got(scores)} for {cells[..., 0].numel()} cells")
     return scores.unflatten(0, cells.shape[:3]).permute(0, 3, 1, 2)
 

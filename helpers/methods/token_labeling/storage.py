@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ._arguments import _got, _instance, _integer, _like, _numbers
+from ._arguments import _got, _instance, _integer, _like, _number, _numbers
 
 __all__ = ["StoredMaps", "dense_maps", "load_maps", "official_maps", "save_maps", "store_maps"]
 
@@ -46,8 +46,7 @@ def _whole(num_classes: int) -> torch.dtype:
 def dense_maps(stored: StoredMaps, *, missing: float = 0.0):
     """Scores (B, K, h, w) in float32, like the stored ones; classes that were not kept have the score `missing`, in the method 0."""
     given = _stored(stored)
-    fill = _numbers("missing", [missing], "1", low=-HALF, high=HALF).item()
-    return _like(stored.scores, _dense(given, fill))
+    return _like(stored.scores, _dense(given, _number("missing", missing, -HALF, HALF)))
 
 
 def _dense(stored: StoredMaps, missing: float = 0.0) -> Tensor:
