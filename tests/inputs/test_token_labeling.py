@@ -151,7 +151,8 @@ TRIALS = [
           num_classes=integer(3, low=1, wrong=(2,)), follows="stack", after=numbers_of,
           names={"stack": ("classes",), "num_classes": ("stack",)}),  # a picture alone is lawful; one score more is a class twice
     Trial(lambda stored, path: tl.save_maps(stored, path), stored=instance(stored, wrong=BAD_MAPS), names={"stored": STORED_NAMES},
-          path=text(str(FOLDER / "again.safetensors"), either=(FOLDER / "again.safetensors",)), public="save_maps"),
+          path=text(str(FOLDER / "again.safetensors"), either=(FOLDER / "again.safetensors",),
+          wrong=("", str(FOLDER), str(FOLDER / "absent" / "maps"))), public="save_maps"),
     Trial(tl.load_maps, path=text(str(FOLDER / "maps.safetensors"), wrong=("", "absent", str(FOLDER), str(FOLDER / "other.pth")),
           either=(FOLDER / "maps.safetensors",))),
     Trial(tl.mix_box, grid=several((4, 6), low=1, wrong=[(1, 6)]), kept=real(0.25, low=0, high=1), centre=several((1, 5), low=0, wrong=[(4, 0), (0, 6)]),

@@ -92,17 +92,15 @@ def _hollow(value: Tensor) -> bool:
 
 
 def _numbers(
-    name: str, value: Any, shape: str, *, like: str = "", low: float | None = None, high: float | None = None, whole: bool = False, hollow: bool = False,
-    detach: bool = True,
+    name: str, value: Any, shape: str, *, like: str = "", low: float | None = None, high: float | None = None, whole: bool = False, detach: bool = True,
 ) -> Tensor:  # fmt: skip
     """Any array-like as a tensor, on the device it came on. shape: one word an axis, a number fixes its size, "..." in front stands for any axes more;
-    like: the argument that such sizes come from; low, high: a closed range; whole: integers only, otherwise floating-point numbers only, all finite;
-    hollow: a shape on the meta device is taken too."""
+    like: the argument that such sizes come from; low, high: a closed range; whole: integers only, otherwise floating-point numbers only, all finite."""
     words = shape.split()
     expected = f"{'whole numbers' if whole else 'floating-point numbers'} ({', '.join(words)}{',' if len(words) == 1 and words != ['...'] else ''})"
     expected += f", as {like} has them" if like else ""
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.is_quantized or (_hollow(value) and not hollow):
+        if value.layout != torch.strided or value.is_quantized or _hollow(value):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
         tensor = value.detach() if detach else value
         if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):  # with which torch can hardly compute
@@ -132,8 +130,6 @@ def _numbers(
         raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
     if not tensor.numel():
         raise ValueError(f"{name} must be {expected} and not empty, got shape {tuple(tensor.shape)}")
-    if _hollow(tensor) or torch.compiler.is_compiling():
-        return tensor
     if not whole and not torch.isfinite(tensor).all():
         raise ValueError(f"{name} must be finite {expected}, got {'NaN' if tensor.isnan().any() else 'an infinity'} in it")
     least, most = (float(tensor.min()), float(tensor.max())) if low is not None or high is not None else (0.0, 0.0)

@@ -181,7 +181,8 @@ def blend_truth(class_labels, truth, *, right: float = 0.5, wrong: float = 0.9):
     """
     given = _numbers("class_labels", class_labels, "B K", low=0)
     classes = _numbers("truth", truth, f"{len(given)}", like="class_labels", whole=True, low=0, high=given.shape[1] - 1).to(given.device).long()
-    keep = torch.where(given.argmax(1) == classes, _number("right", right, 0, 1), _number("wrong", wrong, 0, 1)).to(given.dtype)[:, None]
+    right, wrong = _number("right", right, 0, 1), _number("wrong", wrong, 0, 1)
+    keep = wrong + (right - wrong) * (given.argmax(1) == classes).to(given.dtype)[:, None]
     return _like(class_labels, keep * given + (1 - keep) * torch.eye(given.shape[1], dtype=given.dtype, device=given.device)[classes])
 
 

@@ -117,10 +117,11 @@ class TwoHeads(nn.Module):
     def outputs(self, pictures: Tensor, box: tuple[int, int, int, int] | None = None) -> Outputs:
         """Class logits and token logits. box (r0, c0, r1, c1): MixToken on the grid; token logits are put back to the pictures that the tokens are of, class
         logits are of the mixed pictures."""
-        tokens = self.encode(pictures, None if box is None else _box(box, self.grid))
+        box = None if box is None else _box(box, self.grid)
+        tokens = self.encode(pictures, box)
         of_tokens = None if self.token_head is None else self.token_head(tokens[:, 1:])
         if box is not None and of_tokens is not None:
-            of_tokens = _mixed(of_tokens, _box(box, self.grid), self.grid)
+            of_tokens = _mixed(of_tokens, box, self.grid)
         return Outputs(self.head(tokens[:, 0]), of_tokens)
 
     def forward(self, pictures: Tensor) -> Tensor:

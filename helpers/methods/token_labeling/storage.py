@@ -86,8 +86,10 @@ def official_maps(stack, num_classes: int = 1000) -> StoredMaps:
 
 
 def save_maps(stored: StoredMaps, path: str | Path) -> None:
-    """Into one file (safetensors)."""
+    """Into one file (safetensors), which is written anew. ValueError where its folder is absent."""
     given = _stored(stored)
+    if Path(_path(path)).is_dir() or not Path(path).parent.is_dir():
+        raise ValueError(f"path must be a file in a folder that is there, got {_got(str(path))}")
     classes = given.classes.to(_whole(given.num_classes))
     save_file({"scores": given.scores.half().contiguous().cpu(), "classes": classes.contiguous().cpu()}, _path(path), {"num_classes": str(given.num_classes)})
 
