@@ -36,10 +36,10 @@ def store_maps(maps, k: int = 5) -> StoredMaps:
     """The k highest of the scores (B, K, h, w) of each cell, as `StoredMaps`, like maps. Scores are logits within float16's range, +-65504."""
     given = _numbers("maps", maps, "B K h w", low=-HALF, high=HALF)
     scores, classes = given.topk(_integer("k", k, 1, given.shape[1]), 1)
-    return StoredMaps(_like(maps, scores.half()), _like(maps, classes.to(_whole(given.shape[1]))), given.shape[1])
+    return StoredMaps(_like(maps, scores.half()), _like(maps, classes.to(_class_dtype(given.shape[1]))), given.shape[1])
 
 
-def _whole(num_classes: int) -> torch.dtype:
+def _class_dtype(num_classes: int) -> torch.dtype:
     return torch.int16 if num_classes <= 2**15 else torch.int32
 
 
@@ -82,7 +82,7 @@ def official_maps(stack, num_classes: int = 1000) -> StoredMaps:
     if scores.abs().max() > HALF:
         raise ValueError(f"stack must have scores within float16's range, got {float(scores.abs().max()):g}")
     found = _stored(StoredMaps(scores.half(), classes.long(), count))
-    return StoredMaps(_like(stack, found.scores), _like(stack, found.classes.to(_whole(count))), count)
+    return StoredMaps(_like(stack, found.scores), _like(stack, found.classes.to(_class_dtype(count))), count)
 
 
 def save_maps(stored: StoredMaps, path: str | Path) -> None:
@@ -90,7 +90,7 @@ def save_maps(stored: StoredMaps, path: str | Path) -> None:
     given = _stored(stored)
     if Path(_path(path)).is_dir() or not Path(path).parent.is_dir():
         raise ValueError(f"path must be a file in a folder that is there, got {_got(str(path))}")
-    classes = given.classes.to(_whole(given.num_classes))
+    classes = given.classes.to(_class_dtype(given.num_classes))
     save_file({"scores": given.scores.half().contiguous().cpu(), "classes": classes.contiguous().cpu()}, _path(path), {"num_classes": str(given.num_classes)})
 
 
