@@ -88,7 +88,7 @@ def two_heads(encoder, width, classes, grid, patches, prefix, **options):
 
 def mixed(patches, box, grid):
     module = patches
-    with tl.mixing(module, box, grid=grid):
+    with tl.mixing_patches(module, box, grid=grid):
         return module(torch.from_numpy(TOKENS))
 
 
@@ -162,7 +162,7 @@ TRIALS = [
     Trial(tl.mix_tokens, tokens=array(TOKENS, free=(2,), grow=(0, 2), skip=("one fewer along axis 0",)), box=BOX, grid=GRID, follows="tokens",
           names={"grid": ("tokens", "box"), "tokens": ("grid",)}),  # the last but one picture fewer is one alone, told as such
     Trial(tl.mix_class_labels, class_labels=array(LABELS, low=0, free=(1,), grow=(0, 1)), kept=real(0.25, low=0, high=1), follows="class_labels"),
-    Trial(mixed, patches=instance(nn.Identity, wrong=[nn.Flatten(), nn.Linear(3, 4)(torch.zeros(3))]), box=BOX, grid=GRID, public="mixing",
+    Trial(mixed, patches=instance(nn.Identity, wrong=[nn.Flatten(), nn.Linear(3, 4)(torch.zeros(3))]), box=BOX, grid=GRID, public="mixing_patches",
           names={"grid": ("patches", "box")}),
     Trial(tl.impure_patches, box=several((1, 2, 7, 11), low=0, wrong=[(1, 2, 9, 11), (7, 2, 1, 11), (0, 0, 1, 13)]),
           grid=several((2, 3), low=1, wrong=[(1, 3)]), patch_size=integer(4, low=1, wrong=(3,)), names={"grid": ("box",), "patch_size": ("box",)}),

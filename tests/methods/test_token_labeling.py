@@ -472,7 +472,7 @@ def test_an_empty_box_and_one_over_everything():
 
 def test_with_an_identity_network_outputs_are_the_tokens_that_came_in():
     tokens, identity, box = normal(4, 6, 3), nn.Identity(), (0, 0, 2, 2)
-    with tl.mixing(identity, box, grid=(2, 3)):
+    with tl.mixing_patches(identity, box, grid=(2, 3)):
         mixed = identity(tokens)
     assert not torch.equal(mixed, tokens) and torch.equal(tl.mix_tokens(mixed, box, grid=(2, 3)), tokens)
     assert torch.equal(identity(tokens), tokens)  # closed again
@@ -761,7 +761,7 @@ def test_any_encoder_of_tokens_takes_two_heads():
     tokens = encoder(PICTURES)
     torch.testing.assert_close(plain, (model.head(tokens[:, 0]), model.token_head(tokens[:, 2:])))
     torch.testing.assert_close(mixed.token_logits, plain.token_logits)
-    with tl.mixing(encoder.patches, box, grid=(2, 2)):
+    with tl.mixing_patches(encoder.patches, box, grid=(2, 2)):
         torch.testing.assert_close(encoder(PICTURES)[:, 2:], tl.mix_tokens(tokens[:, 2:], box, grid=(2, 2)))
     with pytest.raises(ValueError, match=r"encoder must give normed tokens \(4, 5, 6\), got float32 tensor of shape \(4, 6, 6\)"):
         WithTokenHead(encoder, 6, 5, (2, 2), patches="patches")(PICTURES)

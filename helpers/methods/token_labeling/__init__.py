@@ -17,7 +17,7 @@ LV-ViT, `checkpoint` the authors' weights. Copy this folder, under any name, and
 from .annotators import Annotator, annotate, labels_from_masks, shuffled_maps, token_maps
 from .checkpoint import from_official, load_official, official_names
 from .labels import Labels, blend_truth, crop, crop_labels, image_labels, random_crops, roi_align, smooth
-from .mixing import draw_box, impure_patches, kept_share, mix_box, mix_class_labels, mix_tokens, mixing
+from .mixing import draw_box, impure_patches, kept_share, mix_box, mix_class_labels, mix_tokens, mixing_patches
 from .models import PLAIN, SIZES, TRICKS, LVViT, Outputs, WithTokenHead, macs, parameters
 from .objective import Losses, combine, token_labeling_loss
 from .storage import StoredMaps, dense_maps, load_maps, official_maps, save_maps, store_maps
@@ -25,6 +25,6 @@ from .storage import StoredMaps, dense_maps, load_maps, official_maps, save_maps
 __all__ = [
     "PLAIN", "SIZES", "TRICKS", "Annotator", "LVViT", "Labels", "Losses", "Outputs", "StoredMaps", "WithTokenHead", "annotate", "blend_truth", "combine",
     "crop", "crop_labels", "dense_maps", "draw_box", "from_official", "image_labels", "impure_patches", "kept_share", "labels_from_masks", "load_maps",
-    "load_official", "macs", "mix_box", "mix_class_labels", "mix_tokens", "mixing", "official_maps", "official_names", "parameters", "random_crops",
-    "roi_align", "save_maps", "shuffled_maps", "smooth", "store_maps", "token_labeling_loss", "token_maps",
+    "load_official", "macs", "mix_box", "mix_class_labels", "mix_tokens", "mixing_patches", "official_maps", "official_names", "parameters",
+    "random_crops", "roi_align", "save_maps", "shuffled_maps", "smooth", "store_maps", "token_labeling_loss", "token_maps",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ._arguments import _generator, _got, _grid, _instance, _integer, _integers, _like, _number, _numbers
 
-__all__ = ["draw_box", "impure_patches", "kept_share", "mix_box", "mix_class_labels", "mix_tokens", "mixing"]
+__all__ = ["draw_box", "impure_patches", "kept_share", "mix_box", "mix_class_labels", "mix_tokens", "mixing_patches"]
 
 BOX = "(r0, c0, r1, c1), four integers >= 0"
 
@@ -88,7 +88,7 @@ def mix_class_labels(class_labels, kept: float):
 
 
 @contextmanager
-def mixing(patches: nn.Module, box: tuple[int, int, int, int], *, grid: tuple[int, int]) -> Iterator[None]:
+def mixing_patches(patches: nn.Module, box: tuple[int, int, int, int], *, grid: tuple[int, int]) -> Iterator[None]:
     """While it is open, what the module `patches` of any model gives is mixed: a patch embedding that gives tokens (B, N, C) or maps (B, C, H, W).
 
     The module must come before positions are added. Token logits are to be put back by `mix_tokens` with the same box.

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ._arguments import _flag, _generator, _got, _grid, _instance, _integer, _number, _option, _pictures
 from ._seeding import _seeded
-from .mixing import _box, _mixed, mixing
+from .mixing import _box, _mixed, mixing_patches
 from .objective import _combine
 
 __all__ = ["PLAIN", "SIZES", "TRICKS", "LVViT", "Outputs", "WithTokenHead", "macs", "parameters"]
@@ -224,7 +224,7 @@ class WithTokenHead(TwoHeads):
     def encode(self, pictures: Tensor, box: tuple[int, int, int, int] | None = None) -> Tensor:
         """Normed tokens (B, 1 + N, C)."""
         _instance("pictures", pictures, Tensor, "a tensor (B, C, H, W)")
-        with nullcontext() if box is None else mixing(self._patches(), box, grid=self.grid):
+        with nullcontext() if box is None else mixing_patches(self._patches(), box, grid=self.grid):
             found = self.encoder(pictures)
         tokens = getattr(found, "last_hidden_state", found)
         expected = (len(pictures), self.prefix + math.prod(self.grid), self.head.in_features)
