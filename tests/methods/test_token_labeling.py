@@ -92,6 +92,13 @@ def test_with_beta_0_the_token_head_learns_nothing():
         assert model.head.weight.grad.abs().sum() > 0
 
 
+def test_labels_and_boxes_may_be_whole_numbers():
+    whole = nn.functional.one_hot(torch.tensor([[0, 1]]), 2)
+    assert torch.equal(*(tl.token_labeling_loss(*map(torch.tensor, list(WORKED.values())[:2]), w[:, 0], w).total for w in (whole, whole.float())))
+    maps = normal(1, 2, 3, 3)
+    assert torch.equal(tl.crop(maps, [[0, 0, 1, 1]], 2), tl.crop(maps, [WHOLE], 2))
+
+
 def test_a_row_of_zeros_adds_nothing_and_halves_are_summed_in_float32():
     labels = torch.tensor(WORKED["token_labels"])
     labels[0, 1] = 0
@@ -104,8 +111,8 @@ def test_a_row_of_zeros_adds_nothing_and_halves_are_summed_in_float32():
 @pytest.mark.parametrize(
     "changes, text",
     [
-        (dict(token_labels=[[[1.0, 0.0]]]), r"token_labels must be floating-point numbers \(1, 2, 2\), as token_logits has them, got shape \(1, 1, 2\)"),
-        (dict(class_labels=[[1.0, 0.0, 0.0]]), r"class_labels must be floating-point numbers \(1, 2\), as class_logits has them, got shape \(1, 3\)"),
+        (dict(token_labels=[[[1.0, 0.0]]]), r"token_labels must be numbers \(1, 2, 2\), as token_logits has them, got shape \(1, 1, 2\)"),
+        (dict(class_labels=[[1.0, 0.0, 0.0]]), r"class_labels must be numbers \(1, 2\), as class_logits has them, got shape \(1, 3\)"),
         (dict(token_logits=[[[0.0, 0.0, 0.0]]]), r"token_logits must be floating-point numbers \(1, N, 2\), as class_logits has them"),
         (dict(class_labels=[[1.2, -0.2]]), "class_labels must be .* >= 0, got -0.2 to 1.2"),
         (dict(token_labels=[[[3.0, 0.0], [0.5, 0.5]]]), r"token_labels must have rows that sum to 1, or with official smoothing to at most 1 \+ 1 / K, got 3"),
@@ -222,7 +229,7 @@ def test_boxes_that_are_none():
         tl.roi_align(maps, [[2.0, 0.0, 1.0, 3.0]], 2)
     with pytest.raises(ValueError, match="boxes must lie within the map's own size around it, -4 to 8, got 0 to 9"):
         tl.roi_align(maps, [[0.0, 0.0, 9.0, 3.0]], 2)
-    with pytest.raises(ValueError, match=r"boxes must be floating-point numbers \(1, 4\), as maps has them, got shape \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"boxes must be numbers \(1, 4\), as maps has them, got shape \(2, 4\)"):
         tl.roi_align(maps, [[0.0, 0.0, 1.0, 1.0]] * 2, 2)
     with pytest.raises(ValueError, match=r"boxes must be shares of the sides in \[0, 1\], got 0 to 2"):
         tl.crop(maps, [[0.0, 0.0, 2.0, 2.0]], 2)

@@ -92,12 +92,14 @@ def _hollow(value: Tensor) -> bool:
 
 
 def _numbers(
-    name: str, value: Any, shape: str, *, like: str = "", low: float | None = None, high: float | None = None, whole: bool = False, detach: bool = True,
+    name: str, value: Any, shape: str, *, like: str = "", low: float | None = None, high: float | None = None, whole: bool | None = False, detach: bool = True,
 ) -> Tensor:  # fmt: skip
     """Any array-like as a tensor, on the device it came on. shape: one word an axis, a number fixes its size, "..." in front stands for any axes more;
-    like: the argument that such sizes come from; low, high: a closed range; whole: integers only, otherwise floating-point numbers only, all finite."""
+    like: the argument that such sizes come from; low, high: a closed range; whole: integers only, None: both kinds, otherwise floating-point numbers only, all
+    finite."""
     words = shape.split()
-    expected = f"{'whole numbers' if whole else 'floating-point numbers'} ({', '.join(words)}{',' if len(words) == 1 and words != ['...'] else ''})"
+    kind = {None: "numbers", True: "whole numbers", False: "floating-point numbers"}[whole]
+    expected = f"{kind} ({', '.join(words)}{',' if len(words) == 1 else ''})"
     expected += f", as {like} has them" if like else ""
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_quantized or _hollow(value):

@@ -71,7 +71,7 @@ def _size(size: Any) -> tuple[int, int]:
 
 def _boxes(boxes: Any, count: int) -> Tensor:
     """(B, 4) in float64 on the CPU: half precision would move a box."""
-    given = _numbers("boxes", boxes, f"{count} 4", like="maps").cpu().double()
+    given = _numbers("boxes", boxes, f"{count} 4", like="maps", whole=None).cpu().double()
     if (given[:, :2] > given[:, 2:]).any():
         raise ValueError("boxes must be (left, top, right, bottom) with left <= right and top <= bottom, got one that is not")
     return given

@@ -30,7 +30,8 @@ SIZES = {
     "L": dict(image_size=448, patch_size=16, width=768, depth=24, heads=12, skip_lam=3, drop_path=0.3, stem_width=128),
     "toy-32": dict(image_size=32, patch_size=4, width=64, depth=4, heads=4, skip_lam=1, drop_path=0.0, stem="patch"),
 }
-# a plain vision transformer of 22 million, and what makes LV-ViT-S of it: `LVViT(**PLAIN | TRICKS["stem"])` has one of the tricks
+# a plain vision transformer of 22 million, and what makes LV-ViT-S of it: `LVViT(**PLAIN | TRICKS["stem"])` has one of the tricks;
+# token labels and MixToken are no part of the model, but of its training
 PLAIN = dict(
     image_size=224, patch_size=16, width=384, depth=12, heads=6, mlp_ratio=4, stem="patch", skip_lam=1, qkv_bias=True, token_head=False, drop_path=0.1,
 )  # fmt: skip
@@ -170,7 +171,7 @@ class LVViT(TwoHeads):
         if given.shape[2:] != (self.image_size, self.image_size):
             raise ValueError(f"pictures must be {self.image_size} px wide and high, got {tuple(given.shape[2:])}")
         tokens = self.stem(given).flatten(2).transpose(1, 2)
-        tokens = tokens if box is None else _mixed(tokens, box, self.grid)
+        tokens = tokens if box is None else _mixed(tokens, _box(box, self.grid), self.grid)
         tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1) + self.positions
         for block in self.blocks:
             tokens = block(tokens)

@@ -38,7 +38,7 @@ def token_labeling_loss(class_logits, token_logits, class_labels, token_labels, 
 
 
 def _labels(name: str, value: Any, logits: Tensor, of: str) -> Tensor:
-    given = _numbers(name, value, " ".join(map(str, logits.shape)), like=of, low=0)
+    given = _numbers(name, value, " ".join(map(str, logits.shape)), like=of, low=0, whole=None)
     if (most := float(given.float().sum(-1).max())) > (1 + 1 / given.shape[-1]) * 1.01:
         raise ValueError(f"{name} must have rows that sum to 1, or with official smoothing to at most 1 + 1 / K, got {most:.4g}")
     return given
