@@ -94,6 +94,14 @@ from copied.attention import attention_macs
 print(aggregate(torch.arange(1.0, 17).view(1, 16, 1), torch.full((1, 1, 2, 2), 0.25), grid=(4, 4)).flatten().tolist())
 print(parameters(ShuntedAttention(64, 2, (8, 4))), attention_macs(64, (56, 56), (8, 4))["scores and sums"])
 """, ["[3.5, 5.5, 11.5, 13.5]", "345344 49172480"]),  # means of the corners; 3136 queries, 122.5 keys on average, 64 channels, scores and sums
+    "token_labeling": ("""
+from copied import kept_share, mix_box, roi_align, token_labeling_loss
+from copied.labels import smooth
+
+print(roi_align(torch.arange(49.0).view(1, 1, 7, 7), [[1.0, 0.0, 5.0, 2.0]], 2).flatten().tolist(), smooth([[1.0, 0.0]], 0.5).tolist())
+print(mix_box((14, 14), 0.75, (6, 7)), round(kept_share((3, 4, 9, 10), grid=(14, 14)), 6))
+print(round(token_labeling_loss(torch.zeros(1, 2), torch.zeros(1, 3, 2), torch.eye(2)[:1], torch.full((1, 3, 2), 0.5), beta=1.0).total.item(), 4))
+""", ["[5.5, 7.5, 12.5, 14.5] [[0.75, 0.25]]", "(3, 4, 9, 10) 0.816327", "1.3863"]),  # 36 of 196 tokens are mixed; twice log 2
     "visual_prompt_tuning": ("""
 import math
 from copied import init_bound, trainable_numbers, with_one_prompt
@@ -201,6 +209,18 @@ again = from_official({there: state[here] for here, there in names.items()}, Shu
 print(torch.equal(again(images), model(images)), names["stages.1.blocks.0.attention.groups.1.conv.weight"], Shunted.__module__)
 print([tuple(group.maps.shape) for group in attention_maps(model, images)])
 """, ["True block2.0.attn.sr2.weight copied.models", "[(1, 1, 256, 16), (1, 1, 256, 64)]"]),
+    "token_labeling": ("""
+from copied import SIZES, LVViT, WithTokenHead
+from transformers import ViTConfig, ViTModel
+
+torch.manual_seed(0)
+model, images = LVViT(**SIZES["toy-32"], classes=3).eval(), torch.rand(2, 3, 32, 32)
+print(model(images).shape, model.outputs(images, (0, 0, 8, 8)).token_logits.shape, LVViT.__module__)
+config = ViTConfig(image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+twin = WithTokenHead(ViTModel(config, add_pooling_layer=False), 8, 3, (2, 2)).eval()
+plain, mixed = (twin.outputs(images[..., :8, :8], box) for box in (None, (0, 0, 2, 2)))
+print(torch.allclose(plain.token_logits, mixed.token_logits), torch.allclose(plain.class_logits, mixed.class_logits.flip(0)))
+""", ["torch.Size([2, 3]) torch.Size([2, 64, 3]) copied.models", "True True"]),  # a box over everything exchanges the pictures
     "visual_prompt_tuning": ("""
 from copied import add_prompts
 from transformers import ViTConfig, ViTModel

@@ -1,0 +1,17 @@
+"""A start that is drawn from a generator of one's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def _seeded(generator: torch.Generator | None) -> Iterator[None]:
+    """What is drawn inside comes from torch's own generator, or where another one is given, from a seed that is drawn from that; torch's is then left alone."""
+    if generator is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+        yield
