@@ -118,6 +118,8 @@ class IndexedDataset(Dataset):
         streamed = isinstance(dataset, IterableDataset) or isinstance(dataset, (dict, str, bytes))
         if streamed or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             raise TypeError(f"dataset must have a length and give (image, label) by position, got {_got(dataset)}")
+        if not len(dataset):
+            raise ValueError("dataset must have an item or more, got none")
         self.dataset = dataset
 
     def __len__(self) -> int:

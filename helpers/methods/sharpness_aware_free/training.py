@@ -99,10 +99,13 @@ class Plain:
     def step(self, batch, epoch: int) -> Step:
         """One training step. batch: (images (B, ...), labels, indices (B,)), where only `SAF` needs indices, which others may lack; labels: classes (B,), or
         shares of the classes (B, C). epoch: from 0 on. Raises ValueError, and leaves the weights as they were, where the loss is not finite."""
-        images, labels, _ = self._batch(batch, epoch)
+        return self._step(*self._batch(batch), _integer("epoch", epoch, 0))
+
+    def _step(self, images: Tensor, labels: Tensor, indices: Tensor | None, epoch: int) -> Step:
         logits = _logits(self.model, images)
         loss = self._entropy(logits, labels)
-        self._descend(loss)
+        self._backward(loss)
+        self.optimiser.step()
         return Step(loss.detach(), loss.detach(), None, logits.detach())
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,8 +125,7 @@ class Plain:
         """Those of the optimiser that learn."""
         return [parameter for group in self.optimiser.param_groups for parameter in group["params"] if parameter.requires_grad]
 
-    def _batch(self, batch: Any, epoch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-        _integer("epoch", epoch, 0)
+    def _batch(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         if not isinstance(batch, (tuple, list)):
             raise TypeError(f"batch must be (images, labels, indices), got {_got(batch)}")
         if len(batch) not in (2, 3):
@@ -145,10 +147,6 @@ class Plain:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
 
-    def _descend(self, loss: Tensor) -> None:
-        self._backward(loss)
-        self.optimiser.step()
-
 
 # --------------------------------------------------------------------------------------------------------- a pull towards other outputs
 
@@ -169,8 +167,7 @@ class _Pulled(Plain):
         """Whether an epoch has the term: start < epoch < end, both strict."""
         return self.start < _integer("epoch", epoch, 0) and (self.end is None or epoch < self.end)
 
-    def step(self, batch, epoch: int) -> Step:
-        images, labels, indices = self._batch(batch, epoch)
+    def _step(self, images, labels, indices, epoch):
         logits = _logits(self.model, images)
         entropy = self._entropy(logits, labels)
         self._keep(indices, logits, epoch)
@@ -180,7 +177,8 @@ class _Pulled(Plain):
             each = _pull(logits, past.to(logits.device), self.temperature, self.scale_tau2)
             term = (each if found is None else each * found.to(each.device)).mean()
             loss = entropy + self.coefficient * term if self.coefficient else entropy
-        self._descend(loss)
+        self._backward(loss)
+        self.optimiser.step()
         return Step(loss.detach(), entropy.detach(), None if term is None else term.detach(), logits.detach())
 
     def _keep(self, indices: Tensor | None, logits: Tensor, epoch: int) -> None:
@@ -213,10 +211,10 @@ class SAF(_Pulled):
     def _restore(self, state):
         self.store.load_state_dict(state["store"])
 
-    def _batch(self, batch, epoch):
+    def _batch(self, batch):
         if isinstance(batch, (tuple, list)) and len(batch) == 2:
             raise ValueError("batch must be (images, labels, indices), got no indices: make the loader of IndexedDataset(dataset), which adds them")
-        images, labels, indices = super()._batch(batch, epoch)
+        images, labels, indices = super()._batch(batch)
         indices = _rows("indices", indices, self.store.samples)
         if labels.ndim == 2 and not self._warned:
             warnings.warn("soft labels: where images are mixed, the output that is kept is that of another mixture; MESA's is of today's", stacklevel=3)
@@ -245,8 +243,8 @@ class MESA(_Pulled):
         self.average = AveragedModel(model, multi_avg_fn=_averaging(_number("decay", decay, 0, 1)), use_buffers=True).requires_grad_(False).eval()
         self.average.n_averaged.fill_(1)  # or the first update would copy the model in place of averaging
 
-    def step(self, batch, epoch):
-        seen = super().step(batch, epoch)
+    def _step(self, images, labels, indices, epoch):
+        seen = super()._step(images, labels, indices, epoch)
         self.average.update_parameters(self.model)
         return seen
 
@@ -300,11 +298,17 @@ class Frozen(_Pulled):
             self.teacher = _still(self.model) if self.teacher is None else self.teacher
             self.teacher.load_state_dict(state["teacher"])
 
+    def _step(self, images, labels, indices, epoch):
+        if self.teacher is None and self.active(epoch):
+            self.teacher = _still(self.model)
+        return super()._step(images, labels, indices, epoch)
+
     @torch.no_grad()
     def _past(self, images, indices, logits, epoch):
-        if self.teacher is None:
-            self.teacher = _still(self.model)
-        return _logits(self.teacher, images), None
+        past = _logits(self.teacher, images)
+        if past.shape != logits.shape:
+            raise ValueError(f"teacher must give logits of the model's {logits.shape[1]} classes, got {past.shape[1]}")
+        return past, None
 
 
 def _still(model: nn.Module) -> nn.Module:
@@ -326,8 +330,7 @@ class SAM(Plain):
         super().__init__(model, optimiser, label_smoothing=label_smoothing)
         self.rho = _number("rho", rho, 0)
 
-    def step(self, batch, epoch: int) -> Step:
-        images, labels, _ = self._batch(batch, epoch)
+    def _step(self, images, labels, indices, epoch):
         logits = _logits(self.model, images)
         entropy = self._entropy(logits, labels)
         self._finite(entropy)
