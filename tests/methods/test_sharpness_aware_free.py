@@ -700,7 +700,7 @@ def small_vit():
 @pytest.mark.parametrize("make", [small_resnet, small_vit])
 def test_models_of_transformers_learn(make):
     pictures = 2 * F.one_hot(LABELS, 8).float()[:, None, None].expand(N, 1, 8, 8)  # a bright column for each class
-    for name in ("SAF", "MESA", "SAM", "ESAM"):
+    for name in ("SAF", "MESA", "SAM", "LookSAM"):
         model = make()
         options = {"SAF": dict(store=OutputStore(N, C, lag=1), start=0), "MESA": dict(start=0)}.get(name, {})
         optimiser = torch.optim.AdamW(model.parameters(), lr=0.03)
@@ -717,6 +717,17 @@ def test_only_what_the_optimiser_has_is_moved():
         method = METHODS[name](model, torch.optim.SGD(model[3].parameters(), lr=0.1), **(dict(store=OutputStore(N, C)) if name == "SAF" else {}))
         train(method, 2)
         assert torch.equal(model[0].weight, network()[0].weight) and not torch.equal(model[3].weight, network()[3].weight)
+
+
+def test_looksam_climbs_anew_where_more_begins_to_learn():
+    model = network()
+    model[0].requires_grad_(False)
+    method = made("LookSAM", model)
+    method.step((IMAGES, LABELS), 0)
+    model[0].requires_grad_(True)
+    assert len(method.across) == 2
+    method.step((IMAGES, LABELS), 0)
+    assert len(method.across) == 4
 
 
 def test_parameters_that_the_loss_does_not_touch():
@@ -751,6 +762,7 @@ def test_soft_labels_and_their_warning():
         (lambda m: Plain(m, None), TypeError, "optimiser must be a torch.optim.Optimizer, got None"),
         (lambda m: Plain("m", descent(m)), TypeError, "model must be a torch.nn.Module, got 'm'"),
         (lambda m: Plain(m, descent(network())), ValueError, "optimiser must be made of parameters of the model, got a SGD with none of them"),
+        (lambda m: Plain(m, torch.optim.LBFGS(m.parameters())), ValueError, "optimiser must be one that steps without a closure, got LBFGS"),
         (lambda m: SAF(m, descent(m), OutputStore(N, C, lag=3), start=1), ValueError, "start must be at least 2, the store's lag - 1, .* got 1"),
         (lambda m: SAF(m, descent(m), OutputStore(N, 4)).step(next(batches(0)), 0), ValueError, "logits of the 4 classes of the store, got 3"),
         (lambda m: SAF(m, descent(m), OutputStore(9, C)).step((IMAGES, LABELS, torch.arange(N)), 0), ValueError, "indices must .* in 0..8, got 11"),

@@ -84,14 +84,18 @@ def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, reduction: 
 class Plain:
     """Cross-entropy and the optimiser, as ever; and the face of all methods.
 
-    model: any module that gives logits (B, C), or something with .logits as transformers' do; its mode (train or eval) is the caller's. optimiser: any of
-    torch.optim on parameters of the model. label_smoothing: in [0, 1], for every method alike: the control for what is smoothing and no flatness.
+    model: any module that gives logits (B, C), or something with .logits as transformers' do; its mode (train or eval) is the caller's. optimiser: of some
+    of its parameters, any of torch.optim that steps without a closure. label_smoothing: in [0, 1]; all methods have it, the control for what is no flatness.
     """
+
+    _samples: int | None = None  # how many indices there are, where that is known
 
     def __init__(self, model: nn.Module, optimiser: Optimizer, *, label_smoothing: float = 0.0):
         self.model = _instance("model", model, nn.Module, "a torch.nn.Module")
         self.optimiser = _instance("optimiser", optimiser, Optimizer, "a torch.optim.Optimizer")
         self.label_smoothing = _number("label_smoothing", label_smoothing, 0, 1)
+        if isinstance(optimiser, torch.optim.LBFGS):
+            raise ValueError("optimiser must be one that steps without a closure, got LBFGS")
         own = set(map(id, model.parameters()))
         if not any(id(parameter) in own for parameter in self._parameters()):
             raise ValueError(f"optimiser must be made of parameters of the model, got a {type(optimiser).__name__} with none of them")
@@ -132,7 +136,7 @@ class Plain:
             raise ValueError(f"batch must be (images, labels, indices), got {len(batch)} parts")
         images = _images(batch[0], self.model)
         labels = _labels(batch[1], len(images))
-        return images, labels, _rows("indices", batch[2], count=len(images)) if len(batch) == 3 else None
+        return images, labels, _rows("indices", batch[2], self._samples, len(images)) if len(batch) == 3 else None
 
     def _entropy(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         return _cross_entropy(logits, labels, self.label_smoothing, reduction)
@@ -203,7 +207,7 @@ class SAF(_Pulled):
         self.store, self.missing = _instance("store", store, OutputStore, "an OutputStore"), _option("missing", missing, ("refuse", "skip"))
         if self.start + 1 < store.lag:
             raise ValueError(f"start must be at least {store.lag - 1}, the store's lag - 1, for outputs of epoch 0 to be there, got {start}")
-        self._warned = False
+        self._samples, self._warned = store.samples, False
 
     def state_dict(self):
         return {"store": self.store.state_dict()}
@@ -215,7 +219,6 @@ class SAF(_Pulled):
         if isinstance(batch, (tuple, list)) and len(batch) == 2:
             raise ValueError("batch must be (images, labels, indices), got no indices: make the loader of IndexedDataset(dataset), which adds them")
         images, labels, indices = super()._batch(batch)
-        indices = _rows("indices", indices, self.store.samples)
         if labels.ndim == 2 and not self._warned:
             warnings.warn("soft labels: where images are mixed, the output that is kept is that of another mixture; MESA's is of today's", stacklevel=3)
             self._warned = True
@@ -227,7 +230,8 @@ class SAF(_Pulled):
         self.store._put(indices, logits, epoch)
 
     def _past(self, images, indices, logits, epoch):
-        return self.store._get(indices, epoch, self.missing)
+        past, found = self.store._get(indices, epoch, self.missing)
+        return past, found if self.missing == "skip" else None
 
 
 class MESA(_Pulled):
@@ -283,12 +287,14 @@ class Uniform(_Pulled):
 class Frozen(_Pulled):
     """Control: outputs are pulled towards those of one earlier model, on the same images.
 
-    teacher: that model, used in eval mode; None copies the model where the first epoch with a term begins. Other options as in `SAF`.
+    teacher: that model, of which a copy is kept, in eval mode; None copies the model where the first epoch with a term begins. Other options as in `SAF`.
     """
 
     def __init__(self, model: nn.Module, optimiser: Optimizer, *, teacher: nn.Module | None = None, **options):
         super().__init__(model, optimiser, **options)
-        self.teacher = None if teacher is None else _still(_instance("teacher", teacher, nn.Module, "a torch.nn.Module or None"))
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = _still(_instance("teacher", teacher, nn.Module, "a torch.nn.Module or None")).to(next(model.parameters()).device)
 
     def state_dict(self):
         return {"teacher": None if self.teacher is None else self.teacher.state_dict()}
@@ -436,11 +442,12 @@ class LookSAM(SAM):
         return {"steps": self.steps, "across": [None if part is None else part.clone() for part in self.across]}
 
     def _restore(self, state):
-        self.steps, self.across = state["steps"], [None if part is None else part.clone() for part in state["across"]]
+        parts = zip(state["across"], self._parameters())
+        self.steps, self.across = state["steps"], [None if part is None else part.to(like, copy=True) for part, like in parts]
 
     def _gradient(self, images, labels, logits, entropy):
         parameters = self._parameters()
-        if self.steps % self.every == 0:
+        if self.steps % self.every == 0 or len(self.across) != len(parameters):  # some began or ceased to learn
             loss, plain = self._climb(images, labels, entropy)
             self.across = orthogonal([parameter.grad for parameter in parameters], plain)
         else:
