@@ -2,9 +2,9 @@
 
     python tests/benchmarks/sharpness_aware_free.py [--json]
 
-transformers' ResNet of three stages (78 394 parameters), pictures of 16 x 16 (`rows`, first) and 32 x 32 pixels, batches of 64 in float32 on one thread, SGD with
-momentum, all terms on. The methods take turns in one process, each repeat in another order. Times are the process's own (processor seconds); a ratio is the
-median over the repeats of one method's time over plain SGD's in the same repeat. LookSAM climbs at every fifth step: its ratio is of means over five.
+transformers' ResNet of three stages (78 394 parameters), pictures of 16 x 16 (`rows`, first) and 32 x 32 pixels, batches of 64 in float32 on one thread, SGD
+with momentum, all terms on. The methods take turns in one process, each repeat in another order. Times are the process's own (processor seconds); a ratio is
+the median over the repeats of one method's time over plain SGD's in the same repeat. LookSAM climbs at every fifth step: its ratio is of sums over five.
 `*_ratio` are those at 32 x 32. `store_mb`: float32 logits and stamps for CIFAR-10, with a lag of 3 epochs; `store_ms`: writing and reading a batch of outputs
 of 1000 classes.
 """

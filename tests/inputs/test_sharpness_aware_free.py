@@ -117,7 +117,7 @@ def distances():
     """One number or several."""
     bad = [None, "0.1", float("nan"), float("inf"), 1j, Thing(), {}, [], [0.1, float("nan")], [[0.1]], ["a"], [None], True, [True], len, {0.1}]
     odd = [Odd(one, repr(one)[:40], WRONG) for one in bad] + [Odd(one, f"{type(one)}", EITHER) for one in (0, 1, -0.1, [1, 2], np.array(0.1), RADII)]
-    return Kind(lambda: 0.1, lambda: st.sampled_from([*odd, Odd(np.float64(0.1), "numpy float64", SAME)]))
+    return Kind(lambda: 0.1, lambda: st.sampled_from([*odd, Odd(np.float64(0.1), "numpy float64", SAME), Odd(np.float32(0.1), "numpy float32", SAME)]))
 
 
 DTYPE = Kind(lambda: torch.float32, lambda: st.sampled_from([

@@ -7,6 +7,7 @@ the same when comparing. Weights come back exactly.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -90,7 +91,7 @@ def _slope(loss: Callable[[], Any], parameters: list[Tensor], *, twice: bool = F
 
 def _radii(rho: Any) -> tuple[list[float], Callable[[Tensor], Any]]:
     """Distances as a list, and what turns results (..., R) into the form of what came: a number makes (...,)."""
-    if isinstance(rho, (int, float)) and not isinstance(rho, bool):
+    if isinstance(rho, Real) and not isinstance(rho, bool):
         return [_number("rho", rho)], lambda found: found[..., 0]
     if not isinstance(rho, Tensor) and isinstance(rho, (list, tuple)) and all(isinstance(one, int) for one in rho):
         rho = [float(_number("rho", one)) for one in rho]
