@@ -354,7 +354,7 @@ def test_mesa_by_hand():
     method = MESA(model, descent(model), decay=0.9, start=0)
     train(method, 4)
     close(model, naive(other, 4, gradient, after))
-    close(method.average.module, average)
+    close(method.average, average)
 
 
 def test_controls_by_hand():
@@ -560,8 +560,8 @@ def test_the_average_after_equal_updates():
         for value in model.state_dict().values():
             value.add_(2)
     for t in range(1, 6):
-        method.average.update_parameters(model)
-        for name, v in method.average.module.state_dict().items():
+        method._follow()
+        for name, v in method.average.state_dict().items():
             theta = model.state_dict()[name]
             expected = theta + 0.9**t * (first[name] - theta) if v.is_floating_point() else theta
             torch.testing.assert_close(v, expected)
@@ -573,7 +573,7 @@ def test_whole_numbers_among_the_buffers_are_copied():
     model.register_buffer("places", torch.arange(200))
     method = MESA(model, descent(model), decay=0.9)
     train(method, 1)
-    assert torch.equal(method.average.module.places, model.places)
+    assert torch.equal(method.average.places, model.places)
     naive_average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True)
     for _ in range(2):
         naive_average.update_parameters(model)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ._arguments import _flag, _generator, _got, _instance, _integer, _like, _number, _numbers, _option, _rows, _tensor
 from ._nearby import TINY, adaptive_scales, ascent, moved, norm, orthogonal, still_statistics
@@ -244,13 +244,22 @@ class MESA(_Pulled):
 
     def __init__(self, model: nn.Module, optimiser: Optimizer, *, decay: float = 0.9998, coefficient: float = 0.8, **options):
         super().__init__(model, optimiser, coefficient=coefficient, **options)
-        self.average = AveragedModel(model, multi_avg_fn=_averaging(_number("decay", decay, 0, 1)), use_buffers=True).requires_grad_(False).eval()
-        self.average.n_averaged.fill_(1)  # or the first update would copy the model in place of averaging
+        self.average, self._towards = _still(model), get_ema_multi_avg_fn(_number("decay", decay, 0, 1))
 
     def _step(self, images, labels, indices, epoch):
         seen = super()._step(images, labels, indices, epoch)
-        self.average.update_parameters(self.model)
+        self._follow()
         return seen
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """What torch's AveragedModel does, which copies at its first update, and of a whole number v makes beta v + (1 - beta) v, cut: at times v - 1."""
+        averages, values = ([*model.parameters(), *model.buffers()] for model in (self.average, self.model))
+        pairs = [(v, theta) for v, theta in zip(averages, values, strict=True) if v.is_floating_point()]
+        self._towards(*map(list, zip(*pairs)), None)
+        for v, theta in zip(averages, values):
+            if not v.is_floating_point():
+                v.copy_(theta)
 
     def state_dict(self):
         return {"average": self.average.state_dict()}
@@ -261,20 +270,6 @@ class MESA(_Pulled):
     @torch.no_grad()
     def _past(self, images, indices, logits, epoch):
         return _logits(self.average, images), None
-
-
-def _averaging(decay: float):
-    """torch's moving average; whole numbers are copied, since beta v + (1 - beta) v, cut to a whole number, is at times v - 1."""
-    average = get_ema_multi_avg_fn(decay)
-
-    def update(averages, values, count):
-        if averages[0].is_floating_point():
-            average(averages, values, count)
-        else:
-            for own, value in zip(averages, values, strict=True):
-                own.copy_(value)
-
-    return update
 
 
 class Uniform(_Pulled):
