@@ -87,6 +87,16 @@ try:
 except ImportError as error:
     print("diffusers" in str(error))
 """, ["[0.25, 0.25] (5, 4)", "[[[0.5, -1.0]]]", "True"]),  # between 3 and 6 steps left
+    "sharpness_aware_free": ("""
+from copied import OutputStore, hessian_eigenvalue, store_bytes
+from copied.outputs import trajectory_loss
+
+store, x = OutputStore(2, 2, lag=1), torch.ones(3, dtype=torch.float64, requires_grad=True)
+store.write([1], [[3.0, 4.0]], 0)
+print(store.read([1], 1), store_bytes(50_000, 10, lag=3))
+print(round(float(trajectory_loss([[0.0, 0.0]], [[1.0986123, 0.0]], temperature=1)), 6))
+print(round(hessian_eigenvalue(lambda: (torch.tensor([1, 4, 9]) * x**2).sum() / 2, {"x": x}, method="lanczos").value, 9))
+""", ["(tensor([[3., 4.]]), tensor([True])) 8800000", "0.130812", "9.0"]),  # 8 MB of logits, and a stamp for each output
     "shunted_attention": ("""
 from copied import ShuntedAttention, aggregate, parameters
 from copied.attention import attention_macs
@@ -199,6 +209,18 @@ mixed = mix(pipe, image, "cat", k_max=1, nu=0.5, num_inference_steps=4, noise=no
 plain = mix(pipe, image, "cat", k_min=1, k_max=1, num_inference_steps=4, noise=noise)
 print(torch.equal(free.images, plain.images), torch.equal(mixed.images, plain.images), mix.__module__, type(mixed).__module__)
 """, ["True False copied.attach copied.mixing"]),  # with nothing of the layout kept, mixing is plain denoising
+    "sharpness_aware_free": ("""
+from copied import SAF, SAM, OutputStore, loss_on, sam_sharpness
+
+torch.manual_seed(0)
+model, images, labels = torch.nn.Linear(3, 2), torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+saf = SAF(model, optimiser, OutputStore(4, 2, lag=1), start=0)
+seen = [saf.step((images, labels, torch.arange(4)), epoch) for epoch in range(3)]
+print([one.term is None for one in seen], bool(seen[2].term > 0), type(saf).__module__)
+sam = SAM(model, optimiser).step((images, labels), 0)
+print(bool(sam.loss > sam.cross_entropy), bool(sam_sharpness(loss_on(model, (images, labels)), model, 0.05) > 0))
+""", ["[True, False, False] True copied.training", "True True"]),
     "shunted_attention": ("""
 from copied import SIZES, Shunted, attention_maps, from_official, official_names
 
