@@ -4,6 +4,7 @@ Du, Zhou, Feng, Tan and Zhou, "Sharpness-Aware Training for Free", NeurIPS 2022,
 epoch)` does all of a training step, forward, backward and the optimiser's. Where the paper's text and the official code differ, this follows the code.
 """
 
+import abc
 import copy
 import warnings
 from collections.abc import Sequence
@@ -155,7 +156,7 @@ class Plain:
 # --------------------------------------------------------------------------------------------------------- a pull towards other outputs
 
 
-class _Pulled(Plain):
+class _Pulled(Plain, abc.ABC):
     """Cross-entropy + coefficient * `trajectory_loss`, in epochs start < epoch < end."""
 
     def __init__(
@@ -188,9 +189,9 @@ class _Pulled(Plain):
     def _keep(self, indices: Tensor | None, logits: Tensor, epoch: int) -> None:
         """In every epoch, before `_past`."""
 
+    @abc.abstractmethod
     def _past(self, images: Tensor, indices: Tensor | None, logits: Tensor, epoch: int) -> tuple[Tensor, Tensor | None]:
         """Where today's logits are pulled, (B, C), and which of them, (B,) booleans or None for all."""
-        raise NotImplementedError
 
 
 class SAF(_Pulled):

@@ -3,6 +3,7 @@
 All of them: `model(pictures)` gives logits (B, K), never a tuple; `model.outputs(pictures, box=None)` class logits and token logits, for the loss.
 """
 
+import abc
 import copy
 import math
 from contextlib import nullcontext
@@ -97,7 +98,7 @@ class Block(nn.Module):
 # ------------------------------------------------------------------------------------------------------------------------ two heads
 
 
-class TwoHeads(nn.Module):
+class TwoHeads(nn.Module, abc.ABC):
     """A head for the class token and one for all other tokens. `encode(pictures, box)` gives normed tokens (B, 1 + N, C), the class token first.
 
     head, token_head (or None): linear layers; grid (rows, columns) of the N tokens; token_weight: of `combine` at inference, may be changed at any time.
@@ -108,8 +109,9 @@ class TwoHeads(nn.Module):
     grid: tuple[int, int]
     token_weight: float
 
+    @abc.abstractmethod
     def encode(self, pictures: Tensor, box: tuple[int, int, int, int] | None) -> Tensor:
-        raise NotImplementedError
+        """Normed tokens (B, 1 + N, C); box: that of MixToken, None for none."""
 
     def features(self, pictures: Tensor) -> Tensor:
         """(B, C): the class token, which `head` reads."""
