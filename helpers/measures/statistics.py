@@ -155,8 +155,7 @@ def correlation(a, b, *, units=None, of: str = "units") -> Estimate:
     """
     _plural(of)
     a, b = _pair(a, b)
-    # equal means of different rows differ by rounding, which must not rank them
-    a, b = (np.array([float(f"{mean:.14g}") for mean in _by_unit(x, units, "a and b")]) for x in (a, b))
+    a, b = (_means_to_rank(x, units) for x in (a, b))
     for name, x in (("a", a), ("b", b)):
         if len(x) < FEW or (x == x[0]).all():
             raise ValueError(
@@ -173,6 +172,12 @@ def correlation(a, b, *, units=None, of: str = "units") -> Estimate:
     low, high = _bootstrap((a, b), lambda a, b, axis: terms(a, b, axis).mean(axis))
     value = float(products.mean())
     return Estimate(value, max(-1.0, min(low, value)), min(1.0, max(high, value)), len(a), float(products.std(ddof=1)), f"bootstrap over {of}")
+
+
+def _means_to_rank(x, units) -> np.ndarray:
+    """A mean for each unit. Equal means of different rows differ by rounding, which must not rank them: nor those that are 0 but for it."""
+    means, sizes = (_by_unit(rows, units, "a and b") for rows in (x, np.abs(x)))
+    return np.array([float(f"{mean:.14g}") if abs(mean) > 1e-14 * size else 0.0 for mean, size in zip(means, sizes, strict=True)])
 
 
 def slope(a, b, *, of: str = "units") -> Estimate:

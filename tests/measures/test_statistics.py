@@ -474,3 +474,10 @@ def test_means_of_tables_are_refused_by_name(change, named):
     tables = [np.random.default_rng(0).random((2, 9))]
     with pytest.raises((ValueError, TypeError), match=f"^{named}"):
         statistics.of_means(**{"function": lambda means: means[0].mean(), "tables": tables} | change)
+
+
+def test_means_that_are_zero_but_for_rounding_have_no_ranks():
+    draws = np.random.default_rng(0).normal(size=(2, 8, 5))
+    centred = [(x - x.mean(1, keepdims=True)).ravel() for x in draws]
+    with pytest.raises(ValueError, match="not all equal"):
+        statistics.correlation(*centred, units=np.repeat(range(8), 5), of="networks")
