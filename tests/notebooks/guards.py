@@ -2,6 +2,7 @@
 
 import ast
 import re
+import symtable
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
@@ -180,8 +181,37 @@ def minimum(page: NotebookNode, *, stem: str) -> Iterator[str]:
             yield f"the page has no {part}"
 
 
+def controls(page: NotebookNode) -> Iterator[str]:
+    """A control is moved when the whole page has run: what its functions read must not have been bound anew by then."""
+    cells = code_cells(page)
+    tables = [symtable.symtable(plain(cell), "cell", "exec") for cell in cells]
+    bound = [{symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()} for table in tables]
+    for i, cell in enumerate(cells):
+        if "control" not in tags(cell):
+            continue
+        functions = {child.get_name(): child for table in tables[: i + 1] for child in table.get_children()}
+        used = [functions[read] for read in reads(tables[i]) if read in functions]  # what the cell itself reads it has read by then
+        todo, seen = set().union(*map(reads, [*tables[i].get_children(), *used])), set()
+        while todo - seen:
+            seen.add(read := min(todo - seen))
+            todo |= reads(functions[read]) if read in functions else set()
+        for read in sorted(seen):
+            if any(read in names for names in bound[: i + 1]) and (later := [name(cells[k]) for k in range(i + 1, len(cells)) if read in bound[k]]):
+                yield f"{name(cell)} draws with {read!r}, which {later[0]} binds anew: a control that is moved afterwards would draw something else"
+
+
+def plain(cell) -> str:
+    return "\n".join(line for line in cell.source.splitlines() if not line.startswith(("%", "!")))
+
+
+def reads(table: symtable.SymbolTable) -> set[str]:
+    """Names of the page that a cell or a function reads, and all that is defined within."""
+    own = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced() and (symbol.is_global() or table.get_type() == "module")}
+    return own.union(*map(reads, table.get_children()))
+
+
 def scale(page: NotebookNode) -> Iterator[str]:
-    code = "\n".join(line for cell in code_cells(page) for line in cell.source.splitlines() if not line.startswith(("%", "!")))
+    code = "\n".join(map(plain, code_cells(page)))
     names = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name) and node.id == "SCALE"]
     stored, read = (any(isinstance(node.ctx, kind) for node in names) for kind in (ast.Store, ast.Load))
     if stored and not read:
@@ -208,5 +238,5 @@ def numbers(names: Iterable[str]) -> Iterator[str]:
             yield f"{first} and {second} have one number; give the later page the next free one"
 
 
-PAGE_GUARDS = (counts, errors, figures, images, alternatives, widgets, exercises, parameters, source, known_tags, ledger_compared, unfilled, scale)
+PAGE_GUARDS = (counts, errors, figures, images, alternatives, widgets, exercises, parameters, source, known_tags, ledger_compared, unfilled, scale, controls)
 FILE_GUARDS = (minimum, budget)  # these know the page's name

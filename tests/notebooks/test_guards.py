@@ -60,6 +60,13 @@ GOOD = {
     "ledger_compared": [code(outputs=[entry("a.1")]), code(tags=["nbval-ignore-output"], outputs=[out("python 3")])],
     "unfilled": [code("n = 1"), new_markdown_cell("The claim: it fills in what is missing.")],
     "scale": [code('SCALE = "desk"\nn = 3 if SCALE == "desk" else 9', tags=["parameters"])],
+    "controls": [
+        code("fig, part = 1, 2\n\n\ndef show(n):\n    fig = part\n    return fig"),
+        code("control(show, n=part)", tags=["control"]),
+        code("fig = 3"),
+        code("def other():\n    part = 1"),
+        code("[part for part in range(3)]"),
+    ],
 }
 BAD = [
     ("counts", [code(count=2), code(count=1)]),
@@ -101,6 +108,17 @@ BAD = [
     ("ledger_compared", [code(tags=["nbval-ignore-output"], outputs=[entry("a.1")])]),
     ("unfilled", [code("raise NotImplementedError('FILL IN: the figure')")]),
     ("unfilled", [new_markdown_cell("FILL IN: the theory")]),
+    ("controls", [code("def show(n):\n    return part"), code("part = 2"), code("control(show)", tags=["control"]), code("part = 3")]),
+    ("controls", [code("part = 2"), code("control(lambda n: part)", tags=["control"]), code("for part in range(3):\n    pass")]),
+    (
+        "controls",
+        [
+            code("def inner():\n    return part\n\n\ndef show():\n    return inner()"),
+            code("part = 1"),
+            code("control(show)", tags=["control"]),
+            code("import part"),
+        ],
+    ),
     ("scale", [code('SCALE = "desk"  # SCALE says', tags=["parameters"]), code("RESCALE = 'SCALE'")]),
     ("scale", [code('SCALE = "desk"', tags=["parameters"]), new_markdown_cell("SCALE"), code("%matplotlib inline\nSCALES = 1")]),
 ]
