@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from .. import checkout
-from ..arguments import choice, got, integer
+from ..arguments import choice, got, instance, integer
 from ..methods import fully_attentional, shunted_attention
 
 __all__ = ["NAMES", "RATES", "SIZES", "TRAINED", "TWIN_OF", "Backbone", "file_of", "load", "make"]
@@ -220,7 +220,8 @@ def _drawn(name: str, size: int, classes: int, seed: int) -> Backbone:
 
 
 def file_of(name: str, data: str) -> str:
-    """The file of a trained network within the folder of toy-bench."""
+    """The file of a trained network, one of TRAINED[data], within the folder of toy-bench. Raises ValueError or TypeError for another."""
+    name = choice("name", name, TRAINED[choice("data", data, TRAINED)])
     return f"{name} {data}".lower().replace(",", "").replace(" ", "-") + ".safetensors"
 
 
@@ -229,8 +230,7 @@ def load(name: str, *, data: str, folder: str | Path = FOLDER) -> Backbone:
 
     Raises ValueError or TypeError for another name, FileNotFoundError, saying how to make it, where its file is not there.
     """
-    name = choice("name", name, TRAINED[choice("data", data, TRAINED)])
-    file = Path(folder) / file_of(name, data)
+    file = Path(instance("folder", folder, (str, Path), "a path")) / file_of(name, data)
     if not file.exists():
         checkout.require("toy-bench")
         raise FileNotFoundError(f"{file.name} of toy-bench is not there; `make model NAME=toy-bench` trains it")

@@ -8,7 +8,7 @@ import torch
 
 from helpers.measures import recognition
 from helpers.models import backbones
-from tests.inputs.harness import Trial, array, check, choice, coverage, instance, integer, optional, real
+from tests.inputs.harness import Trial, array, check, choice, coverage, fixed, instance, integer, optional, real
 
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 MASKS = torch.zeros(6, 32, 32, dtype=torch.int64)
@@ -50,6 +50,9 @@ MODEL = instance(network, wrong=(torch.nn.Linear(2, 2),))
 TRIALS = [
     Trial(backbones.make, name=choice("CNN"), size=integer(32, wrong=[16, 33, 224]), classes=integer(3, low=2), seed=integer(1, low=0, wrong=[2**63]),
           slow=0.3, after=lambda made: made.body.head.weight, names={"size": ("name",)}),
+    Trial(backbones.file_of, name=choice("FAN"), data=choice("scenes 32")),
+    Trial(backbones.load, name=choice("CNN"), data=choice("scenes 32"), folder=fixed(backbones.FOLDER),
+          slow=0.3, after=lambda made: made.body.head.weight),
     Trial(tokens, public="Backbone.tokens", trial_id="tokens", images=array(IMAGES, torch_only=True, free=(0,), grow=(0,), finite=False), slow=0.3),
     Trial(drawn, public="pictures", trial_id="pictures", name=choice("scenes 32"), seed=integer(1, low=0, high=10**6 - 1), slow=0.3),
     Trial(recognition.order, examples=integer(7, low=1), steps=integer(3, low=0), batch=integer(4, low=1), seed=integer(1, low=0)),
