@@ -295,6 +295,21 @@ def test_a_random_start_is_torchs_own_and_drawn_from_the_generator():
         assert abs(layer.weight.std() / fresh.std() - 1) < 0.1 and abs(layer.weight.abs().max() / fresh.abs().max() - 1) < 0.05
 
 
+@pytest.mark.parametrize(
+    "make", [lambda **o: MapRefiner(4, **o), lambda **o: MapRefiner(4, start="identity", **o), lambda **o: RefinedAttention(8, 4, **o),
+             lambda **o: RefinedAttention(8, 4, kind="share", **o), lambda **o: RefinerViT(**SMALL, **o),
+             lambda **o: ar.refine_vit(vit(), **o).refiners],
+)  # fmt: skip
+def test_what_has_a_generator_is_drawn_from_it_alone(make):
+    torch.manual_seed(0)
+    vit()  # which sets torch's own
+    before = torch.get_rng_state()
+    one = make(generator=seed(3)).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert all(torch.equal(value, one[name]) for name, value in make(generator=seed(3)).state_dict().items())
+
+
 def test_permuting_heads_permutes_what_comes_out():
     refiner, maps, order = moved(MapRefiner(4)), softmax_maps(2, 4, 5, 5), [2, 0, 3, 1]
     expansion, kernels, reduction = weights(refiner)
@@ -325,6 +340,29 @@ def test_numbers_are_put_in():
     ):
         with pytest.raises(ValueError, match=text):
             refiner.set_weights(**wrong)
+    assert all(torch.equal(value, before[name]) for name, value in refiner.state_dict().items())
+
+
+def test_numbers_that_are_views_of_the_layers_own_are_put_in_as_they_were():
+    refiner = MapRefiner(3, kappa=1, generator=seed())
+    expansion, _, reduction = (value.clone() for value in weights(refiner))
+    own, _, last = weights(refiner)
+    refiner.set_weights(expansion=last, reduction=own)
+    assert torch.equal(weights(refiner)[0], reduction) and torch.equal(weights(refiner)[2], expansion)
+
+
+def test_finite_numbers_do_not_become_infinite_unnoticed():
+    maps, values, large = softmax_maps(2, 3, 5, 5).half(), normal(2, 3, 5, 4).half(), torch.full((3, 3), 1e6)
+    refiner = MapRefiner(3, kappa=1)
+    before = copy.deepcopy(refiner.state_dict())
+    for name, call in (
+        ("weight", lambda: ar.mix_heads(maps, large)), ("kernels", lambda: ar.convolve(maps, large)), ("kernels", lambda: ar.aggregate_values(values, large)),
+        ("expansion", lambda: ar.refine(maps, large, MEAN, np.eye(3))), ("reduction", lambda: ar.refine(maps, np.eye(3), MEAN, large)),
+        ("values", lambda: ar.attend_locally(maps, values.double() * 1e6, MEAN)),
+        ("reduction", lambda: refiner.set_weights(expansion=np.eye(3), reduction=np.full((3, 3), 1e300))),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"{name} must be finite as float(16|32), in which it is used, got [\d.]+e\+"):
+            call()
     assert all(torch.equal(value, before[name]) for name, value in refiner.state_dict().items())
 
 
@@ -374,6 +412,16 @@ def test_share_attends_with_refined_maps_and_hands_on_those_that_came():
         found, handed = layer(tokens, carried)
         close(found, layer.proj((maps @ values).transpose(1, 2).reshape(2, 7, 12)))
         assert handed is carried
+
+
+def test_attention_takes_maps_for_each_head_and_picture_only():
+    attention, tokens, maps = RefinedAttention(12, 3, generator=seed()), normal(2, 5, 12).float(), softmax_maps(2, 3, 5, 5).float()
+    for wrong in (maps[:, :1], maps[:1], maps[..., :4, :]):
+        with pytest.raises(ValueError, match=r"maps must be a floating-point tensor \(2, 3, 5, 5\), got shape"):
+            attention.attend(tokens, wrong)
+    with pytest.raises(ValueError, match=r"tokens must be a floating-point tensor \(B, N, 12\), got shape \(2, 3, 5, 5\)"):
+        attention.attend(maps, tokens)
+    torch.testing.assert_close(attention(tokens.double(), maps.double())[0], attention(tokens, maps)[0])
 
 
 def test_a_block_that_refines_its_own_maps_does_not_scale_them_again():
@@ -537,6 +585,10 @@ def test_a_network_of_another_picture_size():
         model.resized(14)
 
 
+def test_frozen_positions_stay_frozen_at_another_picture_size():
+    assert not any(p.requires_grad for p in small().requires_grad_(False).resized(24).parameters())
+
+
 def hollow(size, **changes):
     with torch.device("meta"):
         return RefinerViT(**SIZES[size] | changes)
@@ -644,10 +696,28 @@ def test_files_that_are_absent_or_do_not_fit(tmp_path):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_weights_that_are_no_finite_numbers_leave_the_model_as_it_was(tmp_path):
+    model, state = RefinerViT(**OFFICIAL), official_state(moved(RefinerViT(**OFFICIAL)))
+    before, bias = copy.deepcopy(model.state_dict()), state["head.bias"]
+    for wrong, text in (
+        (bias.to(torch.complex64), r"state must have head.bias as a float32 tensor or one like it, got complex64 tensor of shape \(5,\)"),
+        (bias.long(), r"head.bias as a float32 tensor or one like it, got int64"), (bias.to("meta"), "got float64 tensor of shape .* on meta"),
+        (bias * math.nan, "state must have finite numbers in head.bias, got others"), (bias + 1e300, "head.bias, got others, or some beyond float32"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            ar.from_official(state | {"head.bias": wrong}, model)
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(ValueError, match="path must be a file of weights that torch.load can read safely, got empty.pth: EOFError"):
+        ar.load_official(model, tmp_path / "empty.pth")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize(
     "changes, text",
     [(dict(stem="patch"), "stem='conv'"), (dict(refine="linear"), "refine='inverted_residual', got 'linear' in block 1"),
-     (dict(blocks=("self",)), "got 'self' in block 0"), (dict(layer_scale=None), "got layer_scale=None")],
+     (dict(blocks=("self",)), "got 'self' in block 0"), (dict(layer_scale=None), "got layer_scale=None"),
+     (dict(over="grid"), "over='raster', got 'grid' in block 1"), (dict(rescale=False), "rescale=True, got False in block 1"),
+     (dict(accumulate=False), "accumulate=True, got False in block 0"), (dict(branch_scale=1), "branch_scale=2, got 1 in block 0")],
 )  # fmt: skip
 def test_models_that_have_no_official_names(changes, text):
     with pytest.raises(ValueError, match=f"model must have .*{text}"):
@@ -675,6 +745,20 @@ def test_similarity_of_layers_along_maps_and_along_heads():
     close(ar.layer_similarity(one, other, along="heads"), F.cosine_similarity(one, other, dim=1).mean((1, 2)))
     scaled = one * torch.arange(1.0, 6).double().view(5, 1)  # each query's row by a factor of its own
     assert ar.layer_similarity(one, scaled, along="heads").tolist() == pytest.approx([1, 1]) and ar.layer_similarity(one, scaled).max() < 0.99
+
+
+def test_rounding_leads_no_similarity_out_of_its_range():
+    for number in range(30):
+        same, parts = normal(6, 40, number=number).float(), torch.block_diag(*softmax_maps(4, 1, 10, number=number).float()).view(4, 1, 40)
+        assert ar.head_similarity(same.expand(5, 6, 40)) <= 1 and ar.head_similarity(torch.stack([same, -same])) >= -1
+        assert ar.head_similarity(parts) == 0 and ar.linear_cka(normal(9, 4, number=number), 3 * normal(9, 4, number=number)) <= 1
+
+
+def test_layers_of_unlike_precision_are_compared_at_any_scale():
+    one, other = softmax_maps(2, 3, 5, 6), softmax_maps(2, 3, 5, 6, number=1)
+    for scale in (1e-60, 1e60):
+        found = ar.layer_similarity(one.float(), scale * other)
+        torch.testing.assert_close(found, ar.layer_similarity(one, other).float())
 
 
 def test_similarity_by_layer():
@@ -774,6 +858,30 @@ def test_masked_autoencoders_are_refined_in_the_encoder_only():
     assert ar.refine_vit(model).layers == (0, 1) and sum("refiner" in name for name in model.state_dict()) == 6
 
 
+def test_what_is_a_decoder_is_told_by_its_layers_in_a_wrapped_model_too():
+    sizes = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=16)
+    sizes |= {f"decoder_{name}": value for name, value in sizes.items()}
+    model = transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(image_size=12, patch_size=4, **sizes))
+    assert ar.refine_vit(nn.DataParallel(model)).layers == (0, 1)
+    assert ar.refine_vit(nn.ModuleDict({"decoder": vit()})).layers == (0, 1, 2)
+
+
+def test_a_refinement_that_was_removed_leaves_the_next_one_alone():
+    model = vit()
+    old = ar.refine_vit(model)
+    old.remove()
+    new = ar.refine_vit(model, layers=[1])
+    new.refiners[0].set_weights(kernels=MEAN)
+    expected = read(model)
+    with pytest.raises(ValueError, match="model must have its refiners, got one from which they were removed"):
+        old.maps(PICTURES)
+    old.remove()
+    assert torch.equal(read(model), expected) and len(new.maps(PICTURES)) == 1
+    both = copy.deepcopy((model, new))
+    both[1].remove()
+    assert not any("refiner" in name for name in both[0].state_dict()) and torch.equal(read(model), expected)
+
+
 def test_toy_vit_is_reproduced_and_its_maps_are_smoothed():
     load = lambda how: transformers.ViTForImageClassification.from_pretrained(  # noqa: E731
         TOY_VIT, dtype=torch.float32, local_files_only=True, attn_implementation=how
@@ -868,6 +976,8 @@ def test_models_on_the_meta_device_and_in_half_precision():
     (lambda m: (ar.refine_vit(m, layers=[1]), ar.refine_vit(m)), "model must have plain attention in the chosen layers, .* in layer 1"),
     (lambda m: (ar.refine_vit(m), m(PICTURES, attention_mask=torch.eye(3, 10))), "attention_mask must be None"),
     (lambda m: ar.refine_vit(m.train()).maps(PICTURES), "model must be in eval mode"),
+    (lambda m: ar.refine_vit(m).maps(PICTURES[0]), r"pixel_values must be a tensor \(B, 3, S, S\), got shape \(3, 12, 12\)"),
+    (lambda m: ar.refine_vit(m).maps(PICTURES[:0]), r"pixel_values must be a tensor \(B, 3, S, S\), got shape \(0, 3, 12, 12\)"),
     (lambda m: (r := ar.refine_vit(m), r.remove(), r.remove(), r.maps(PICTURES)), "model must have its refiners"),
     (lambda m: ar.refine_vit(m, over="grid", grid=(4, 4)) and m(PICTURES), "maps must have the 16 keys of grid 4 x 4 or more, got 10"),
 ])  # fmt: skip

@@ -37,7 +37,8 @@ WHERE = "the authors keep one on Google Drive only, that of L at 448 px"
 def official_names(model: RefinerViT) -> dict[str, str]:
     """{name in model.state_dict(): name in the official file}, for a model that is built as the official ones are.
 
-    ValueError for another one: it must have the convolutional stem, no block of kind "self", refine="inverted_residual", and a gain in each MLP.
+    ValueError for another one: it must have the convolutional stem, no block of kind "self", refine="inverted_residual" over the raster, accumulate, rescale
+    and branch_scale as they are by default, and a gain in each MLP.
     """
     _instance("model", model, RefinerViT, "a RefinerViT")
     _built_as_official(model)
@@ -53,6 +54,15 @@ def _built_as_official(model: RefinerViT) -> None:
             raise ValueError(f"model must have blocks of kinds plain and share, got 'self' in block {i}")
         if attention.kind == "share" and not isinstance(attention.norm, torch.nn.BatchNorm2d):
             raise ValueError(f"model must have refine='inverted_residual', got 'linear' in block {i}")
+        # these show in no shape: the weights would fit and mean something else
+        if attention.kind == "share" and attention.refiner.grid is not None:
+            raise ValueError(f"model must have over='raster', got 'grid' in block {i}")
+        if attention.kind == "share" and not attention.rescale:
+            raise ValueError(f"model must have rescale=True, got False in block {i}")
+        if attention.kind == "plain" and not attention.accumulate:
+            raise ValueError(f"model must have accumulate=True, got False in block {i}")
+        if block.branch_scale != 2:
+            raise ValueError(f"model must have branch_scale=2, got {block.branch_scale:g} in block {i}")
         if block.mlp.gain is None:
             raise ValueError("model must have a gain in each MLP, got layer_scale=None")
 
@@ -69,7 +79,8 @@ def _official(name: str) -> str:
 def from_official(state: Mapping[str, Tensor], model: RefinerViT, *, names: Mapping[str, str] | None = None) -> RefinerViT:
     """Put weights under their official names into a model, which is returned; names: another map than `official_names(model)`, of the same form.
 
-    ValueError, with the model as it was, unless every name and shape fits: positions are of one picture size (`RefinerViT.resized` makes them of another).
+    ValueError, with the model as it was, unless every name and shape fits and all numbers are finite in the model's dtype: positions are of one picture size
+    (`RefinerViT.resized` makes them of another).
     """
     if not isinstance(state, Mapping) or any(not isinstance(key, str) or not isinstance(value, Tensor) for key, value in state.items()):
         raise TypeError(f"state must be a mapping of names to tensors, got {_got(state) if not isinstance(state, Mapping) else 'one with other things in it'}")
@@ -80,8 +91,14 @@ def from_official(state: Mapping[str, Tensor], model: RefinerViT, *, names: Mapp
         text = lambda some: f"{len(some)} ({', '.join(some[:2])}{', ...' if len(some) > 2 else ''})" if some else "none"  # noqa: E731
         raise ValueError(f"state must hold the {len(names)} names of the model, got {text(absent)} too few and {text(unknown)} too many")
     for name, official in names.items():
-        if given[official].shape != own[name].shape:
-            raise ValueError(f"state must have {official} of shape {tuple(own[name].shape)}, got {tuple(given[official].shape)}")
+        value, mine = given[official], own[name]
+        if value.shape != mine.shape:
+            raise ValueError(f"state must have {official} of shape {tuple(mine.shape)}, got {tuple(value.shape)}")
+        hollow = value.is_meta and not mine.is_meta  # a shape without numbers
+        if value.is_floating_point() != mine.is_floating_point() or value.is_complex() or value.layout != torch.strided or hollow:
+            raise ValueError(f"state must have {official} as a {str(mine.dtype).removeprefix('torch.')} tensor or one like it, got {_got(value)}")
+        if not value.is_meta and not value.to(mine.dtype).isfinite().all():
+            raise ValueError(f"state must have finite numbers in {official}, got others, or some beyond {str(mine.dtype).removeprefix('torch.')}")
     model.load_state_dict({name: given[official] for name, official in names.items()})
     return model
 
@@ -112,7 +129,9 @@ def _read(path: Path) -> Any:
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever torch makes of another file
-            raise ValueError(f"path must be a file of weights that torch.load can read safely, got {path.name}: {str(error).splitlines()[0][:80]}") from error
+            raise ValueError(
+                f"path must be a file of weights that torch.load can read safely, got {path.name}: {(str(error) or type(error).__name__).splitlines()[0][:80]}"
+            ) from error
     for key in ("model", "state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             return found[key]

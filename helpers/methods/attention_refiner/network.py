@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ._arguments import _batch, _flag, _generator, _got, _instance, _integer, _number, _option
-from .refining import REFINE, MapRefiner
+from .refining import REFINE, MapRefiner, _drawn, _left_alone
 
 __all__ = ["SIZES", "BlockTrace", "RefinedAttention", "RefinerViT", "macs", "parameters"]
 
@@ -44,8 +44,9 @@ class RefinedAttention(nn.Module):
     With d = C / H channels a head and s = 1 / sqrt(d): kind "plain" makes A = softmax(Q K^T s), adds s times the maps handed over where there are some
     (`accumulate`), attends with A and hands it on. "share" has values only: it attends with the refined maps of those handed over, and hands these on as they
     came. "self" makes A as plain does, attends with its refined maps and hands on A itself.
-    refine, kappa, kernel, over, grid, start, generator: of `MapRefiner`. With refine="inverted_residual" a BatchNorm over heads follows it, and "share"
-    multiplies with s once more, as the official code does (`rescale`); with "linear" neither is there. rescale: None as `refine` says, or a flag.
+    refine, kappa, kernel, over, grid, start: of `MapRefiner`; generator: all weights are drawn from it. With refine="inverted_residual" a BatchNorm over heads
+    follows it, and "share" multiplies with s once more, as the official code does (`rescale`); with "linear" neither is there. rescale: None as `refine` says,
+    or a flag.
     """
 
     def __init__(
@@ -57,10 +58,15 @@ class RefinedAttention(nn.Module):
         self.dim, self.heads, self.kind = dim, heads, _option("kind", kind, BLOCKS)
         self.scale, self.accumulate = (dim // heads) ** -0.5, _flag("accumulate", accumulate)
         official = _option("refine", refine, REFINE) == "inverted_residual"
+        self.rescale = (official if rescale is None else _flag("rescale", rescale)) and kind == "share"
         # made for every kind, so that what cannot be is refused in all
         refiner = MapRefiner(heads, refine=refine, kappa=kappa, kernel=kernel, over=over, grid=grid, start=start, generator=generator)
-        self.rescale = (official if rescale is None else _flag("rescale", rescale)) and kind == "share"
-        self.qkv, self.proj = nn.Linear(dim, dim if kind == "share" else 3 * dim), nn.Linear(dim, dim)  # of "share" it gives values only
+        with _left_alone(generator):
+            self.qkv, self.proj = nn.Linear(dim, dim if kind == "share" else 3 * dim), nn.Linear(dim, dim)  # of "share" it gives values only
+        if generator is not None:
+            with torch.no_grad():
+                for layer in (self.qkv, self.proj):
+                    _drawn(layer, generator)
         self.refiner = None if kind == "plain" else refiner
         self.norm = nn.BatchNorm2d(heads) if official and kind != "plain" else nn.Identity()
 
@@ -70,6 +76,9 @@ class RefinedAttention(nn.Module):
 
     def attend(self, tokens: Tensor, maps: Tensor) -> Tensor:
         """The tokens' values summed with maps (B, H, N, N), head by head, and projected: (B, N, C)."""
+        tokens = _batch("tokens", tokens, f"B N {self.dim}", self.qkv.weight)
+        count, places, _ = tokens.shape
+        maps = _batch("maps", maps, f"{count} {self.heads} {places} {places}", self.qkv.weight)
         values = self._project(tokens, slice(-self.dim, None))
         return self.proj((maps @ values).transpose(1, 2).flatten(2))
 
@@ -203,15 +212,16 @@ class RefinerViT(nn.Module):
             accumulate=accumulate, rescale=rescale, refine=refine, kappa=kappa, kernel=kernel, over=over, grid=grid, start=start, generator=generator
         )
         drops = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.stem = Stem(stem, self.patch_size, width)
-        self.class_token, self.positions = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, side**2 + 1, width))
-        self.blocks = nn.ModuleList(
-            Block(RefinedAttention(width, heads, kind=kinds[i % len(kinds)], **options), MLP(width, hidden, scale), branch_scale=ratio, drop_path=drop)
-            for i, drop in enumerate(drops)
-        )
-        self.norm, self.head = nn.LayerNorm(width, eps=EPS), nn.Linear(width, classes)
-        self.token_head = nn.Linear(width, classes) if token_head else None
-        self._start(_generator(generator))
+        with _left_alone(_generator(generator)):
+            self.stem = Stem(stem, self.patch_size, width)
+            self.class_token, self.positions = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, side**2 + 1, width))
+            self.blocks = nn.ModuleList(
+                Block(RefinedAttention(width, heads, kind=kinds[i % len(kinds)], **options), MLP(width, hidden, scale), branch_scale=ratio, drop_path=drop)
+                for i, drop in enumerate(drops)
+            )
+            self.norm, self.head = nn.LayerNorm(width, eps=EPS), nn.Linear(width, classes)
+            self.token_head = nn.Linear(width, classes) if token_head else None
+        self._start(generator)
 
     def forward(self, pictures: Tensor) -> Tensor:
         of_class, of_tokens = self.class_and_token_logits(pictures)
@@ -241,7 +251,7 @@ class RefinerViT(nn.Module):
         model.image_size = side * self.patch_size
         first, rest = self.positions.tensor_split([1], 1)
         image = F.interpolate(rest.mT.unflatten(2, (old, old)), size=(side, side), mode="bicubic", align_corners=False)
-        model.positions = nn.Parameter(torch.cat([first, image.flatten(2).mT], 1))
+        model.positions = nn.Parameter(torch.cat([first, image.flatten(2).mT], 1), requires_grad=self.positions.requires_grad)
         for module in model.modules():
             if isinstance(module, MapRefiner) and module.grid is not None:
                 module.grid = (side, side)
@@ -272,10 +282,7 @@ class RefinerViT(nn.Module):
                 nn.init.zeros_(module.bias)
         for module in self.stem.modules():
             if isinstance(module, nn.Conv2d):
-                bound = module.weight[0].numel() ** -0.5
-                module.weight.uniform_(-bound, bound, generator=generator)
-                if module.bias is not None:
-                    module.bias.uniform_(-bound, bound, generator=generator)
+                _drawn(module, generator)
         for parameter in (self.class_token, self.positions):
             nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
 
@@ -293,7 +300,7 @@ def _kinds(blocks: Any) -> tuple[str, ...]:
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers a model learns."""
+    """How many numbers a model can learn, frozen ones too."""
     return sum(p.numel() for p in _instance("model", model, nn.Module, "a torch.nn.Module").parameters())
 
 

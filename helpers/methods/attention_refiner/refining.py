@@ -36,11 +36,19 @@ def mix_heads(maps, weight):
     maps (..., H, N, M), weight (H', H). Returns (..., H', N, M), like maps.
     """
     given = _numbers("maps", maps, "... H N M", detach=False)
-    return _like(maps, _mixed(given, _numbers("weight", weight, f"H' {given.shape[-3]}", detach=False)))
+    return _like(maps, _mixed(given, _within("weight", _numbers("weight", weight, f"H' {given.shape[-3]}", detach=False), given)))
 
 
 def _mixed(maps: Tensor, weight: Tensor) -> Tensor:
-    return torch.einsum("mh,...hij->...mij", weight.to(maps), maps)
+    return torch.einsum("mh,...hij->...mij", weight, maps)
+
+
+def _within(name: str, value: Tensor, other: Tensor) -> Tensor:
+    """In the dtype and on the device of another tensor, where it must not become infinite; a copy."""
+    found = value.to(other, copy=True)
+    if not found.is_meta and not found.isfinite().all():
+        raise ValueError(f"{name} must be finite as {str(other.dtype).removeprefix('torch.')}, in which it is used, got {value.abs().max():g}")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------------- convolving maps
@@ -69,7 +77,7 @@ def _kernels(value: Any, maps: Tensor, of: str) -> Tensor:
         raise ValueError(f"kernels must be (k, k) or (H, k, k) with an odd k, got shape {tuple(kernels.shape)}")
     if kernels.ndim == 3 and (maps.ndim < 3 or maps.shape[-3] != len(kernels)):
         raise ValueError(f"kernels must be one, (k, k), or as many as there are {of}, whose shape is {tuple(maps.shape)}, got shape {tuple(kernels.shape)}")
-    return kernels.to(maps)
+    return _within("kernels", kernels, maps)
 
 
 def _grid_of(over: Any, grid: Any) -> tuple[int, int] | None:
@@ -110,8 +118,8 @@ def refine(maps, expansion, kernels, reduction, *, over: str = "raster", grid: t
     grid, given = _grid_of(over, grid), _numbers("maps", maps, "... H N M", detach=False)
     heads = given.shape[-3]
     _fit("maps", given.shape[-1], grid)
-    first = _numbers("expansion", expansion, f"H' {heads}", detach=False)
-    last = _numbers("reduction", reduction, f"{heads} {len(first)}", detach=False)
+    first = _within("expansion", _numbers("expansion", expansion, f"H' {heads}", detach=False), given)
+    last = _within("reduction", _numbers("reduction", reduction, f"{heads} {len(first)}", detach=False), given)
     expanded = _mixed(given, first)
     weight = _kernels(kernels, expanded, "expanded maps").expand(len(first), -1, -1)
     convolved = _convolved(expanded, weight, grid)
@@ -147,7 +155,7 @@ def attend_locally(maps, values, kernels, *, over: str = "raster", grid: tuple[i
         raise ValueError(f"values must be (..., M, d) with a row for each key of maps, {tuple(given.shape)}, got shape {tuple(carried.shape)}")
     weight = _kernels(kernels, given, "maps")
     _fit("maps", given.shape[-1], grid)
-    local = _aggregated(carried.to(given), weight, grid)
+    local = _aggregated(_within("values", carried, given), weight, grid)
     if grid is not None:
         return _like(maps, given @ local)
     reach = weight.shape[-1] // 2
@@ -185,9 +193,9 @@ class MapRefiner(nn.Module):
     heads: H; kappa: H' = round(kappa H) maps in between (the paper's 3); kernel: its odd side k, 1 is a re-attention that only mixes heads; over, grid: of
     `convolve`. refine="linear" is the paper's formula; "inverted_residual" what the official code does: BatchNorm behind each of the three steps, ReLU6 behind
     the first two, and the maps that came in are added. norm, activation and residual switch these one by one, None as `refine` says. start: "random" as torch
-    starts convolutions, drawn from `generator`; "identity" gives back what comes in, and yet no two of the H' maps are alike: the first H copy the heads, or
-    with a residual all are random, and what ends the branch is zero. Without a residual it takes H' >= H and no norm. Weights: `expand` (H', H, 1, 1),
-    `local` (H', 1, k, k), `reduce` (H, H', 1, 1).
+    starts convolutions, drawn from `generator`, or where there is none from torch's own; "identity" gives back what comes in, and yet no two of the H' maps are
+    alike: the first H copy the heads, or with a residual all are random, and what ends the branch is zero. Without a residual it takes H' >= H and no norm, and
+    with an activation gives back entries in [0, 6] only. Weights: `expand` (H', H, 1, 1), `local` (H', 1, k, k), `reduce` (H, H', 1, 1).
     """
 
     def __init__(
@@ -203,10 +211,11 @@ class MapRefiner(nn.Module):
         if start == "identity" and not self.residual and (options["norm"] or self.expanded < self.heads):
             got = "a norm" if options["norm"] else f"{self.expanded} for {self.heads} heads"
             raise ValueError(f"start must be random where there is no residual but a norm, or fewer maps than heads, got 'identity' with {got}")
-        self.expand = nn.Conv2d(self.heads, self.expanded, 1, bias=False)
-        # of `local` the weight alone is used, since over a grid its convolution is another
-        self.local = nn.Conv2d(self.expanded, self.expanded, side, padding=side // 2, groups=self.expanded, bias=False)
-        self.reduce = nn.Conv2d(self.expanded, self.heads, 1, bias=False)
+        with _left_alone(generator):
+            self.expand = nn.Conv2d(self.heads, self.expanded, 1, bias=False)
+            # of `local` the weight alone is used, since over a grid its convolution is another
+            self.local = nn.Conv2d(self.expanded, self.expanded, side, padding=side // 2, groups=self.expanded, bias=False)
+            self.reduce = nn.Conv2d(self.expanded, self.heads, 1, bias=False)
         widths = (self.expanded, self.expanded, self.heads)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) if options["norm"] else nn.Identity() for width in widths)
         self.activation = nn.ReLU6() if options["activation"] else nn.Identity()  # not in place: the maps are used again
@@ -230,21 +239,21 @@ class MapRefiner(nn.Module):
         found = {}
         for name, value, layer in (("expansion", expansion, self.expand), ("reduction", reduction, self.reduce)):
             if value is not None:
-                found[layer] = _numbers(name, value, f"{layer.out_channels} {layer.in_channels}")[..., None, None]
+                found[name] = layer, _numbers(name, value, f"{layer.out_channels} {layer.in_channels}")[..., None, None]
         if kernels is not None:
             given = _numbers("kernels", kernels, f"... {self.kernel} {self.kernel}")
             if given.shape[:-2] not in ((), (self.expanded,)):
                 raise ValueError(f"kernels must be ({self.expanded}, {self.kernel}, {self.kernel}) or one of these, got shape {tuple(given.shape)}")
-            found[self.local] = given.expand(self.expanded, -1, -1)[:, None]
-        for layer, value in found.items():
+            found["kernels"] = self.local, given.expand(self.expanded, -1, -1)[:, None]
+        # copies, since what comes may be a view of another of these weights
+        for layer, value in [(layer, _within(name, value, layer.weight)) for name, (layer, value) in found.items()]:
             layer.weight.copy_(value)
         return self
 
     @torch.no_grad()
     def _start(self, start: str, generator: torch.Generator | None) -> None:
         for layer in (self.expand, self.local, self.reduce):
-            bound = layer.weight[0].numel() ** -0.5  # torch's own start, from this generator
-            layer.weight.uniform_(-bound, bound, generator=generator)
+            _drawn(layer, generator)
         if start == "identity" and self.residual:
             last = self.norms[2] if isinstance(self.norms[2], nn.BatchNorm2d) else self.reduce
             nn.init.zeros_(last.weight)
@@ -254,6 +263,18 @@ class MapRefiner(nn.Module):
             self.local.weight[heads] = F.pad(torch.ones(1, 1, 1, 1), [centre] * 4)
             self.reduce.weight[:] = 0
             self.reduce.weight[:, heads] = same
+
+
+def _left_alone(generator: torch.Generator | None):
+    """What layers draw when they are made does not move torch's own generator where another one is given, from which they are drawn anew."""
+    return torch.random.fork_rng(devices=[], enabled=generator is not None)
+
+
+def _drawn(layer: nn.Module, generator: torch.Generator | None) -> None:
+    """Torch's own start of a linear map or a convolution, from this generator."""
+    bound = layer.weight[0].numel() ** -0.5
+    for parameter in layer.parameters():
+        parameter.uniform_(-bound, bound, generator=generator)
 
 
 def _layout(heads: Any, kappa: Any, kernel: Any, refine: Any, switches: dict[str, Any]) -> tuple[int, int, int, dict[str, bool]]:

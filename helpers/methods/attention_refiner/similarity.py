@@ -32,8 +32,8 @@ def head_similarity(maps):
 
 def _between_heads(maps: Tensor) -> Tensor:
     units, heads = _unit(maps.flatten(-2), -1), maps.shape[-3]
-    cosines = units @ units.mT
-    return (cosines.sum((-2, -1)) - cosines.diagonal(dim1=-2, dim2=-1).sum(-1)) / (heads * (heads - 1))
+    one, other = torch.triu_indices(heads, heads, 1, device=maps.device)
+    return (units @ units.mT)[..., one, other].mean(-1).clamp(-1, 1)  # rounding goes a little beyond
 
 
 def layer_similarity(one, other, *, along: str = "maps"):
@@ -46,7 +46,8 @@ def layer_similarity(one, other, *, along: str = "maps"):
     second = _numbers("other", other, "... H N M", detach=False)
     if second.shape != first.shape:
         raise ValueError(f"other must have the shape of one, {tuple(first.shape)}, got {tuple(second.shape)}")
-    return _like(one, _between_layers(first, second.to(first), along))
+    found = _between_layers(first, second.to(first.device), along)  # each in its own dtype, in which it is no zero and no infinity
+    return _like(one, found.to(torch.promote_types(first.dtype, torch.float32)))
 
 
 def _between_layers(one: Tensor, other: Tensor, along: str) -> Tensor:
@@ -124,13 +125,14 @@ def _centred(name: str, x: Tensor) -> Tensor:
 
 
 def _cka(x: Tensor, y: Tensor) -> Tensor:
-    return (y.mT @ x).square().sum() / ((x.mT @ x).norm() * (y.mT @ y).norm())
+    return ((y.mT @ x).square().sum() / ((x.mT @ x).norm() * (y.mT @ y).norm())).clamp_max(1)  # rounding goes a little beyond
 
 
 def feature_evolution(tokens) -> Evolution:
     """How near each layer's tokens are to those of the last, which tells how fast features evolve (the paper's motivation).
 
-    tokens: a list of (B, N, C), behind each layer, or (L, B, N, C). Returns Evolution, like the tokens; the last entry of both is 1.
+    tokens: a list of (B, N, C), behind each layer, or (L, B, N, C). Returns Evolution, like the tokens; the last entry of both is 1 to rounding, unless
+    a token there is zero, whose cosine is 0.
     """
     layers = _layers("tokens", tokens, "B N C", 2)
     _alike("tokens", layers)

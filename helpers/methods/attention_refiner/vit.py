@@ -42,14 +42,16 @@ class Refinement:
     def __init__(self, model: nn.Module, layers: tuple[int, ...], attentions: list[nn.Module]):
         self.model, self.layers, self._attentions = model, layers, attentions
         self.refiners = nn.ModuleList(attention.get_submodule(REFINER) for attention in attentions)
+        self._forwards = [vars(attention)["forward"] for attention in attentions]
 
     def maps(self, pixel_values: Tensor) -> list[tuple[Tensor, Steps]]:
         """Of each refined layer: its softmax maps (B, H, N, N), and what each step makes of them. The model must be in eval mode."""
-        _instance("pixel_values", pixel_values, Tensor, "a tensor (B, 3, S, S)")
+        if _instance("pixel_values", pixel_values, Tensor, "a tensor (B, 3, S, S)").ndim != 4 or not pixel_values.numel():
+            raise ValueError(f"pixel_values must be a tensor (B, 3, S, S), got shape {tuple(pixel_values.shape)}")
         if self.model.training:
             raise ValueError("model must be in eval mode, got one in training mode")
-        forwards = [vars(attention).get("forward") for attention in self._attentions]
-        if not all(isinstance(forward, _Forward) for forward in forwards):
+        forwards = self._forwards
+        if not all(vars(attention).get("forward") is forward for attention, forward in zip(self._attentions, forwards)):
             raise ValueError("model must have its refiners, got one from which they were removed")
         try:
             for forward in forwards:
@@ -62,9 +64,9 @@ class Refinement:
                 forward.seen = None
 
     def remove(self) -> None:
-        """The model as it was. `refiners` stay, with what they have learnt."""
-        for attention in self._attentions:
-            if isinstance(vars(attention).get("forward"), _Forward):
+        """The model as it was. `refiners` stay, with what they have learnt. Others that it was given since are left in it."""
+        for attention, forward in zip(self._attentions, self._forwards):
+            if vars(attention).get("forward") is forward:
                 del vars(attention)["forward"], attention._modules[REFINER]
 
 
@@ -75,12 +77,12 @@ def refine_vit(
 ) -> Refinement:  # fmt: skip
     """Give attention layers of a vision transformer a refiner each, between softmax and values.
 
-    model: a ViT, DeiT, DINOv2, MSN, MAE (its encoder) or I-JEPA of transformers, with a head or without, on one device. layers: "all", or numbers from 0; the
-    other options are those of `MapRefiner`. With start="identity" the model computes what it did, to the bit where it has attn_implementation="eager";
-    `refinement.refiners[0].set_weights(kernels=...)` then changes maps without any training. The refiners are part of the model (of parameters() and
-    state_dict(), as `...attention.refiner`), which is not frozen: model.requires_grad_(False) before this leaves only them to be trained. Attention is
-    written out, since fused kernels have no maps; attention_mask is refused; the maps of output_attentions are the refined ones. ValueError or TypeError
-    before anything is changed, also where a layer has a refiner already.
+    model: a ViT, DeiT, DINOv2, MSN, MAE (its encoder) or I-JEPA of transformers, with a head or without, on one device. layers: "all", or numbers from 0
+    (attention that several layers share counts once); the other options are those of `MapRefiner`. With start="identity" the model computes what it did, to the
+    bit where it has attn_implementation="eager"; `refinement.refiners[0].set_weights(kernels=...)` then changes maps without any training. The refiners are
+    part of the model (of parameters() and state_dict(), as `...attention.refiner`), which is not frozen: model.requires_grad_(False) before this leaves only
+    them to be trained. Attention is written out, since fused kernels have no maps; attention_mask is refused; the maps of output_attentions are the refined
+    ones. ValueError or TypeError before anything is changed, also where a layer has a refiner already.
     """
     attentions = _attentions(model)
     if isinstance(layers, str):
@@ -106,7 +108,7 @@ def refine_vit(
 def _attentions(model: Any) -> list[nn.Module]:
     _instance("model", model, nn.Module, "a vision transformer of transformers")
     # of a masked autoencoder the decoder is left out
-    found = [module for name, module in model.named_modules() if type(module).__name__ in KINDS and not name.startswith("decoder")]
+    found = [module for name, module in model.named_modules() if type(module).__name__ in KINDS and "decoder_layers" not in name.split(".")]
     if not found:
         names = ", ".join(kind.removesuffix("Attention") for kind in KINDS)
         raise ValueError(f"model must have attention layers of {names} as transformers builds them, got a {type(model).__name__} with none")
