@@ -356,8 +356,8 @@ def _still(model: nn.Module) -> nn.Module:
 class SAM(Plain):
     """The gradient is taken at theta + rho g / ||g||, the worst weights nearby, and used at theta (Foret et al., ICLR 2021, arXiv 2010.01412).
 
-    rho: radius, >= 0; 0 is the optimiser alone. The norm is over all of the optimiser's parameters. Batch norm's running statistics follow the first pass only;
-    dropout draws anew in the second. Weights come back exactly.
+    rho: radius, >= 0; 0 is the optimiser alone, but for dropout, which draws anew in the second pass. The norm is over all of the optimiser's parameters.
+    Running statistics and other buffers follow the first pass only. Weights come back exactly.
     """
 
     def __init__(self, model: nn.Module, optimiser: Optimizer, *, rho: float = 0.05, label_smoothing: float = 0.0):
