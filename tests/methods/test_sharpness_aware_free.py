@@ -3,6 +3,7 @@
 import copy
 import math
 import multiprocessing
+import pickle
 import warnings
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 from helpers.methods import sharpness_aware_free as saf
 from helpers.methods.sharpness_aware_free import ASAM, ESAM, MESA, METHODS, SAF, SAM, Frozen, IndexedDataset, LookSAM, OutputStore, Plain, Uniform
+from helpers.methods.sharpness_aware_free._nearby import orthogonal
 from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
@@ -120,6 +123,17 @@ def test_at_high_temperature_it_is_the_squared_distance_of_centred_logits():
     limit = moved.square().sum(1).mean() / (2 * 4)
     gaps = [abs(saf.trajectory_loss(now, past, temperature=tau) / limit - 1).item() for tau in (1, 10, 100, 1000)]
     assert gaps == sorted(gaps, reverse=True) and gaps[1] < 0.05 and gaps[-1] < 1e-3
+
+
+@pytest.mark.parametrize("tau, within", [(5, 1e-6), (100, 1e-5), (1e4, 1e-3)])
+def test_rounding_in_float32_stays_below_what_is_measured(tau, within):
+    """Shares at a high temperature are all but equal: of sums of their differences float32 would keep the rounding only."""
+    now, past = normal(5, 3, number=1), normal(5, 3, number=2)
+    expected = tau**2 * F.kl_div((now / tau).log_softmax(1), (past / tau).log_softmax(1), log_target=True, reduction="batchmean")
+    assert saf.trajectory_loss(now.float(), past.float(), temperature=tau).item() == pytest.approx(expected.item(), rel=within)
+    close_by = saf.trajectory_loss(now.float(), (now + 1e-4 * past).float(), reduction="none")
+    torch.testing.assert_close(close_by.double(), saf.trajectory_loss(now, now + 1e-4 * past, reduction="none"), rtol=1e-2, atol=0)
+    assert (saf.trajectory_loss(now.float() + 1e3, now.float(), reduction="none") >= 0).all()
 
 
 def test_half_precision_and_extreme_logits():
@@ -486,6 +500,22 @@ def test_looksam_at_every_step_is_sam():
     assert same(model, other)
 
 
+@pytest.mark.parametrize("dtype, scale", [(torch.float64, 1.0), (torch.float64, 1e-4), (torch.float32, 1e-3), (torch.float32, 1e-5)])
+def test_looksam_without_a_radius_is_plain_however_small_the_gradient(dtype, scale):
+    """Where SAM's gradient is the plain one nothing is across: a rest of it would be stretched to the length of the gradient."""
+    models = [network().to(dtype) for _ in range(2)]
+    for model, method in zip(models, (Plain, lambda *both: LookSAM(*both, rho=0, every=3))):
+        model.forward = lambda x, model=model: scale * nn.Sequential.forward(model, x)
+        train(method(model, descent(model, weight_decay=0)), 4)
+    assert same(*models)
+
+
+def test_in_half_precision_squares_of_small_gradients_are_not_lost():
+    v, u = torch.tensor([1e-4, 2e-4], dtype=torch.float16), torch.tensor([1e-4, 1e-4], dtype=torch.float16)
+    (left,) = orthogonal([v], [u])
+    torch.testing.assert_close(left.float(), torch.tensor([-5e-5, 5e-5]), rtol=0.01, atol=0)
+
+
 def test_weights_come_back_exactly_from_copies_and_not_by_subtraction():
     model = network().float()
     before = copy.deepcopy(model)
@@ -528,6 +558,107 @@ def test_what_is_not_finite_moves_no_weight():
         assert same(model, network()) and not method.optimiser.state
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_refused_leaves_no_trace(name):
+    """An infinity that tanh flattens gives a finite loss and a gradient of NaN; running statistics would stay NaN for good."""
+    flat, lost, labels = IMAGES.clone(), IMAGES.clone(), torch.full((N,), C)
+    flat[1, 2], lost[1, 2] = math.inf, math.nan
+    for norm, images, classes in ((False, flat, LABELS), (True, lost, LABELS), (True, IMAGES, labels)):
+        model = network(norm=norm)
+        method = made(name, model, **(dict(beta=1.0, gamma=1.0) if name == "ESAM" else {}))
+        kept = copy.deepcopy(method.state_dict())
+        with pytest.raises(ValueError, match="finite" if classes is LABELS else "labels must be in 0..2"):
+            method.step((images, classes, torch.arange(N)), 0)
+        assert same(model, network(norm=norm)) and not method.optimiser.state
+        assert str(method.state_dict()) == str(kept)
+
+
+def test_esam_refuses_what_is_not_finite_nearby():
+    class Once(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.calls = network(), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.inner(x) + (torch.tensor([math.nan] + [0.0] * (N - 1))[:, None] if self.calls == 2 else 0)
+
+    model = Once()
+    with pytest.raises(ValueError, match="the loss of each sample must be finite nearby"):
+        ESAM(model, descent(model), generator=seed()).step((IMAGES, LABELS), 0)
+    assert same(model.inner, network())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_is_a_step_wherever_gradients_are_off(name):
+    models = [network() for _ in range(3)]
+    for model, place in zip(models, (torch.enable_grad, torch.no_grad, torch.inference_mode)):
+        method = made(name, model)
+        with place():
+            train(method, 3)
+    assert same(models[0], models[1]) and same(models[0], models[2])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_autocast_does_not_go_on_with_weights_of_before(name):
+    """It keeps what it made of the weights until it ends: SAM's climb would not be seen, nor the step."""
+    seen = []
+    for how in (False, True):
+        model = network().float()
+        method = made(name, model)
+        with torch.autocast("cpu", torch.bfloat16, enabled=how):
+            seen.append(torch.stack([method.step((IMAGES.float(), LABELS, torch.arange(N)), epoch).loss for epoch in (0, 1)]))
+    torch.testing.assert_close(seen[1].float(), seen[0].float(), rtol=0, atol=0.004)
+    assert abs(seen[0][0] - seen[0][1]) > 0.01
+    loss = saf.loss_on(model, (IMAGES.float(), LABELS))
+    expected = saf.sam_sharpness(loss, model, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(saf.sam_sharpness(loss, model, 0.5).float(), expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_who_learns_is_looked_at_in_every_step(name):
+    model = network()
+    method = made(name, model)
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="optimiser must be made of parameters of the model, got a SGD with none of them that learns"):
+        method.step((IMAGES, LABELS, torch.arange(N)), 0)
+    model = network()
+    model.forward = lambda x: nn.Sequential.forward(model, x).detach()
+    with pytest.raises(ValueError, match="model must give logits that depend on a parameter that learns"):
+        made(name, model).step((IMAGES, LABELS, torch.arange(N)), 0)
+
+
+@pytest.mark.parametrize("name", ["SAM", "ASAM", "ESAM", "LookSAM"])
+def test_a_gradient_of_zeros_in_half_precision_moves_nothing(name):
+    model = nn.Linear(5, C, dtype=torch.float16)
+    first = model.weight.detach().clone()
+    model.forward = lambda x: 0 * nn.Linear.forward(model, x)
+    METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.1)).step((IMAGES, LABELS), 0)
+    assert torch.equal(model.weight, first)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_gets_no_gradient(name):
+    images, shares = IMAGES.clone().requires_grad_(), torch.full((N, C), 1 / C).requires_grad_()
+    method = made(name, network())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        method.step((images, shares, torch.arange(N)), 0)
+    assert images.grad is None and shares.grad is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_can_be_pickled(name):
+    method = made(name, network())
+    train(method, 3)
+    again = pickle.loads(pickle.dumps(method))
+    for one in (method, again):
+        torch.manual_seed(0)
+        train(one, 5, start=3)
+    assert same(method.model, again.model)
+
+
 def test_label_smoothing_is_a_pull_to_uniform():
     """(1 - s) CE + s / C sum(-log p) = (1 - s) (CE + s / (1 - s) KL(uniform || p)) + s log C."""
     s = 0.2
@@ -565,6 +696,19 @@ def test_the_average_after_equal_updates():
             theta = model.state_dict()[name]
             expected = theta + 0.9**t * (first[name] - theta) if v.is_floating_point() else theta
             torch.testing.assert_close(v, expected)
+
+
+def test_the_average_of_a_model_in_half_precision():
+    """In bfloat16 a step of 1 % of the way is rounded away, or up."""
+    model = network(norm=True).bfloat16()
+    method = MESA(model, descent(model), decay=0.99, start=-1)
+    expected = {name: value.double() for name, value in model.state_dict().items()}
+    for epoch in range(40):
+        method.step((IMAGES, LABELS), epoch)
+        expected = {name: 0.99 * expected[name] + 0.01 * value.double() for name, value in model.state_dict().items()}
+    for name, v in method.average.state_dict().items():
+        if v.is_floating_point():
+            torch.testing.assert_close(v.double(), expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_whole_numbers_among_the_buffers_are_copied():
@@ -628,6 +772,9 @@ def test_the_frozen_model_is_that_of_the_first_epoch_with_a_term():
     seen = train(method, 4, start=2)
     assert same(method.teacher, kept) and not same(model, kept)
     assert not method.teacher.training and seen[1][0].term > seen[0][1].term > 0
+    method.load_state_dict({"teacher": None})  # of before it was there
+    train(method, 5, start=4)
+    assert not same(method.teacher, kept)
 
 
 PASSES = {"plain": (1, 1), "SAF": (1, 1), "MESA": (2, 1), "uniform": (1, 1), "frozen": (2, 1), "SAM": (2, 2), "ASAM": (2, 2)}
@@ -728,6 +875,20 @@ def test_looksam_climbs_anew_where_more_begins_to_learn():
     assert len(method.across) == 2
     method.step((IMAGES, LABELS), 0)
     assert len(method.across) == 4
+
+
+def test_looksam_climbs_anew_where_others_learn_than_before():
+    """As many and as large as those of before, so that what is across would fit."""
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), nn.Tanh(), nn.Linear(5, 5, bias=False), nn.Tanh(), nn.Linear(5, C)).double()
+    model[2].requires_grad_(False)
+    method = LookSAM(model, descent(model))
+    method.step((IMAGES, LABELS), 0)
+    model[0].requires_grad_(False), model[2].requires_grad_(True)
+    climbed = method.step((IMAGES, LABELS), 0)
+    between = method.step((IMAGES, LABELS), 0)
+    assert climbed.loss != climbed.cross_entropy and between.loss == between.cross_entropy
+    with pytest.raises(ValueError, match="state must be of a method whose optimiser has the same parameters"):
+        method.load_state_dict({"steps": 1, "across": [torch.zeros(2)]})
 
 
 def test_parameters_that_the_loss_does_not_touch():
@@ -834,6 +995,41 @@ def test_of_a_saddle_power_iteration_finds_the_largest_magnitude_and_lanczos_the
     assert saf.hessian_eigenvalue(loss, x, method="lanczos").value == pytest.approx(4)
 
 
+def test_power_iteration_does_not_settle_between_two_eigenvalues_of_one_size():
+    """x y: 1 and -1. Its estimate stays what it was, and is neither."""
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    found = saf.hessian_eigenvalue(lambda: x.prod(), {"x": x}, generator=seed())
+    assert not found.converged and found.iterations == 30
+    top = saf.hessian_eigenvalue(lambda: x.prod(), {"x": x}, method="lanczos", generator=seed())
+    assert top.converged and top.value == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", ["power", "lanczos"])
+@pytest.mark.parametrize("scale", [1e20, 1e-24])
+def test_a_curvature_whose_square_float32_cannot_hold(method, scale):
+    x = torch.zeros(3, requires_grad=True)
+    found = saf.hessian_eigenvalue(lambda: scale * 0.5 * (torch.tensor([1.0, 4, 9]) * x * x).sum(), {"x": x}, method=method, generator=seed())
+    assert found.converged and found.value == pytest.approx(9 * scale, rel=1e-2, abs=0)
+
+
+@pytest.mark.parametrize("method", ["power", "lanczos"])
+def test_second_derivatives_that_are_not_there(method):
+    x = torch.zeros(3, requires_grad=True)
+    with pytest.raises(ValueError, match="loss must have finite second derivatives"):
+        saf.hessian_eigenvalue(lambda: (x.abs() ** 1.5).sum(), {"x": x}, method=method, generator=seed())
+
+
+def test_measures_where_gradients_are_off():
+    model = network()
+    found = []
+    for place in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with place():
+            loss = saf.loss_on(model, (IMAGES.clone(), LABELS.clone()))
+            found.append([saf.sam_sharpness(loss, model, 0.1), saf.adaptive_sharpness(loss, model, 0.1)])
+            found[-1] += [saf.hessian_eigenvalue(loss, model, generator=seed()).value, saf.random_sharpness(loss, model, 0.1, generator=seed())]
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.parametrize("method", ["power", "lanczos"])
 def test_against_the_exact_hessian(method):
     model = network(norm=True)
@@ -927,6 +1123,22 @@ def test_the_mode_of_a_loss():
     assert values["eval"] != values["train"]
     smooth = saf.loss_on(model, (IMAGES, LABELS), label_smoothing=0.3)()
     torch.testing.assert_close(smooth, F.cross_entropy(copy.deepcopy(model).eval()(IMAGES), LABELS, label_smoothing=0.3))
+
+
+@pytest.mark.parametrize("make", [lambda: nn.InstanceNorm2d(3, track_running_stats=True), lambda: spectral_norm(nn.Conv2d(3, 3, 1))])
+def test_whatever_a_model_notes_follows_the_first_pass_only(make):
+    """Not batch norm alone has buffers that a pass in train mode changes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), make(), nn.Flatten(), nn.Linear(3 * 4 * 5, C))
+    pictures, first = torch.randn(N, 1, 6, 7, generator=seed()), copy.deepcopy(model)
+    saf.loss_on(model, (pictures, LABELS), mode="train")()
+    assert same(model, first)
+    other = copy.deepcopy(model)
+    for one, method in ((model, Plain), (other, SAM)):
+        method(one, descent(one)).step((pictures, LABELS), 0)
+    notes = [dict(one.named_buffers()) for one in (first, model, other)]
+    for name in notes[0]:
+        assert torch.equal(notes[1][name], notes[2][name]) and (name.endswith("tracked") or not torch.equal(notes[1][name], notes[0][name])), name
 
 
 def test_filters_of_a_direction_are_as_long_as_those_of_the_weights():

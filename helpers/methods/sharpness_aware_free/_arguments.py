@@ -95,6 +95,7 @@ def _tensor(name: str, value: Any, expected: str, kinds: str) -> Tensor:
         found = "f" if value.is_floating_point() else "i" if not value.is_complex() and value.dtype != torch.bool else "c"
         if found not in kinds or value.layout != torch.strided or value.is_quantized or _hollow(value):
             raise TypeError(f"{name} must be {expected}, got {_got(value)}")
+        value = value.clone() if value.is_inference() else value  # gradients cannot go through what was made in inference mode
         return value.to(torch.int64) if value.dtype in (torch.uint16, torch.uint32, torch.uint64) else value
     if value is None or isinstance(value, (str, bytes, Mapping, Set)) or np.ma.is_masked(value):
         raise TypeError(f"{name} must be {expected}, got {_got(value)}")

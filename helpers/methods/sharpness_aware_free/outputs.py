@@ -3,10 +3,10 @@
 Du, Zhou, Feng, Tan and Zhou, "Sharpness-Aware Training for Free", NeurIPS 2022, arXiv 2205.14083.
 """
 
+import operator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
@@ -34,7 +34,12 @@ def _pull(now: Tensor, past: Tensor, tau: float, squared: bool) -> Tensor:
     """(B,): the divergence of each sample."""
     wide = torch.promote_types(now.dtype, torch.float32)
     log_now, log_past = ((logits.to(wide) / tau).log_softmax(1) for logits in (now, past.detach()))
-    return F.kl_div(log_now, log_past, log_target=True, reduction="none").sum(1) * (tau**2 if squared else 1)
+    shares, apart = log_past.exp(), log_now - log_past
+    # shares * apart adds up to what is of second order only, which the rounding of its parts would drown where both are close (a high temperature); as
+    # the shares of both sum to 1, each class may have its first order taken out. Parts are then >= 0.
+    near = apart.clamp(-1, 1)
+    parts = torch.where(apart.abs() < 1, shares * (near.expm1() - near), log_now.exp() - shares - shares * apart)
+    return parts.sum(1) * (tau**2 if squared else 1)
 
 
 class OutputStore(nn.Module):
@@ -126,7 +131,7 @@ class IndexedDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Any, Any, int]:
-        place = range(len(self.dataset))[index]
+        place = range(len(self.dataset))[operator.index(index)]
         item = self.dataset[place]
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise TypeError(f"dataset must give (image, label), got {_got(item)} at {place}")

@@ -23,6 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@torch.inference_mode(False)
 def loss_on(model: nn.Module, batch, *, label_smoothing: float = 0.0, mode: str = "eval") -> Callable[[], Tensor]:
     """A function that gives the mean cross-entropy of a batch, as the model then is.
 
@@ -81,6 +82,8 @@ def _value(loss: Callable[[], Any]) -> Tensor:
     return found.reshape(())
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def _slope(loss: Callable[[], Any], parameters: list[Tensor], *, twice: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The loss and its gradient; twice: which can be differentiated again."""
     value = _value(loss)
@@ -172,25 +175,29 @@ def hessian_eigenvalue(
     """The top eigenvalue of the Hessian of the loss, by products Hv = d/dtheta (g . v), at most `iterations` of them.
 
     method: "power" finds the eigenvalue of largest magnitude, which may be negative; "lanczos" the largest, with fewer products, and keeps a vector for each.
-    It ends once the estimate (power: the Rayleigh quotient) changes by at most `tolerance` times its size, or where the vectors that the start leads to end.
+    It ends once the estimate (power: the Rayleigh quotient q) changes by at most `tolerance` times its size (power: and ||Hv - q v||^2 is at most `tolerance`
+    times q^2, which between eigenvalues of one size and both signs it never becomes), or where the vectors that the start leads to end.
     """
     loss, named, method = _function("loss", loss, "a function without arguments"), _named(parameters), _option("method", method, ("power", "lanczos"))
     iterations, tolerance, _ = _integer("iterations", iterations, 1), _number("tolerance", tolerance, 0), _generator(generator)
     weights = list(named.values())
-    with sdpa_kernel(SDPBackend.MATH):  # fused attention cannot be differentiated twice
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention cannot be differentiated twice
         slope = torch.cat([part.reshape(-1) for part in _slope(loss, weights, twice=True)[1]])
 
         def product(v: Tensor) -> Tensor:
             if not slope.requires_grad:  # a loss without curvature
                 return torch.zeros_like(v)
             parts = torch.autograd.grad(slope @ v, weights, retain_graph=True, materialize_grads=True)
-            return torch.cat([part.reshape(-1) for part in parts])
+            found = torch.cat([part.reshape(-1) for part in parts])
+            if not torch.isfinite(found).all():
+                raise ValueError("loss must have finite second derivatives, got others")
+            return found
 
         start = torch.cat([part.reshape(-1) for part in _normal(weights, generator)])
         estimates, trace = (_power if method == "power" else _lanczos)(product, start / start.norm()), []
-        for estimate in estimates:
+        for estimate, left in estimates:
             trace.append(estimate)
-            if len(trace) > 1 and abs(trace[-1] - trace[-2]) <= tolerance * abs(trace[-1]):
+            if len(trace) > 1 and abs(trace[-1] - trace[-2]) <= tolerance * abs(trace[-1]) and left <= tolerance * trace[-1] ** 2:
                 return Curvature(trace[-1], len(trace), True, tuple(trace))
             if len(trace) == iterations:
                 break
@@ -199,18 +206,26 @@ def hessian_eigenvalue(
     return Curvature(trace[-1], len(trace), False, tuple(trace))
 
 
-def _power(product: Callable[[Tensor], Tensor], v: Tensor) -> Iterator[float]:
+def _length(v: Tensor) -> Tensor:
+    """The norm, also of numbers whose squares are too large or too small for their precision."""
+    largest = v.abs().max()
+    return largest if largest == 0 else largest * (v / largest).norm()
+
+
+def _power(product: Callable[[Tensor], Tensor], v: Tensor) -> Iterator[tuple[float, float]]:
+    """The Rayleigh quotient q, and ||Hv - q v||^2."""
     while True:
         hv = product(v)
-        yield float(v @ hv)
-        length = hv.norm()
+        quotient = v @ hv
+        yield float(quotient), float(_length(hv - quotient * v)) ** 2
+        length = _length(hv)
         if length == 0:
             return
         v = hv / length
 
 
-def _lanczos(product: Callable[[Tensor], Tensor], v: Tensor) -> Iterator[float]:
-    """The largest eigenvalue of the tridiagonal matrix, with vectors made orthogonal to all before them, twice."""
+def _lanczos(product: Callable[[Tensor], Tensor], v: Tensor) -> Iterator[tuple[float, float]]:
+    """The largest eigenvalue of the tridiagonal matrix, with vectors made orthogonal to all before them, twice; and 0."""
     basis, diagonal, beside = [v], [], []
     while True:
         w = product(basis[-1])
@@ -220,11 +235,11 @@ def _lanczos(product: Callable[[Tensor], Tensor], v: Tensor) -> Iterator[float]:
             off = torch.tensor(beside, dtype=torch.float64)
             matrix = matrix + torch.diag(off, 1) + torch.diag(off, -1)
         values = torch.linalg.eigvalsh(matrix)
-        yield float(values[-1])
+        yield float(values[-1]), 0.0
         for _ in range(2):
             known = torch.stack(basis)
             w = w - known.T @ (known @ w)
-        length = float(w.norm())
+        length = float(_length(w))
         if length <= 10 * torch.finfo(w.dtype).eps * float(values.abs().max()) or len(basis) == len(v):
             return
         basis.append(w / length)

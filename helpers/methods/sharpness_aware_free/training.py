@@ -6,6 +6,7 @@ epoch)` does all of a training step, forward, backward and the optimiser's. Wher
 
 import abc
 import copy
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,11 +14,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ._arguments import _flag, _generator, _got, _instance, _integer, _like, _number, _numbers, _option, _rows, _tensor
-from ._nearby import TINY, adaptive_scales, ascent, moved, norm, orthogonal, still_statistics
+from ._nearby import TINY, adaptive_scales, ascent, moved, norm, orthogonal, still_statistics, undone
 from .outputs import OutputStore, _pull
 
 __all__ = ["ASAM", "ESAM", "METHODS", "MESA", "SAF", "SAM", "Frozen", "LookSAM", "Plain", "Step", "Uniform", "select_sharp"]
@@ -97,14 +99,21 @@ class Plain:
         self.label_smoothing = _number("label_smoothing", label_smoothing, 0, 1)
         if isinstance(optimiser, torch.optim.LBFGS):
             raise ValueError("optimiser must be one that steps without a closure, got LBFGS")
-        own = set(map(id, model.parameters()))
-        if not any(id(parameter) in own for parameter in self._parameters()):
-            raise ValueError(f"optimiser must be made of parameters of the model, got a {type(optimiser).__name__} with none of them")
+        self._learners()
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def step(self, batch, epoch: int) -> Step:
         """One training step. batch: (images (B, ...), labels, indices (B,)), where only `SAF` needs indices, which others may lack; labels: classes (B,), or
-        shares of the classes (B, C). epoch: from 0 on. Raises ValueError, and leaves the weights as they were, where the loss is not finite."""
-        return self._step(*self._batch(batch), _integer("epoch", epoch, 0))
+        shares of the classes (B, C). epoch: from 0 on. Raises ValueError, and leaves weights and buffers (running statistics) as they were, where the loss
+        or its gradient is not finite."""
+        images, labels, indices = self._batch(batch)
+        epoch = _integer("epoch", epoch, 0)
+        self._learners()
+        with undone(self.model):
+            seen = self._step(images, labels, indices, epoch)
+        torch.clear_autocast_cache()  # the weights have moved
+        return seen
 
     def _step(self, images: Tensor, labels: Tensor, indices: Tensor | None, epoch: int) -> Step:
         logits = _logits(self.model, images)
@@ -130,13 +139,19 @@ class Plain:
         """Those of the optimiser that learn."""
         return [parameter for group in self.optimiser.param_groups for parameter in group["params"] if parameter.requires_grad]
 
+    def _learners(self) -> None:
+        own = set(map(id, self.model.parameters()))
+        if not any(id(parameter) in own for parameter in self._parameters()):
+            kind = type(self.optimiser).__name__
+            raise ValueError(f"optimiser must be made of parameters of the model, got a {kind} with none of them that learns")
+
     def _batch(self, batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         if not isinstance(batch, (tuple, list)):
             raise TypeError(f"batch must be (images, labels, indices), got {_got(batch)}")
         if len(batch) not in (2, 3):
             raise ValueError(f"batch must be (images, labels, indices), got {len(batch)} parts")
-        images = _images(batch[0], self.model)
-        labels = _labels(batch[1], len(images))
+        images = _images(batch[0], self.model).detach()  # a batch that asks for a gradient gets none of a step
+        labels = _labels(batch[1], len(images)).detach()
         return images, labels, _rows("indices", batch[2], self._samples, len(images)) if len(batch) == 3 else None
 
     def _entropy(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
@@ -145,12 +160,18 @@ class Plain:
     def _finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise ValueError(f"the loss of the batch must be finite, got {loss.item()}: look for NaN in images and weights, or learn more slowly")
+        if not loss.requires_grad:
+            raise ValueError("model must give logits that depend on a parameter that learns, got some without a gradient")
 
     def _backward(self, loss: Tensor) -> None:
         """The gradient of a loss, in place of what was there."""
         self._finite(loss)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        gradients = [p.grad for p in self._parameters() if p.grad is not None and p.grad.layout == torch.strided]
+        largest = get_total_norm(gradients, norm_type=math.inf)
+        if not torch.isfinite(largest):
+            raise ValueError(f"the gradient of the batch must be finite, got {largest.item()}: look for infinities in images, or learn more slowly")
 
 
 # --------------------------------------------------------------------------------------------------------- a pull towards other outputs
@@ -175,7 +196,7 @@ class _Pulled(Plain, abc.ABC):
     def _step(self, images, labels, indices, epoch):
         logits = _logits(self.model, images)
         entropy = self._entropy(logits, labels)
-        self._keep(indices, logits, epoch)
+        self._fit(logits)
         term, loss = None, entropy
         if self.active(epoch):
             past, found = self._past(images, indices, logits, epoch)
@@ -183,11 +204,15 @@ class _Pulled(Plain, abc.ABC):
             term = (each if found is None else each * found.to(each.device)).mean()
             loss = entropy + self.coefficient * term if self.coefficient else entropy
         self._backward(loss)
+        self._keep(indices, logits, epoch)
         self.optimiser.step()
         return Step(loss.detach(), entropy.detach(), None if term is None else term.detach(), logits.detach())
 
+    def _fit(self, logits: Tensor) -> None:
+        """Refuses logits that cannot be compared with earlier ones."""
+
     def _keep(self, indices: Tensor | None, logits: Tensor, epoch: int) -> None:
-        """In every epoch, before `_past`."""
+        """In every epoch, once nothing of the batch is refused; `_past` never reads the slot of the epoch itself."""
 
     @abc.abstractmethod
     def _past(self, images: Tensor, indices: Tensor | None, logits: Tensor, epoch: int) -> tuple[Tensor, Tensor | None]:
@@ -225,9 +250,11 @@ class SAF(_Pulled):
             self._warned = True
         return images, labels, indices
 
-    def _keep(self, indices, logits, epoch):
+    def _fit(self, logits):
         if logits.shape[1] != self.store.classes:
             raise ValueError(f"model must give logits of the {self.store.classes} classes of the store, got {logits.shape[1]}")
+
+    def _keep(self, indices, logits, epoch):
         self.store._put(indices, logits, epoch)
 
     def _past(self, images, indices, logits, epoch):
@@ -239,13 +266,16 @@ class MESA(_Pulled):
     """Outputs are pulled towards those of an exponential moving average of the model, on the same images.
 
     decay: beta in [0, 1]; v <- beta v + (1 - beta) theta after every step, from the first on, and so for floating-point buffers; whole numbers are copied.
-    The average begins as the model is and looks back over some 1 / (1 - beta) steps: a training of fewer is pulled to where it began. It is in eval mode.
-    Other options as in `SAF`.
+    The average begins as the model is and looks back over some 1 / (1 - beta) steps: a training of fewer is pulled to where it began. It is in eval mode,
+    and in float32 where the model is in half precision, which would round its steps away. Other options as in `SAF`.
     """
 
     def __init__(self, model: nn.Module, optimiser: Optimizer, *, decay: float = 0.9998, coefficient: float = 0.8, **options):
         super().__init__(model, optimiser, coefficient=coefficient, **options)
-        self.average, self._towards = _still(model), get_ema_multi_avg_fn(_number("decay", decay, 0, 1))
+        self.average, self.decay = _still(model), _number("decay", decay, 0, 1)
+        for v in [*self.average.parameters(), *self.average.buffers()]:
+            if v.is_floating_point():
+                v.data = v.data.to(torch.promote_types(v.dtype, torch.float32))
 
     def _step(self, images, labels, indices, epoch):
         seen = super()._step(images, labels, indices, epoch)
@@ -256,8 +286,8 @@ class MESA(_Pulled):
     def _follow(self) -> None:
         """What torch's AveragedModel does, which copies at its first update, and of a whole number v makes beta v + (1 - beta) v, cut: at times v - 1."""
         averages, values = ([*model.parameters(), *model.buffers()] for model in (self.average, self.model))
-        pairs = [(v, theta) for v, theta in zip(averages, values, strict=True) if v.is_floating_point()]
-        self._towards(*map(list, zip(*pairs)), None)
+        pairs = [(v, theta.to(v.dtype)) for v, theta in zip(averages, values, strict=True) if v.is_floating_point()]
+        get_ema_multi_avg_fn(self.decay)(*map(list, zip(*pairs)), None)
         for v, theta in zip(averages, values):
             if not v.is_floating_point():
                 v.copy_(theta)
@@ -270,7 +300,7 @@ class MESA(_Pulled):
 
     @torch.no_grad()
     def _past(self, images, indices, logits, epoch):
-        return _logits(self.average, images), None
+        return _logits(self.average, _images(images, self.average)), None
 
 
 class Uniform(_Pulled):
@@ -296,7 +326,9 @@ class Frozen(_Pulled):
         return {"teacher": None if self.teacher is None else self.teacher.state_dict()}
 
     def _restore(self, state):
-        if state["teacher"] is not None:
+        if state["teacher"] is None:  # of before its first epoch with a term
+            self.teacher = None
+        else:
             self.teacher = _still(self.model) if self.teacher is None else self.teacher
             self.teacher.load_state_dict(state["teacher"])
 
@@ -324,8 +356,8 @@ def _still(model: nn.Module) -> nn.Module:
 class SAM(Plain):
     """The gradient is taken at theta + rho g / ||g||, the worst weights nearby, and used at theta (Foret et al., ICLR 2021, arXiv 2010.01412).
 
-    rho: radius, >= 0; 0 is the optimiser alone. The norm is over all of the optimiser's parameters. Batch norm's running statistics follow the first pass only;
-    dropout draws anew in the second. Weights come back exactly.
+    rho: radius, >= 0; 0 is the optimiser alone, but for dropout, which draws anew in the second pass. The norm is over all of the optimiser's parameters.
+    Running statistics and other buffers follow the first pass only. Weights come back exactly.
     """
 
     def __init__(self, model: nn.Module, optimiser: Optimizer, *, rho: float = 0.05, label_smoothing: float = 0.0):
@@ -398,6 +430,8 @@ class ESAM(SAM):
             if self.gamma < 1:
                 with torch.no_grad():
                     rises = self._entropy(_logits(self.model, images), labels, "none") - self._entropy(logits, labels, "none")
+                if not torch.isfinite(rises).all():
+                    raise ValueError("the loss of each sample must be finite nearby, got another: look for NaN in images and weights, or take a smaller rho")
                 kept = _sharpest(rises, self.gamma)
                 images, labels = images[kept.to(images.device)], labels[kept.to(labels.device)]
             loss = self._entropy(_logits(self.model, images), labels)
@@ -432,19 +466,23 @@ class LookSAM(SAM):
     def __init__(self, model: nn.Module, optimiser: Optimizer, *, rho: float = 0.05, every: int = 5, alpha: float = 0.7, label_smoothing: float = 0.0):
         super().__init__(model, optimiser, rho=rho, label_smoothing=label_smoothing)
         self.every, self.alpha = _integer("every", every, 1), _number("alpha", alpha, 0)
-        self.steps, self.across = 0, []
+        self.steps, self.across, self._climbers = 0, [], []
 
     def state_dict(self):
         return {"steps": self.steps, "across": [None if part is None else part.clone() for part in self.across]}
 
     def _restore(self, state):
-        parts = zip(state["across"], self._parameters())
-        self.steps, self.across = state["steps"], [None if part is None else part.to(like, copy=True) for part, like in parts]
+        parts, learners = state["across"], self._parameters()
+        if parts and [p.shape for p, like in zip(parts, learners) if p is not None] != [like.shape for p, like in zip(parts, learners) if p is not None]:
+            raise ValueError("state must be of a method whose optimiser has the same parameters, got other shapes in across")
+        self.steps, self.across = state["steps"], [None if part is None else part.to(like, copy=True) for part, like in zip(parts, learners)]
+        self._climbers = learners[: len(parts)]
 
     def _gradient(self, images, labels, logits, entropy):
         parameters = self._parameters()
-        if self.steps % self.every == 0 or len(self.across) != len(parameters):  # some began or ceased to learn
+        if self.steps % self.every == 0 or [*map(id, parameters)] != [*map(id, self._climbers)]:  # some began or ceased to learn
             loss, plain = self._climb(images, labels, entropy)
+            self._climbers = parameters
             self.across = orthogonal([parameter.grad for parameter in parameters], plain)
         else:
             loss = entropy
