@@ -296,6 +296,14 @@ def test_narrower_boxes_than_a_cell_grow_to_the_right():
     assert tl.crop(maps, [[0.95, 0.0, 1.0, 1.0]], (1, 4)).flatten().tolist() == [6, 6, 6, 0]
 
 
+def test_autocast_takes_no_digits_of_pictures_and_labels():
+    maps, boxes = normal(2, 3, 5, 7).float(), tl.random_crops(2, generator=seed())
+    expected = tl.crop(maps, boxes, 4), *tl.crop_labels(maps, boxes, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = tl.crop(maps, boxes, 4), *tl.crop_labels(maps, boxes, 4)
+    assert all(one.dtype == torch.float32 and torch.equal(one, other) for one, other in zip(found, expected))
+
+
 def test_boxes_stay_on_the_cpu_wherever_new_tensors_are_made():
     maps = normal(1, 2, 4, 4)
     expected = tl.crop(maps, [[0.1, 0.0, 0.9, 1.0]], 3)

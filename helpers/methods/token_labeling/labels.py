@@ -6,6 +6,7 @@ is made of labels.
 """
 
 import math
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +51,9 @@ def _roi_align(maps: Tensor, boxes: Tensor, rows: int, columns: int) -> Tensor:
     """A bilinear sample is a product of two, one for each axis, and so is their mean: pooling is a matrix from the left and one from the right."""
     left, top, right, bottom = boxes.unbind(1)
     down, across = _weights(top, bottom, rows, maps.shape[2]), _weights(left, right, columns, maps.shape[3])
-    return down.to(maps)[:, None] @ maps @ across.to(maps).transpose(1, 2)[:, None]
+    kind = maps.device.type  # within autocast products would be of 16 bits
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        return down.to(maps)[:, None] @ maps @ across.to(maps).transpose(1, 2)[:, None]
 
 
 def _weights(start: Tensor, stop: Tensor, bins: int, cells: int) -> Tensor:
