@@ -4,6 +4,7 @@ import argparse
 import copy
 import itertools
 import math
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_the_loss_is_a_mean_over_tokens_and_pictures():
 def test_equal_targets_and_outputs_give_one_cross_entropy():
     logits, target = normal(3, 5), normal(3, 5, number=1).softmax(1)
     labels = tl.image_labels(target, 7)
-    assert labels.token_labels.shape == (3, 7, 5)
+    assert labels.token_labels.shape == (3, 7, 5) and labels.class_labels.data_ptr() != target.data_ptr()
     found = tl.token_labeling_loss(logits, logits[:, None].expand(-1, 7, -1), *labels, beta=0.5).total
     torch.testing.assert_close(found, 1.5 * nn.functional.cross_entropy(logits, target))
 
@@ -223,6 +224,27 @@ def test_constants_stay_and_outside_counts_as_0():
     assert far.tolist() == [0.0, 0.0, 0.0, 1.0]
 
 
+def exact_weights(start, stop, bins, cells):
+    """What each bin takes of each cell along one axis, in fractions."""
+    extent = max(stop - start, Fraction(1))
+    count, found = math.ceil(extent / bins), np.zeros((bins, cells))
+    for one, sample in itertools.product(range(bins), range(count)):
+        at = start + extent / bins * (one + Fraction(2 * sample + 1, 2 * count))
+        if -1 <= at <= cells:
+            at = min(max(at, 0), cells - 1)
+            found[one, int(at)] += float(1 - at % 1) / count
+            found[one, min(int(at) + 1, cells - 1)] += float(at % 1) / count
+    return found
+
+
+@pytest.mark.parametrize("start, stop, bins", [("0", "10/3", 5), ("4/3", "7/3", 1), ("-7/5", "17/5", 2), ("-3", "9/5", 3)])
+def test_samples_on_the_border_are_read(start, stop, bins):
+    """At -1, at the map's size and as many as whole cells ask for, although floats miss these by a last digit."""
+    start, stop, maps = Fraction(start), Fraction(stop), normal(1, 1, 3, 1)
+    found = tl.roi_align(maps, [[0.0, float(start), 0.0, float(stop)]], (bins, 1))[0, 0]
+    np.testing.assert_allclose(found, exact_weights(start, stop, bins, 3) @ maps[0, 0].numpy(), atol=1e-12)
+
+
 def test_boxes_that_are_none():
     maps = torch.zeros(1, 1, 4, 4)
     with pytest.raises(ValueError, match=r"boxes must be \(left, top, right, bottom\) with left <= right and top <= bottom"):
@@ -256,6 +278,38 @@ def test_mirroring_and_turning_go_with_pooling():
     torch.testing.assert_close(one.class_labels, other.class_labels)
     torch.testing.assert_close(one.token_labels.unflatten(1, (3, 4)).flip(2).flatten(1, 2), other.token_labels)
     torch.testing.assert_close(tl.crop(maps.transpose(2, 3), boxes[:, [1, 0, 3, 2]], (4, 3)), tl.crop(maps, boxes, (3, 4)).transpose(2, 3))
+
+
+def test_a_box_of_seven_cells_has_seven_samples_although_its_floats_say_a_little_more():
+    maps, (start, stop) = normal(1, 1, 14, 1), (Fraction(37, 10), Fraction(107, 10))
+    for bins in (1, 7):
+        expected = exact_weights(start, stop, bins, 14) @ maps[0, 0].numpy()
+        np.testing.assert_allclose(tl.crop(maps, [[0.0, 0.3, 1.0, 0.8]], (bins, 1))[0, 0], expected, atol=1e-12)
+    maps = normal(1, 2, 10, 10)
+    found = tl.crop(maps.flip(3), [[1 - 0.8, 0.0, 1 - 0.5, 1.0]], (10, 3)).flip(3)
+    torch.testing.assert_close(found, tl.crop(maps, [[0.5, 0.0, 0.8, 1.0]], (10, 3)))
+
+
+def test_narrower_boxes_than_a_cell_grow_to_the_right():
+    maps = torch.arange(1.0, 7.0).expand(1, 1, 6, 6)
+    assert tl.crop(maps, [[0.0, 0.0, 0.05, 1.0]], (1, 4)).flatten().tolist() == [1, 1, 1.125, 1.375]
+    assert tl.crop(maps, [[0.95, 0.0, 1.0, 1.0]], (1, 4)).flatten().tolist() == [6, 6, 6, 0]
+
+
+def test_autocast_takes_no_digits_of_pictures_and_labels():
+    maps, boxes = normal(2, 3, 5, 7).float(), tl.random_crops(2, generator=seed())
+    expected = tl.crop(maps, boxes, 4), *tl.crop_labels(maps, boxes, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = tl.crop(maps, boxes, 4), *tl.crop_labels(maps, boxes, 4)
+    assert all(one.dtype == torch.float32 and torch.equal(one, other) for one, other in zip(found, expected))
+
+
+def test_boxes_stay_on_the_cpu_wherever_new_tensors_are_made():
+    maps = normal(1, 2, 4, 4)
+    expected = tl.crop(maps, [[0.1, 0.0, 0.9, 1.0]], 3)
+    with torch.device("meta"):
+        assert torch.equal(tl.crop(maps, [[0.1, 0.0, 0.9, 1.0]], 3), expected)
+        assert torch.equal(tl.random_crops(3, generator=seed(1)), (boxes := tl.random_crops(3, generator=seed(1)))) and boxes.device.type == "cpu"
 
 
 def test_pooled_labels_are_distributions_in_row_major_order():
@@ -423,6 +477,17 @@ def test_maps_on_disk(tmp_path):
             tl.load_maps(tmp_path / name)
 
 
+def test_maps_that_cannot_be_on_disk(tmp_path):
+    path, classes = tmp_path / "maps", torch.zeros(1, 1, 2, 2, dtype=torch.int16)
+    with pytest.raises(ValueError, match="scores must be within float16's range, got 100000"):
+        tl.save_maps(StoredMaps(torch.full((1, 1, 2, 2), 1e5), classes, 3), path)
+    assert not path.exists()
+    for scores, named in ((classes + 0, classes), (classes.half(), classes + 7)):
+        save_file({"scores": scores, "classes": named}, path, {"num_classes": "3"})
+        with pytest.raises(ValueError, match="path must be a file that save_maps has written, got maps: (scores|classes) must be"):
+            tl.load_maps(path)
+
+
 # ------------------------------------------------------------------------------------------------------------------------- MixToken
 
 
@@ -532,6 +597,14 @@ def test_the_mean_of_the_scores_is_what_the_classifier_says():
     torch.testing.assert_close(scores[1, :, 2, 3], model.classifier(cells[1, :, 2, 3]))
     with pytest.raises(ValueError, match="model must be in eval mode"):
         tl.annotate(tl.Annotator(5), PICTURES)
+
+
+def test_an_annotator_is_in_eval_mode_as_a_whole():
+    model = tl.Annotator(5, 4, generator=seed()).eval()
+    model.features[1].train()
+    with pytest.raises(ValueError, match="model must be in eval mode, got it or a part of it in training mode"):
+        tl.annotate(model, PICTURES)
+    assert not model.features[1].num_batches_tracked
 
 
 def test_classifiers_of_transformers_give_maps():
@@ -776,6 +849,40 @@ def test_any_encoder_of_tokens_takes_two_heads():
         WithTokenHead(encoder, 6, 5, (2, 2), patches="patch", prefix=2).outputs(PICTURES, box)
 
 
+class Rows(nn.Module):
+    """Tokens of 8 x 8 patches, some pictures at a time."""
+
+    def __init__(self, at_once=4):
+        super().__init__()
+        self.patches, self.spare, self.front, self.at_once = nn.Conv2d(3, 6, 8, 8), nn.Linear(2, 2), nn.Parameter(torch.ones(1, 1, 6)), at_once
+
+    def forward(self, pictures):
+        found = torch.cat([self.patches(some).flatten(2).transpose(1, 2) for some in pictures.split(self.at_once)])
+        return torch.cat([self.front.expand(len(found), -1, -1), found], 1)
+
+
+def test_what_was_not_mixed_is_not_put_back():
+    """Otherwise token logits of the one picture would meet the labels of the other."""
+    box, asked = (0, 1, 2, 2), "patches must name a module that the encoder calls once with all 4 pictures, got"
+    for encoder, patches, text in ((Rows(), "spare", "one that was not called"), (Rows(2), "patches", "it with 2 and 2")):
+        with pytest.raises(ValueError, match=f"{asked} {text}"):
+            WithTokenHead(encoder, 6, 5, (2, 2), patches=patches).outputs(PICTURES, box)
+    with pytest.raises(ValueError, match="patches must be a module that is called while it is mixed, got one that was not called"):
+        with tl.mixing_patches(encoder.spare, box, grid=(2, 2)):
+            encoder(PICTURES)
+    torch._dynamo.reset()
+    model = WithTokenHead(Rows(), 6, 5, (2, 2), patches="_orig_mod.patches").eval()
+    plain, compiled = WithTokenHead(model.encoder, 6, 5, (2, 2), patches="patches"), torch.compile(model.encoder, backend="eager")
+    plain.head, plain.token_head, model.encoder = model.head, model.token_head, compiled
+    torch.testing.assert_close(model.outputs(PICTURES), plain.outputs(PICTURES))
+    with pytest.raises(ValueError, match=f"{asked} one that was not called"):  # what was compiled knows of no mixing
+        model.outputs(PICTURES, box)
+    torch._dynamo.reset()
+    whole = torch.compile(plain.outputs, backend="eager")
+    for one in (None, box):
+        torch.testing.assert_close(whole(PICTURES, one), plain.outputs(PICTURES, one))
+
+
 @pytest.mark.parametrize("options", [{}, dict(stem="patch"), dict(qkv_bias=True, skip_lam=1)])
 def test_every_number_learns(options):
     model = LVViT(**SMALL | options, generator=seed()).train()
@@ -802,6 +909,13 @@ def test_the_start_and_stochastic_depth():
     assert 0.16e6 < tl.parameters(LVViT(**SIZES["toy-32"], classes=9)) < 0.19e6
 
 
+def test_a_start_of_its_own_leaves_the_generators_of_accelerators_alone(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    tl.Annotator(5, generator=seed())
+    assert seeds == []
+
+
 @pytest.mark.parametrize(
     "changes, text",
     [
@@ -818,8 +932,17 @@ def test_models_that_cannot_be(changes, text):
 def test_pictures_that_do_not_fit():
     with pytest.raises(ValueError, match=r"pictures must be 16 px wide and high, got \(16, 20\)"):
         small()(torch.zeros(1, 3, 16, 20))
-    with pytest.raises(ValueError, match="tokens must be of 2 pictures or more"):
-        small().outputs(PICTURES[:1], (0, 0, 1, 1))
+
+
+def test_pictures_that_cannot_be_mixed_leave_the_model_as_it_was():
+    model = small().train()
+    before = copy.deepcopy(model.state_dict())
+    for one in (model, WithTokenHead(Rows(), 6, 5, (2, 2), patches="patches")):
+        with pytest.raises(ValueError, match="pictures must be 2 or more with a box, since each is mixed with another one, got 1"):
+            one.outputs(PICTURES[:1], (0, 0, 1, 1))
+    with pytest.raises(ValueError, match="box must be"):
+        model.encode(PICTURES, (0, 0, 9, 9))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -911,6 +1034,10 @@ def test_files_that_are_absent_or_do_not_fit(tmp_path):
         ({name: value for name, value in state.items() if name != "aux_head.bias"}, r"got 1 \(aux_head.bias\) too few and none too many"),
         (state | {"head.bias": torch.zeros(4)}, r"state must have head.bias of shape \(5,\), got \(4,\)"),
         (state | {"dist_token": torch.zeros(1)}, r"got none too few and 1 \(dist_token\) too many"),
+        (state | {"module.head.bias": torch.zeros(5)}, "state must hold each name once, got one with and without 'module.' in front"),
+        (state | {"head.bias": torch.zeros(5, device="meta")}, r"state must have head.bias in float32 or the like, got float32 tensor of shape \(5,\) on meta"),
+        (state | {"head.bias": torch.zeros(5).to_sparse()}, "state must have head.bias in float32 or the like"),
+        (state | {"head.bias": torch.zeros(5) + 1j}, r"state must have head.bias in float32 or the like, got complex64 tensor of shape \(5,\)"),
     ):
         with pytest.raises(ValueError, match=text):
             tl.from_official(wrong, model)

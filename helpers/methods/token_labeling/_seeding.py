@@ -12,6 +12,9 @@ def _seeded(generator: torch.Generator | None) -> Iterator[None]:
     if generator is None:
         yield
         return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    drawn = torch.get_default_device().type
+    cards = range(torch.cuda.device_count()) if drawn == "cuda" else ()
+    with torch.random.fork_rng(devices=cards):
+        (torch.default_generator if drawn in ("cpu", "meta") else torch).manual_seed(seed)  # torch.manual_seed reaches the accelerators' generators too
         yield

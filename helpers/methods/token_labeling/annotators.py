@@ -45,8 +45,8 @@ def annotate(model: nn.Module, pictures: Tensor, *, features: str = "features", 
     features="resnet.encoder" for ResNet, and features="convnext.encoder", head=("convnext.layernorm", "classifier") for ConvNeXt.
     With a linear head the mean of the scores over the cells is what the classifier says of the picture. The model must be in eval mode.
     """
-    if _instance("model", model, nn.Module, "a torch.nn.Module").training:
-        raise ValueError("model must be in eval mode, got it in training mode; call model.eval()")
+    if any(part.training for part in _instance("model", model, nn.Module, "a torch.nn.Module").modules()):
+        raise ValueError("model must be in eval mode, got it or a part of it in training mode; call model.eval()")
     if not isinstance(pictures, Tensor) or pictures.ndim != 4 or not pictures.numel():
         raise (ValueError if isinstance(pictures, Tensor) else TypeError)(f"pictures must be a tensor (B, C, H, W) with pictures in it, got {_got(pictures)}")
     source = _submodule(model, "features", features)

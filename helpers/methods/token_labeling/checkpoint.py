@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import _got, _instance
+from ._arguments import _got, _hollow, _instance
 from .models import LVViT
 
 __all__ = ["from_official", "load_official", "official_names"]
@@ -52,11 +52,14 @@ def _official(name: str) -> str:
 
 
 def from_official(state: Mapping[str, Tensor], model: LVViT) -> LVViT:
-    """Put weights under their official names into a model, which is returned. ValueError, with the model as it was, unless every name and shape fits."""
+    """Put weights under their official names into a model, which is returned. ValueError, with the model as it was, unless each name, shape and kind of
+    number fits."""
     if not isinstance(state, Mapping) or any(not isinstance(key, str) or not isinstance(value, Tensor) for key, value in state.items()):
         raise TypeError(f"state must be a mapping of names to tensors, got {_got(state) if not isinstance(state, Mapping) else 'one with other things in it'}")
     names, own = official_names(model), model.state_dict()
     given = {key.removeprefix("module."): value for key, value in state.items()}
+    if len(given) < len(state):
+        raise ValueError("state must hold each name once, got one with and without 'module.' in front")
     absent, unknown = sorted(set(names.values()) - set(given)), sorted(set(given) - set(names.values()))
     if absent or unknown:
         text = lambda some: f"{len(some)} ({', '.join(some[:2])}{', ...' if len(some) > 2 else ''})" if some else "none"  # noqa: E731
@@ -64,6 +67,8 @@ def from_official(state: Mapping[str, Tensor], model: LVViT) -> LVViT:
     for name, official in names.items():
         if given[official].shape != own[name].shape:
             raise ValueError(f"state must have {official} of shape {tuple(own[name].shape)}, got {tuple(given[official].shape)}")
+        if given[official].layout != torch.strided or _hollow(given[official]) or given[official].is_floating_point() != own[name].is_floating_point():
+            raise ValueError(f"state must have {official} in {str(own[name].dtype).removeprefix('torch.')} or the like, got {_got(given[official])}")
     model.load_state_dict({name: given[official] for name, official in names.items()})
     return model
 

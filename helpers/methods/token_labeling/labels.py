@@ -6,6 +6,7 @@ is made of labels.
 """
 
 import math
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from ._arguments import _flag, _generator, _got, _integer, _integers, _like, _nu
 from .storage import StoredMaps, _dense, _stored
 
 __all__ = ["Labels", "blend_truth", "crop", "crop_labels", "image_labels", "random_crops", "roi_align", "smooth"]
+
+ROUNDING = 1e-9  # in cells: 0.8 - 0.5 of ten cells are 3 cells, although not to the last digit
 
 
 class Labels(NamedTuple):
@@ -48,18 +51,20 @@ def _roi_align(maps: Tensor, boxes: Tensor, rows: int, columns: int) -> Tensor:
     """A bilinear sample is a product of two, one for each axis, and so is their mean: pooling is a matrix from the left and one from the right."""
     left, top, right, bottom = boxes.unbind(1)
     down, across = _weights(top, bottom, rows, maps.shape[2]), _weights(left, right, columns, maps.shape[3])
-    return down.to(maps)[:, None] @ maps @ across.to(maps).transpose(1, 2)[:, None]
+    kind = maps.device.type  # within autocast products would be of 16 bits
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        return down.to(maps)[:, None] @ maps @ across.to(maps).transpose(1, 2)[:, None]
 
 
 def _weights(start: Tensor, stop: Tensor, bins: int, cells: int) -> Tensor:
     """How much of each cell each bin of a box takes along one axis: (B, bins, cells)."""
     extent = (stop - start).clamp_min(1)
-    count = (extent / bins).ceil()
-    sample = torch.arange(int(count.max()), dtype=extent.dtype)
-    place = torch.arange(bins, dtype=extent.dtype)[:, None] + (sample + 0.5) / count[:, None, None]  # in bins: (B, bins, samples)
+    count = (extent / bins - ROUNDING).ceil()
+    sample = torch.arange(int(count.max()), dtype=extent.dtype, device="cpu")
+    place = torch.arange(bins, dtype=extent.dtype, device="cpu")[:, None] + (sample + 0.5) / count[:, None, None]  # in bins: (B, bins, samples)
     at = start[:, None, None] + place * (extent / bins)[:, None, None]
-    counts = (sample < count[:, None, None]) & (at >= -1) & (at <= cells)
-    hat = (1 - (at.clamp(0, cells - 1)[..., None] - torch.arange(cells)).abs()).clamp_min(0)  # the two nearest cells share 1
+    counts = (sample < count[:, None, None]) & (at >= -1 - ROUNDING) & (at <= cells + ROUNDING)
+    hat = (1 - (at.clamp(0, cells - 1)[..., None] - torch.arange(cells, device="cpu")).abs()).clamp_min(0)  # the two nearest cells share 1
     return (hat * counts[..., None]).sum(2) / count[:, None, None]
 
 
@@ -96,8 +101,8 @@ def random_crops(
     width, height = (area * slant).sqrt(), (area / slant).sqrt()
     boxes = torch.stack([x * (1 - width), y * (1 - height), x * (1 - width) + width, y * (1 - height) + height], -1)
     fits = (width <= 1) & (height <= 1)
-    first = boxes[torch.arange(count), fits.int().argmax(1)].clamp(0, 1)
-    return torch.where(fits.any(1)[:, None], first, torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64))
+    first = boxes[range(count), fits.int().argmax(1)].clamp(0, 1)
+    return torch.where(fits.any(1)[:, None], first, torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64, device="cpu"))
 
 
 def _range(name: str, value: Any, most: float) -> tuple[float, float]:
@@ -115,14 +120,15 @@ def crop(maps, boxes, size: int | tuple[int, int]):
     """Cut a box out of each map or picture (B, C, h, w) and bring it to `size`, by `roi_align`: (B, C, rows, columns), like maps.
 
     boxes (B, 4): left, top, right, bottom as shares of the width and height, in [0, 1]. The whole picture at its own size is the picture itself; mirrored maps
-    (`maps.flip(-1)`) go with mirrored boxes (1 - right, top, 1 - left, bottom).
+    (`maps.flip(-1)`) go with mirrored boxes (1 - right, top, 1 - left, bottom). Narrower boxes than a cell grow to the right and downwards, where beyond the
+    last cell there may be zeros.
     """
     given, (rows, columns) = _numbers("maps", maps, "B C h w", detach=False), _size(size)
     return _like(maps, _crop(given, _shares(boxes, len(given)), rows, columns))
 
 
 def _crop(maps: Tensor, boxes: Tensor, rows: int, columns: int) -> Tensor:
-    sides = torch.tensor([maps.shape[3], maps.shape[2]] * 2)
+    sides = torch.tensor([maps.shape[3], maps.shape[2]] * 2, device="cpu")
     return _roi_align(maps, boxes * sides - 0.5, rows, columns)  # share 0 is the left edge of the cell whose middle is 0
 
 
@@ -189,4 +195,4 @@ def blend_truth(class_labels, truth, *, right: float = 0.5, wrong: float = 0.9):
 def image_labels(class_labels, tokens: int) -> Labels:
     """Where there is no map: every one of so many tokens has the label (B, K) of its picture. `Labels`, like class_labels."""
     given, tokens = _numbers("class_labels", class_labels, "B K", low=0), _integer("tokens", tokens, 1)
-    return Labels(_like(class_labels, given), _like(class_labels, given[:, None].repeat(1, tokens, 1)))
+    return Labels(_like(class_labels, given.clone()), _like(class_labels, given[:, None].repeat(1, tokens, 1)))

@@ -91,21 +91,32 @@ def mix_class_labels(class_labels, kept: float):
 def mixing_patches(patches: nn.Module, box: tuple[int, int, int, int], *, grid: tuple[int, int]) -> Iterator[None]:
     """While it is open, what the module `patches` of any model gives is mixed: a patch embedding that gives tokens (B, N, C) or maps (B, C, H, W).
 
-    The module must come before positions are added. Token logits are to be put back by `mix_tokens` with the same box.
+    The module must come before positions are added. Token logits are to be put back by `mix_tokens` with the same box. ValueError at the end where the module
+    was not called; in a compiled model it may not be.
     """
     _instance("patches", patches, nn.Module, "a torch.nn.Module")
     grid = _grid("grid", grid)
-    box = _box(box, grid)
+    with _mixing(patches, _box(box, grid), grid) as seen:
+        yield
+    if not seen:
+        raise ValueError("patches must be a module that is called while it is mixed, got one that was not called (a compiled model may pass over it)")
+
+
+@contextmanager
+def _mixing(patches: nn.Module, box: tuple[int, int, int, int], grid: tuple[int, int]) -> Iterator[list[int]]:
+    """Of how many pictures it was, each time that the module was called."""
+    seen = []
 
     def hook(_, __, found):
         if not isinstance(found, Tensor) or (found.ndim, tuple(found.shape[2:])) != (4, grid) and (found.ndim != 3 or found.shape[1] != math.prod(grid)):
             expected = f"tokens (B, {math.prod(grid)}, C) or maps (B, C, {grid[0]}, {grid[1]})"
             raise ValueError(f"patches must be a module that gives {expected}, got {_got(found)}")
+        seen.append(len(found))
         return _mixed(found, box, grid) if found.ndim == 3 else _mixed(found.flatten(2).transpose(1, 2), box, grid).transpose(1, 2).unflatten(2, grid)
 
     handle = patches.register_forward_hook(hook)
     try:
-        yield
+        yield seen
     finally:
         handle.remove()
 

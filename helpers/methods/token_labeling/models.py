@@ -6,8 +6,7 @@ All of them: `model(pictures)` gives logits (B, K), never a tuple; `model.output
 import abc
 import copy
 import math
-from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ._arguments import _flag, _generator, _got, _grid, _instance, _integer, _number, _option, _pictures
 from ._seeding import _seeded
-from .mixing import _box, _mixed, mixing_patches
+from .mixing import _box, _mixed, _mixing
 from .objective import _combine
 
 __all__ = ["PLAIN", "SIZES", "TRICKS", "LVViT", "Outputs", "WithTokenHead", "macs", "parameters"]
@@ -172,12 +171,20 @@ class LVViT(TwoHeads):
         given = _pictures(pictures, self.head.weight)
         if given.shape[2:] != (self.image_size, self.image_size):
             raise ValueError(f"pictures must be {self.image_size} px wide and high, got {tuple(given.shape[2:])}")
+        box = None if box is None else _mixable(given, box, self.grid)
         tokens = self.stem(given).flatten(2).transpose(1, 2)
-        tokens = tokens if box is None else _mixed(tokens, _box(box, self.grid), self.grid)
+        tokens = tokens if box is None else _mixed(tokens, box, self.grid)
         tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1) + self.positions
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
+
+
+def _mixable(pictures: Tensor, box: Any, grid: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The box, before anything has run, since what runs in training counts a batch even if it is refused behind it."""
+    if len(pictures) < 2:
+        raise ValueError(f"pictures must be 2 or more with a box, since each is mixed with another one, got {len(pictures)}")
+    return _box(box, grid)
 
 
 def _layout(image_size: int, patch_size: int, width: int, heads: int, stem: str) -> int:
@@ -205,7 +212,8 @@ class WithTokenHead(TwoHeads):
     """Any encoder of tokens with two new heads: a `ViTModel` of transformers, or a module that gives normed tokens (B, prefix + N, width) of pictures.
 
     grid (rows, columns) of the N tokens, row by row; prefix: how many tokens stand in front of them, the class token first (register tokens next);
-    patches: the name of the encoder's patch embedding, for MixToken: "embeddings.patch_embeddings" for a `ViTModel`. generator: of the heads.
+    patches: the name of the encoder's patch embedding, for MixToken: "embeddings.patch_embeddings" for a `ViTModel`. It is to run once with the whole batch,
+    which it may not where the encoder alone is compiled: compile `outputs` instead. generator: of the heads.
     """
 
     def __init__(
@@ -227,8 +235,14 @@ class WithTokenHead(TwoHeads):
     def encode(self, pictures: Tensor, box: tuple[int, int, int, int] | None = None) -> Tensor:
         """Normed tokens (B, 1 + N, C)."""
         _instance("pictures", pictures, Tensor, "a tensor (B, C, H, W)")
-        with nullcontext() if box is None else mixing_patches(self._patches(), box, grid=self.grid):
+        if box is None:
             found = self.encoder(pictures)
+        else:
+            with _mixing(self._patches(), _mixable(pictures, box, self.grid), self.grid) as seen:
+                found = self.encoder(pictures)
+            if seen != [len(pictures)]:
+                ran = f"it with {' and '.join(map(str, seen))}" if seen else "one that was not called (is the encoder compiled? compile `outputs` instead)"
+                raise ValueError(f"patches must name a module that the encoder calls once with all {len(pictures)} pictures, got {ran}")
         tokens = getattr(found, "last_hidden_state", found)
         expected = (len(pictures), self.prefix + math.prod(self.grid), self.head.in_features)
         if not isinstance(tokens, Tensor) or tokens.shape != expected:
@@ -246,7 +260,7 @@ class WithTokenHead(TwoHeads):
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers a model learns."""
+    """How many numbers a model learns, frozen ones among them."""
     return sum(p.numel() for p in _instance("model", model, nn.Module, "a torch.nn.Module").parameters())
 
 

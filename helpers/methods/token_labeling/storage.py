@@ -90,6 +90,8 @@ def save_maps(stored: StoredMaps, path: str | Path) -> None:
     given = _stored(stored)
     if Path(_path(path)).is_dir() or not Path(path).parent.is_dir():
         raise ValueError(f"path must be a file in a folder that is there, got {_got(str(path))}")
+    if given.scores.abs().max() > HALF:
+        raise ValueError(f"scores must be within float16's range, got {float(given.scores.abs().max()):g}")
     classes = given.classes.to(_class_dtype(given.num_classes))
     save_file({"scores": given.scores.half().contiguous().cpu(), "classes": classes.contiguous().cpu()}, _path(path), {"num_classes": str(given.num_classes)})
 
@@ -101,9 +103,9 @@ def load_maps(path: str | Path) -> StoredMaps:
     try:
         with safe_open(_path(path), "pt") as file:
             found = StoredMaps(file.get_tensor("scores"), file.get_tensor("classes"), int(file.metadata()["num_classes"]))
-    except Exception as error:  # whatever safetensors makes of another file
+        _stored(found)
+    except Exception as error:  # whatever safetensors, or the check, makes of another file
         raise ValueError(f"path must be a file that save_maps has written, got {Path(path).name}: {str(error).splitlines()[0][:80]}") from error
-    _stored(found)
     return found
 
 
