@@ -243,7 +243,7 @@ def _drawn(make: Callable, generator: torch.Generator | None) -> nn.Module:
     if generator is None:
         return make()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return make()
 
 
@@ -325,7 +325,7 @@ def _vit_macs(w: int, *, image_size: int, patch_size: int, depth: int, heads: in
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers a model learns."""
+    """How many numbers a model has, those that are frozen too."""
     return sum(p.numel() for p in _instance("model", model, nn.Module, "a torch.nn.Module").parameters())
 
 
