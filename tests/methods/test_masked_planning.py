@@ -239,6 +239,7 @@ def test_published_sizes():
 def test_token_pairs():
     assert mp.token_pairs(9, 36, "spatial") + mp.token_pairs(9, 36, "temporal") == 14_580
     assert mp.token_pairs(9, 36, "space-time") == 104_976 and mp.token_pairs(9, 9, "space-time") == 6_561
+    assert mp.token_pairs(1, 1, "space-time") == 1
     assert 104_976 / 14_580 == pytest.approx(9 * 36 / (36 + 9))
 
 
@@ -385,6 +386,18 @@ def test_with_an_autoencoder():
     with pytest.raises(ValueError, match=r"start must lie in \[-1, 1\]"):
         mp.roll_forward(pipe, 2 * clip[:, :2], 2, 1)
     assert torch.isfinite(pipe.encode(torch.full_like(clip, 1 + 1e-6))).all()  # rounding
+
+
+def test_latents_are_scaled_on_the_way_in_and_back_on_the_way_out():
+    pipe, clip = small(vae=autoencoder()), video(side=16)
+    factor = pipe.vae.config.scaling_factor
+    assert factor not in (0, 1)
+    latents = pipe.encode(clip)
+    with torch.no_grad():
+        mean = pipe.vae.encode(clip.flatten(0, 1)).latent_dist.mean
+        shown = pipe.vae.decode(mean).sample.unflatten(0, clip.shape[:2]).clamp(-1, 1)
+    torch.testing.assert_close(latents, factor * mean.unflatten(0, clip.shape[:2]))
+    torch.testing.assert_close(pipe.decode(latents), shown)
 
 
 @pytest.mark.parametrize("position", networks.POSITIONS)
