@@ -20,7 +20,7 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
 from helpers.methods import knn_augmentation as knn
-from helpers.methods.knn_augmentation import neighbours
+from helpers.methods.knn_augmentation import augmentation, neighbours
 from tests.accelerator import DEVICE, Accelerator, near
 
 torch.set_num_threads(1)
@@ -837,3 +837,20 @@ def test_a_row_at_the_mean_warns():
 
 def test_no_queries_no_rows():
     assert STORE.distribution(X[:0], k=2).shape == (0, 3)
+
+
+def test_the_grids_that_settings_are_chosen_from():
+    assert augmentation.K_GRID == tuple(2**i for i in range(10))
+    decades = [*range(2, 10)], [*range(1, 10)]
+    steps = [0.0001, 0.001, 0.01, *(i / 100 for i in decades[0]), *(i / 10 for i in decades[1]), 1, 10]
+    assert augmentation.TEMPERATURE_GRID == pytest.approx(steps) and augmentation.WEIGHT_GRID == pytest.approx([i / 20 for i in range(21)])
+
+
+def test_one_row_of_each_class_left_is_enough_to_choose_on_and_one_less_is_not():
+    X, y = np.repeat(np.eye(3), 2, axis=0) + 0.01 * np.arange(18).reshape(6, 3), np.repeat([0, 1, 2], 2)
+    classifier = knn.KNNAugmentedClassifier(LogisticRegression(), validation=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier.fit(X, y)
+    with pytest.warns(UserWarning, match="4 of the 6 rows that could be held back leave too few for 3 classes"):
+        clone(classifier).set_params(validation=4).fit(X, y)
