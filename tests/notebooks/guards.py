@@ -185,7 +185,7 @@ def controls(page: NotebookNode) -> Iterator[str]:
     """A control is moved when the whole page has run: what its functions read must not have been bound anew by then."""
     cells = code_cells(page)
     tables = [symtable.symtable(plain(cell), "cell", "exec") for cell in cells]
-    bound = [{symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()} for table in tables]
+    bound = [binds(ast.parse(plain(cell))) for cell in cells]
     for i, cell in enumerate(cells):
         if "control" not in tags(cell):
             continue
@@ -202,6 +202,18 @@ def controls(page: NotebookNode) -> Iterator[str]:
 
 def plain(cell) -> str:
     return "\n".join(line for line in cell.source.splitlines() if not line.startswith(("%", "!")))
+
+
+def binds(node: ast.AST) -> set[str]:
+    """Names that a cell binds for the page: not those of functions, classes and comprehensions within, whose tables differ between Pythons."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return {node.name}
+    if isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        return set()
+    if isinstance(node, ast.alias):
+        return {node.asname or node.name.partition(".")[0]}
+    own = {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+    return own.union(*map(binds, ast.iter_child_nodes(node)))
 
 
 def reads(table: symtable.SymbolTable) -> set[str]:
